@@ -1,0 +1,257 @@
+r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
+
+1. A rule touches one coordinate. It maps NamedTuples of numbers to NamedTuples of numbers and knows
+   no clock, socket, index or random number. NumPy calls it on whole vectors (the fields are arrays),
+   a generated loop calls its compiled twin per coordinate (the fields are floats): equal bits.
+2. Rules use ``+ - * /``, `sqrt`, `abs`, `minimum`, `maximum` and `where` only. These are rounded
+   exactly, so that both drivers agree; ``exp``, ``log`` and powers are not.
+3. Hyper-parameters `h` are arguments, never closed over: a sweep must not compile again.
+4. Any rule may take one more, last argument: `at`, what is known when it is called.
+5. The cycle is data. An engine interprets it, a kernel fuses it, a report prints it.
+
+Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb that stands before
+`Step` acts before step k whenever `every` divides k. A verb that stands behind `Step` acts after
+every `every`-th step. So between two steps the verbs behind `Step` come first, then those before it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from distsgd.errors import ConfigError, check_count
+
+Column: TypeAlias = float
+"""One number per coordinate: a float64[d] for NumPy, a float inside compiled code."""
+Hyper: TypeAlias = Any
+"""A NamedTuple of numbers. Each algorithm declares its own, hence Any."""
+State: TypeAlias = Any
+"""A NamedTuple of columns. Each algorithm declares its own, hence Any."""
+
+sqrt: Callable[[Column], Column] = np.sqrt
+minimum: Callable[[Column, Column], Column] = np.minimum
+maximum: Callable[[Column, Column], Column] = np.maximum
+
+
+def where(condition: bool, then: Column, otherwise: Column) -> Column:
+    """Return `then` in the coordinates where `condition` holds, else `otherwise`."""
+    chosen: Column = np.where(condition, then, otherwise)
+    return chosen
+
+
+class At(NamedTuple):
+    """What is known when a rule is called.
+
+    For a server's rule these describe the server and the push that it applies; for a worker's rule,
+    the worker and the version that it pulled last.
+    """
+
+    version: int
+    """Updates applied so far. The papers' t or k."""
+    staleness: int
+    """Versions applied between the read of a gradient and its application, 0 when fresh."""
+    workers: int
+    """Workers of the fleet. The papers' p, P, n or M."""
+    step: int
+    """Steps that this worker has taken so far."""
+    factor: float
+    """The schedule's factor on the learning rate, 1 without a schedule."""
+
+
+class Start(NamedTuple):
+    """The first worker starts at once, the others when the server's version is `others_after`."""
+
+    others_after: float = 0
+
+
+class Pull(NamedTuple):
+    """Ask the server for the columns that it lets workers read, and wait for them.
+
+    With a `bound`, the server lets a worker wait while it is more than `bound` steps ahead of the
+    slowest one.
+    """
+
+    every: int = 1
+    bound: int | None = None
+
+
+class Step(NamedTuple):
+    """Evaluate the gradient of one mini-batch and take a local step."""
+
+
+class Push(NamedTuple):
+    """Send a message to the server.
+
+    The server holds pushes until `quorum` of them are in, averages them in worker order, applies
+    the average once, and releases their workers. `quorum` None stands for every worker but
+    `backup`. A push that arrives after its round has closed is dropped, and counted.
+    """
+
+    every: int = 1
+    quorum: int | None = 1
+    backup: int = 0
+
+    def quorum_of(self, workers: int) -> int:
+        """Return the number of pushes in a round of a fleet of `workers`, or raise `ConfigError`."""
+        quorum = workers - self.backup if self.quorum is None else self.quorum
+        if 1 <= quorum <= workers:
+            return quorum
+        if self.quorum is None:
+            msg = f"backup must be < the number of workers ({workers}), not {self.backup}"
+        else:
+            msg = f"quorum must be >= 1 and <= the number of workers ({workers}), not {quorum}"
+        raise ConfigError(msg)
+
+
+Verb: TypeAlias = Start | Pull | Step | Push
+Cycle: TypeAlias = tuple[Verb, ...]
+
+
+class Server(NamedTuple):
+    """The server's half: its columns, those that a pull returns, and what a push does to them."""
+
+    init: Callable[[Hyper, Column], State]
+    """``init(h, x) -> s``: the state before the first update, from the starting point."""
+    reads: tuple[str, ...]
+    """Names of the state's columns that a pull returns, in the order in which `receive` takes them."""
+    apply: Callable[..., State]
+    """``apply(h, s, m, at) -> s``."""
+
+
+class Worker(NamedTuple):
+    """A worker's half. A column of its state is private: no other worker sees it."""
+
+    init: Callable[[Hyper, Column], State]
+    """``init(h, x) -> w``: the state before the first pull, from the starting point."""
+    receive: Callable[..., State]
+    """``receive(h, w, *columns) -> w``: what a pull does to the state."""
+    at: Callable[..., Column]
+    """``at(h, w) -> point``: where the gradient is evaluated."""
+    step: Callable[..., State]
+    """``step(h, w, g) -> w``: what a gradient does to the state."""
+    send: Callable[..., tuple[State, State]]
+    """``send(h, w) -> (w, m)``: the state after a push, and the message."""
+
+
+class Algorithm(NamedTuple):
+    """An algorithm as a value: rules, numbers and a cycle."""
+
+    name: str
+    hyper: Hyper
+    server: Server
+    worker: Worker
+    cycle: Cycle
+    sparse: bool = False
+    """Whether a coordinate whose gradient is 0 is left alone, by the worker and by the server; then
+    sparse data cost what their support costs."""
+    schedule: Callable[[float], float] | None = None
+    """Factor on the learning rate as a function of the epochs completed, None for a constant 1. It
+    is evaluated outside the rules, so it may use any function."""
+
+
+def verb(cycle: Cycle, kind: type) -> Any:  # noqa: ANN401 # the verb's own class, given by `kind`
+    """Return the verb of the class `kind` in `cycle`, or that class's default."""
+    return next((one for one in cycle if isinstance(one, kind)), kind())
+
+
+def before_step(cycle: Cycle, kind: type) -> bool:
+    """Return whether the verb `kind` stands before `Step`."""
+    kinds = [type(one) for one in cycle]
+    return kinds.index(kind) < kinds.index(Step)
+
+
+def check_cycle(cycle: Cycle) -> None:
+    """Raise a `ConfigError` unless the cycle has one Pull, one Step and one Push, with whole periods."""
+    kinds = [type(one) for one in cycle if not isinstance(one, Start)]
+    if sorted(kind.__name__ for kind in kinds) != ["Pull", "Push", "Step"]:
+        msg = f"a cycle has one Pull, one Step and one Push, not {[kind.__name__ for kind in kinds]}"
+        raise ConfigError(msg)
+    pull, push = verb(cycle, Pull), verb(cycle, Push)
+    check_count("Pull.every", pull.every)
+    check_count("Push.every", push.every)
+    check_count("Push.backup", push.backup, at_least=0)
+    if pull.bound is not None:
+        check_count("Pull.bound", pull.bound, at_least=0)
+    if push.quorum is not None:
+        check_count("Push.quorum", push.quorum)
+
+
+def check_algorithm(algorithm: Algorithm) -> None:
+    """Raise a `ConfigError` unless the rules and the columns of `algorithm` fit together.
+
+    Each rule is called once on numbers, in the order of the cycle, and must return the NamedTuple
+    that the next one takes.
+    """
+    check_cycle(algorithm.cycle)
+    for name, value in _numbers(algorithm.hyper):
+        if not isinstance(value, (int, float)):
+            msg = f"{algorithm.name}: hyper-parameter {name} must be a number, not {value!r}"
+            raise ConfigError(msg)
+    server = algorithm.server.init(algorithm.hyper, 0.5)
+    missing = [name for name in algorithm.server.reads if name not in server._fields]
+    if missing:
+        msg = f"{algorithm.name}: reads names {missing}, but the server's columns are {server._fields}"
+        raise ConfigError(msg)
+    worker = algorithm.worker.init(algorithm.hyper, 0.5)
+    columns = [getattr(server, name) for name in algorithm.server.reads]
+    rules = Rules.of(algorithm)
+    at = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
+    received = rules.receive(algorithm.hyper, worker, *columns, at)
+    _same_columns(algorithm.name, "receive", worker, received)
+    rules.at(algorithm.hyper, received, at)
+    stepped = rules.step(algorithm.hyper, received, 0.25, at)
+    _same_columns(algorithm.name, "step", worker, stepped)
+    sent, message = rules.send(algorithm.hyper, stepped, at)
+    _same_columns(algorithm.name, "send", worker, sent)
+    applied = rules.apply(algorithm.hyper, server, message, at)
+    _same_columns(algorithm.name, "apply", server, applied)
+
+
+def _numbers(columns: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401 # any NamedTuple
+    yield from zip(columns._fields, columns, strict=True)
+
+
+def _same_columns(algorithm: str, rule: str, expected: State, got: State) -> None:
+    if type(got) is not type(expected):
+        msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
+        raise ConfigError(msg)
+
+
+class Rules(NamedTuple):
+    """The five rules of an algorithm, each of which takes `at` as its last argument."""
+
+    receive: Callable[..., State]
+    at: Callable[..., Column]
+    step: Callable[..., State]
+    send: Callable[..., tuple[State, State]]
+    apply: Callable[..., State]
+
+    @classmethod
+    def of(cls, algorithm: Algorithm) -> "Rules":
+        """Return the rules of `algorithm`; those that do not ask for `at` are not given it."""
+        worker, reads = algorithm.worker, len(algorithm.server.reads)
+        return cls(
+            with_at(worker.receive, 2 + reads),
+            with_at(worker.at, 2),
+            with_at(worker.step, 3),
+            with_at(worker.send, 2),
+            with_at(algorithm.server.apply, 3),
+        )
+
+
+def takes_at(rule: Callable[..., Any], arguments: int) -> bool:
+    """Return whether `rule` takes `at` behind its `arguments` other ones, or raise `ConfigError`."""
+    taken = len(inspect.signature(rule).parameters)
+    if taken not in (arguments, arguments + 1):
+        name = getattr(rule, "__name__", repr(rule))
+        msg = f"rule {name} must take {arguments} arguments, or {arguments + 1} with `at`, not {taken}"
+        raise ConfigError(msg)
+    return taken == arguments + 1
+
+
+def with_at(rule: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+    """Return `rule` as a function that takes `at` last, whether the rule asks for it or not."""
+    if takes_at(rule, arguments):
+        return rule
+    return lambda *given: rule(*given[:-1])
