@@ -1,0 +1,287 @@
+"""A run: what an engine returns, and how it is kept on disk.
+
+A saved run is a folder of four files. ``run.json`` says what was run, on which versions, how it
+ended, and the digests of the other three: ``history.parquet``, ``trace.parquet``, ``parameters.npy``.
+The folder appears complete or not at all, and what is loaded has the bits of what was saved.
+"""
+
+import contextlib
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from distsgd import __version__
+from distsgd.errors import ConfigError
+from distsgd.trace import ROW, Trace
+
+Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
+"""How a run ended: its budget is spent, its target is met, its numbers left the finite ones, or
+somebody stopped it."""
+Settings: TypeAlias = dict[str, Any]
+"""What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
+
+FORMAT = 1
+"""Number of the layout of a saved run; a folder with another one is refused."""
+
+HISTORY = {
+    "update": pl.Int64, "gradients": pl.Int64, "epoch": pl.Float64, "seconds": pl.Float64,
+    "loss": pl.Float64, "test_loss": pl.Float64, "accuracy": pl.Float64,
+}  # fmt: skip
+"""Columns of a history and their types."""
+
+_PACKAGES = ("numpy", "numba", "scikit-learn", "polars")
+_FILES = ("history.parquet", "trace.parquet", "parameters.npy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of distsgd, of Python and of the packages that a run's bits depend on."""
+    known = {"distsgd": __version__, "python": platform.python_version()}
+    return known | {package: metadata.version(package) for package in _PACKAGES}
+
+
+def identify(settings: Settings, version: str = __version__) -> str:
+    """Return the SHA-256 that names a run: of its settings and distsgd's version.
+
+    It is known before the run is computed, and equal for equal runs.
+
+    Parameters
+    ----------
+    settings : dict
+        Settings of the run, as JSON; the order of its keys does not count.
+    version : str, optional
+        Version of distsgd, by default the one at work.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    content = {"distsgd": version, "settings": settings}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The result of an engine: where the parameters went, how, in which order, and from what.
+
+    Parameters
+    ----------
+    x : float64[d]
+        The server's parameters at the end. They may be NaN when the run has diverged.
+    history : polars.DataFrame
+        A row per evaluation: update, gradients, epoch, seconds (virtual) [s], loss, test_loss,
+        accuracy. NaN where a column does not apply to the problem.
+    trace : Trace
+        The order in which the server served its workers.
+    status : {"done", "target", "diverged", "stopped"}
+        How the run ended.
+    diverged_at : int or None
+        Server update at which the numbers were first seen not to be finite.
+    settings : dict
+        What was run, as JSON.
+    versions : dict
+        Package name to version.
+    """
+
+    x: npt.NDArray[np.float64]
+    history: pl.DataFrame
+    trace: Trace
+    status: Status
+    diverged_at: int | None
+    settings: Settings
+    versions: dict[str, str] = field(default_factory=versions)
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of settings and distsgd's version: equal for equal runs."""
+        return identify(self.settings, self.versions["distsgd"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run into `folder`, completely or not at all.
+
+        A run that is saved there already is replaced; any other content is left alone.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder of this run. It and its parents are made.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ConfigError
+            If the folder holds something else than a run, or cannot be written.
+        """
+        target = Path(folder)
+        _check_replaceable(target)
+        with replacing(target) as fresh:
+            self.history.write_parquet(fresh / "history.parquet")
+            pl.from_numpy(self.trace.rows).write_parquet(fresh / "trace.parquet")
+            np.save(fresh / "parameters.npy", self.x, allow_pickle=False)
+            record = msgspec.json.encode(self._record(fresh))
+            (fresh / "run.json").write_bytes(msgspec.json.format(record))
+        return target
+
+    def _record(self, folder: Path) -> "_Record":
+        return _Record(
+            format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
+            settings=self.settings, versions=self.versions, workers=self.trace.workers,
+            files={name: _digest(folder / name) for name in _FILES},
+        )  # fmt: skip
+
+
+class _Record(msgspec.Struct):
+    format: int
+    hash: str
+    status: Status
+    diverged_at: int | None
+    settings: Settings
+    versions: dict[str, str]
+    workers: int
+    files: dict[str, str]
+
+
+def load(folder: str | Path) -> Run:
+    """Return the run that was saved in `folder`, with the bits that it had.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder that `Run.save` has written.
+
+    Returns
+    -------
+    Run
+        Equal to the saved one bit for bit.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is missing, incomplete, damaged, or of another format.
+    """
+    source = Path(folder)
+    record = _read_record(source)
+    for name in _FILES:
+        _check_file(source / name, record.files.get(name))
+    return Run(
+        x=np.load(source / "parameters.npy", allow_pickle=False),
+        history=pl.read_parquet(source / "history.parquet"),
+        trace=Trace(_rows(pl.read_parquet(source / "trace.parquet")), record.workers),
+        status=record.status,
+        diverged_at=record.diverged_at,
+        settings=record.settings,
+        versions=record.versions,
+    )
+
+
+def _read_record(folder: Path) -> _Record:
+    path = folder / "run.json"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"{folder} holds no saved run ({path.name}: {error.strerror}); give the folder of one"
+        raise ConfigError(msg) from None
+    try:
+        written = msgspec.json.decode(content, type=_Format).format
+        if written != FORMAT:
+            msg = f"{path} has format {written}, not {FORMAT}; run the experiment again"
+            raise ConfigError(msg)
+        return msgspec.json.decode(content, type=_Record)
+    except msgspec.DecodeError as error:
+        msg = f"{path} is damaged ({error}); run the experiment again"
+        raise ConfigError(msg) from None
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _check_file(path: Path, digest: str | None) -> None:
+    found = _digest(path) if path.is_file() else "missing"
+    if found != digest:
+        state = "missing" if found == "missing" else "damaged"
+        msg = f"{path} is {state}; run the experiment again"
+        raise ConfigError(msg)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rows(table: pl.DataFrame) -> npt.NDArray[np.void]:
+    rows = np.empty(len(table), dtype=ROW)
+    for name in ROW.names or ():
+        rows[name] = table[name].to_numpy()
+    return rows
+
+
+def _check_replaceable(folder: Path) -> None:
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not (folder / "run.json").is_file():
+        msg = f"{folder} exists and is not a saved run; choose another folder"
+        raise ConfigError(msg)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a fresh folder that takes the place of `target` if the block succeeds.
+
+    Parameters
+    ----------
+    target : Path
+        Folder that appears, complete, when the block ends.
+
+    Yields
+    ------
+    Path
+        Empty folder beside it, removed if the block fails.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+            fresh = Path(scratch, "fresh")
+            fresh.mkdir()
+            yield fresh
+            if target.exists():
+                target.rename(Path(scratch, "replaced"))
+            fresh.rename(target)
+    except OSError as error:
+        raise unwritable(target, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    """Return the error for a `path` that cannot be written."""
+    return ConfigError(f"cannot write {path} ({error.strerror or error}); choose another folder")
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder`, or raise a `ConfigError` if nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise unwritable(folder, error) from None
