@@ -1,8 +1,8 @@
 r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
 
-1. A rule touches one coordinate. It maps NamedTuples of numbers to NamedTuples of numbers and knows
-   no clock, socket, index or random number. NumPy calls it on whole vectors (the fields are arrays),
-   a generated loop calls its compiled twin per coordinate (the fields are floats): equal bits.
+1. A rule touches one coordinate. It maps NamedTuples of numbers to NamedTuples of numbers and
+   knows no clock, socket, index or random number. NumPy calls it on whole vectors (the fields are
+   arrays), a generated loop calls its compiled twin per coordinate (floats): equal bits.
 2. Rules use ``+ - * /``, `sqrt`, `abs`, `minimum`, `maximum` and `where` only. These are rounded
    exactly, so that both drivers agree; ``exp``, ``log`` and powers are not.
 3. Hyper-parameters `h` are arguments, never closed over: a sweep must not compile again.
@@ -11,16 +11,16 @@ r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
 
 Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb that stands before
 `Step` acts before step k whenever `every` divides k. A verb that stands behind `Step` acts after
-every `every`-th step. So between two steps the verbs behind `Step` come first, then those before it.
+every `every`-th step. So between two steps the verbs behind `Step` come first, then those before.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count
+from distsgd.errors import ConfigError, check_count, check_number
 
 Column: TypeAlias = float
 """One number per coordinate: a float64[d] for NumPy, a float inside compiled code."""
@@ -36,8 +36,7 @@ maximum: Callable[[Column, Column], Column] = np.maximum
 
 def where(condition: bool, then: Column, otherwise: Column) -> Column:
     """Return `then` in the coordinates where `condition` holds, else `otherwise`."""
-    chosen: Column = np.where(condition, then, otherwise)
-    return chosen
+    return np.where(condition, then, otherwise)  # type: ignore[return-value] # a Column is also an array
 
 
 class At(NamedTuple):
@@ -93,7 +92,7 @@ class Push(NamedTuple):
     backup: int = 0
 
     def quorum_of(self, workers: int) -> int:
-        """Return the number of pushes in a round of a fleet of `workers`, or raise `ConfigError`."""
+        """Return the pushes in a round of a fleet of `workers`, or raise a `ConfigError`."""
         quorum = workers - self.backup if self.quorum is None else self.quorum
         if 1 <= quorum <= workers:
             return quorum
@@ -109,12 +108,15 @@ Cycle: TypeAlias = tuple[Verb, ...]
 
 
 class Server(NamedTuple):
-    """The server's half: its columns, those that a pull returns, and what a push does to them."""
+    """The server's half: its columns, those that a pull returns, and what a push does to them.
+
+    The column ``x`` of the state is the model.
+    """
 
     init: Callable[[Hyper, Column], State]
     """``init(h, x) -> s``: the state before the first update, from the starting point."""
     reads: tuple[str, ...]
-    """Names of the state's columns that a pull returns, in the order in which `receive` takes them."""
+    """Names of the columns that a pull returns, in the order in which `receive` takes them."""
     apply: Callable[..., State]
     """``apply(h, s, m, at) -> s``."""
 
@@ -143,8 +145,8 @@ class Algorithm(NamedTuple):
     worker: Worker
     cycle: Cycle
     sparse: bool = False
-    """Whether a coordinate whose gradient is 0 is left alone, by the worker and by the server; then
-    sparse data cost what their support costs."""
+    """Whether a coordinate whose gradient is 0 is left alone by worker and server, so that sparse
+    data cost what their support costs."""
     schedule: Callable[[float], float] | None = None
     """Factor on the learning rate as a function of the epochs completed, None for a constant 1. It
     is evaluated outside the rules, so it may use any function."""
@@ -161,11 +163,108 @@ def before_step(cycle: Cycle, kind: type) -> bool:
     return kinds.index(kind) < kinds.index(Step)
 
 
+class Rules(NamedTuple):
+    """The five rules of an algorithm, each of which takes `at` as its last argument."""
+
+    receive: Callable[..., State]
+    at: Callable[..., Column]
+    step: Callable[..., State]
+    send: Callable[..., tuple[State, State]]
+    apply: Callable[..., State]
+
+    @classmethod
+    def of(cls, algorithm: Algorithm) -> "Rules":
+        """Return the rules of `algorithm`; those that do not ask for `at` are not given it."""
+        return cls(*(with_at(rule, arguments) for rule, arguments in signatures(algorithm)))
+
+
+def signatures(algorithm: Algorithm) -> list[tuple[Callable[..., Any], int]]:
+    """Return each rule, in the order of `Rules`, and the number of its arguments without `at`."""
+    worker, server = algorithm.worker, algorithm.server
+    return [
+        (worker.receive, 2 + len(server.reads)),
+        (worker.at, 2),
+        (worker.step, 3),
+        (worker.send, 2),
+        (server.apply, 3),
+    ]
+
+
+def takes_at(rule: Callable[..., Any], arguments: int) -> bool:
+    """Return whether `rule` takes `at` behind its `arguments` others, or raise a `ConfigError`."""
+    taken = len(inspect.signature(rule).parameters)
+    if taken not in (arguments, arguments + 1):
+        name = getattr(rule, "__name__", repr(rule))
+        msg = f"rule {name} must take {arguments} arguments, or `at` behind them, not {taken}"
+        raise ConfigError(msg)
+    return taken == arguments + 1
+
+
+def with_at(rule: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+    """Return `rule` as a function that takes `at` last, whether the rule asks for it or not."""
+    if takes_at(rule, arguments):
+        return rule
+    return lambda *given: rule(*given[:-1])
+
+
+class Exchange(NamedTuple):
+    """What one pull, step and push make of one coordinate."""
+
+    received: State
+    point: Column
+    stepped: State
+    sent: State
+    message: State
+
+
+FIRST = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
+"""What is known before anything has happened, to a fleet of one."""
+
+
+def exchange(algorithm: Algorithm, w: State, columns: Sequence[Column], g: Column) -> Exchange:
+    """Run a worker's four rules once on numbers: pull `columns`, step along `g`, push."""
+    h, rules = algorithm.hyper, Rules.of(algorithm)
+    received = rules.receive(h, w, *columns, FIRST)
+    point = rules.at(h, received, FIRST)
+    stepped = rules.step(h, received, g, FIRST)
+    return Exchange(received, point, stepped, *rules.send(h, stepped, FIRST))
+
+
+def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
+    """Return the names of the columns of a push."""
+    h, zeros = algorithm.hyper, [0.0] * len(algorithm.server.reads)
+    names: tuple[str, ...] = exchange(
+        algorithm, algorithm.worker.init(h, 0.0), zeros, 0.0
+    ).message._fields
+    return names
+
+
+def is_memoryless(algorithm: Algorithm) -> bool:
+    """Return whether all that a worker keeps from one exchange to the next is lost in the pull.
+
+    Then a worker's state is the version that it pulled, and workers that pulled the same version
+    share it. Tried out: each exchange pulls, steps once and pushes, and what it evaluates and sends
+    must be the same whatever number stood in the worker's state before.
+    """
+    pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
+    if pull.every != 1 or push.every != 1 or before_step(algorithm.cycle, Push):
+        return False
+    columns = [0.3 + 0.1 * i for i in range(len(algorithm.server.reads))]
+    outcomes = set()
+    for junk in (1.5, -250.0, 0.0):
+        fresh = algorithm.worker.init(algorithm.hyper, junk)
+        used = exchange(algorithm, type(fresh)(*[junk] * len(fresh)), columns, junk).sent
+        for w in (fresh, used):
+            done = exchange(algorithm, w, columns, 0.7)
+            outcomes.add((float(done.point), *map(float, done.message)))
+    return len(outcomes) == 1
+
+
 def check_cycle(cycle: Cycle) -> None:
-    """Raise a `ConfigError` unless the cycle has one Pull, one Step and one Push, with whole periods."""
-    kinds = [type(one) for one in cycle if not isinstance(one, Start)]
-    if sorted(kind.__name__ for kind in kinds) != ["Pull", "Push", "Step"]:
-        msg = f"a cycle has one Pull, one Step and one Push, not {[kind.__name__ for kind in kinds]}"
+    """Raise a `ConfigError` unless `cycle` has one Pull, Step and Push, and whole periods."""
+    kinds = sorted(type(one).__name__ for one in cycle if not isinstance(one, Start))
+    if kinds != ["Pull", "Push", "Step"]:
+        msg = f"a cycle must have one Pull, one Step and one Push, not {kinds}"
         raise ConfigError(msg)
     pull, push = verb(cycle, Pull), verb(cycle, Push)
     check_count("Pull.every", pull.every)
@@ -184,74 +283,24 @@ def check_algorithm(algorithm: Algorithm) -> None:
     that the next one takes.
     """
     check_cycle(algorithm.cycle)
-    for name, value in _numbers(algorithm.hyper):
-        if not isinstance(value, (int, float)):
-            msg = f"{algorithm.name}: hyper-parameter {name} must be a number, not {value!r}"
-            raise ConfigError(msg)
-    server = algorithm.server.init(algorithm.hyper, 0.5)
-    missing = [name for name in algorithm.server.reads if name not in server._fields]
+    h, name = algorithm.hyper, algorithm.name
+    for label, value in zip(h._fields, h, strict=True):
+        check_number(f"{name}: hyper-parameter {label}", value)
+    server, worker = algorithm.server.init(h, 0.5), algorithm.worker.init(h, 0.5)
+    missing = {"x", *algorithm.server.reads} - set(server._fields)
     if missing:
-        msg = f"{algorithm.name}: reads names {missing}, but the server's columns are {server._fields}"
+        msg = f"{name}: the server has no column {sorted(missing)}, only {list(server._fields)}"
         raise ConfigError(msg)
-    worker = algorithm.worker.init(algorithm.hyper, 0.5)
-    columns = [getattr(server, name) for name in algorithm.server.reads]
-    rules = Rules.of(algorithm)
-    at = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
-    received = rules.receive(algorithm.hyper, worker, *columns, at)
-    _same_columns(algorithm.name, "receive", worker, received)
-    rules.at(algorithm.hyper, received, at)
-    stepped = rules.step(algorithm.hyper, received, 0.25, at)
-    _same_columns(algorithm.name, "step", worker, stepped)
-    sent, message = rules.send(algorithm.hyper, stepped, at)
-    _same_columns(algorithm.name, "send", worker, sent)
-    applied = rules.apply(algorithm.hyper, server, message, at)
-    _same_columns(algorithm.name, "apply", server, applied)
+    columns = [getattr(server, column) for column in algorithm.server.reads]
+    done = exchange(algorithm, worker, columns, 0.25)
+    applied = Rules.of(algorithm).apply(h, server, done.message, FIRST)
+    _check_state(name, "receive", worker, done.received)
+    _check_state(name, "step", worker, done.stepped)
+    _check_state(name, "send", worker, done.sent)
+    _check_state(name, "apply", server, applied)
 
 
-def _numbers(columns: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401 # any NamedTuple
-    yield from zip(columns._fields, columns, strict=True)
-
-
-def _same_columns(algorithm: str, rule: str, expected: State, got: State) -> None:
+def _check_state(algorithm: str, rule: str, expected: State, got: State) -> None:
     if type(got) is not type(expected):
         msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
         raise ConfigError(msg)
-
-
-class Rules(NamedTuple):
-    """The five rules of an algorithm, each of which takes `at` as its last argument."""
-
-    receive: Callable[..., State]
-    at: Callable[..., Column]
-    step: Callable[..., State]
-    send: Callable[..., tuple[State, State]]
-    apply: Callable[..., State]
-
-    @classmethod
-    def of(cls, algorithm: Algorithm) -> "Rules":
-        """Return the rules of `algorithm`; those that do not ask for `at` are not given it."""
-        worker, reads = algorithm.worker, len(algorithm.server.reads)
-        return cls(
-            with_at(worker.receive, 2 + reads),
-            with_at(worker.at, 2),
-            with_at(worker.step, 3),
-            with_at(worker.send, 2),
-            with_at(algorithm.server.apply, 3),
-        )
-
-
-def takes_at(rule: Callable[..., Any], arguments: int) -> bool:
-    """Return whether `rule` takes `at` behind its `arguments` other ones, or raise `ConfigError`."""
-    taken = len(inspect.signature(rule).parameters)
-    if taken not in (arguments, arguments + 1):
-        name = getattr(rule, "__name__", repr(rule))
-        msg = f"rule {name} must take {arguments} arguments, or {arguments + 1} with `at`, not {taken}"
-        raise ConfigError(msg)
-    return taken == arguments + 1
-
-
-def with_at(rule: Callable[..., Any], arguments: int) -> Callable[..., Any]:
-    """Return `rule` as a function that takes `at` last, whether the rule asks for it or not."""
-    if takes_at(rule, arguments):
-        return rule
-    return lambda *given: rule(*given[:-1])

@@ -40,7 +40,8 @@ def check_number(
     )
     if inside and (math.isfinite(number) or not finite):
         return number
-    msg = f"{name} must be {' and '.join(bounds) or 'a number'}{' and finite' * finite}, not {value!r}"
+    bounds += ["finite"] * finite
+    msg = f"{name} must be {' and '.join(bounds) or 'a number'}, not {value!r}"
     raise ConfigError(msg)
 
 
