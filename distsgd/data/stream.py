@@ -1,0 +1,51 @@
+"""Streams: which samples a worker uses at a step."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distsgd.errors import check_count, check_number
+from distsgd.kernels.stream import fill_batches
+
+
+class Stream:
+    """Mini-batches drawn uniformly with replacement, as a function of (seed, worker, step) alone.
+
+    A worker's samples do not depend on how fast it is, on the other workers, or on the engine. So a
+    batch can be drawn before, after or without the batches of other steps.
+
+    Parameters
+    ----------
+    samples : int
+        Number of samples to draw from, >= 1 and <= 2**32.
+    batch : int
+        Samples of one step, >= 1. The papers' b.
+    seed : int, default 0
+        Seed of all workers' streams, >= 0 and < 2**63.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of its bounds.
+    """
+
+    def __init__(self, samples: int, batch: int, seed: int = 0) -> None:
+        check_number("samples", samples, below=2.0**32 + 1)
+        check_number("seed", seed, below=2.0**63)
+        self.samples = check_count("samples", samples)
+        self.batch_size = check_count("batch", batch)
+        self.seed = check_count("seed", seed, at_least=0)
+
+    def batch(self, worker: int, step: int) -> NDArray[np.uint32]:
+        """Return the sample indices of one worker's step, uint32[b]."""
+        row: NDArray[np.uint32] = self.batches([worker], [step])[0]
+        return row
+
+    def batches(self, workers: ArrayLike, steps: ArrayLike) -> NDArray[np.uint32]:
+        """Return the sample indices of m steps, one per row, uint32[m, b]."""
+        who: NDArray[Any] = np.asarray(workers, dtype=np.int64)
+        when: NDArray[Any] = np.asarray(steps, dtype=np.int64)
+        out = np.empty((who.size, self.batch_size), dtype=np.uint32)
+        fill_batches(self.seed, self.samples, who, when, out)
+        return out
