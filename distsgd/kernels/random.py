@@ -12,10 +12,16 @@ Wichura, "Algorithm AS 241: The Percentage Points of the Normal Distribution", A
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
+import numba
 import numpy as np
 
 from distsgd.kernels import compiled
+
+Integer: TypeAlias = int | np.integer[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SAMPLES, COMPUTE, FAILURE, READS, NOISE = range(5)
 """Purposes: each has streams of its own, so that none disturbs another."""
@@ -25,38 +31,51 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-@compiled
-def mix(bits: int) -> int:
+def wrapping(function: Function) -> Function:
+    """Compile a function whose uint64 arithmetic overflows on purpose.
+
+    Machine code wraps in silence. With the compiler switched off, NumPy's scalars wrap to the same
+    bits but warn each time, so there the warning is switched off for this function alone.
+    """
+    if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # numba sets it when it loads
+        return compiled(function)
+    quiet: Function = np.errstate(over="ignore")(function)
+    return quiet
+
+
+@wrapping
+def mix(bits: Integer) -> np.uint64:
     """Return SplitMix64's output function of uint64 `bits`: a bijection that spreads every bit."""
-    bits = np.uint64(bits)
-    bits = (bits ^ (bits >> np.uint64(30))) * _MIX_1
-    bits = (bits ^ (bits >> np.uint64(27))) * _MIX_2
-    return bits ^ (bits >> np.uint64(31))
+    mixed = np.uint64(bits)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
+    return mixed ^ (mixed >> np.uint64(31))
 
 
-@compiled
-def stream_key(seed: int, purpose: int, worker: int) -> int:
+@wrapping
+def stream_key(seed: Integer, purpose: Integer, worker: Integer) -> np.uint64:
     """Return the uint64 key of the stream of one worker for one purpose."""
     key = mix(np.uint64(seed) + _GOLDEN)
-    key = mix(key ^ (np.uint64(purpose) + _GOLDEN))
-    return mix(key ^ (np.uint64(worker) + _GOLDEN))
+    key = mix(np.uint64(key) ^ (np.uint64(purpose) + _GOLDEN))
+    return mix(np.uint64(key) ^ (np.uint64(worker) + _GOLDEN))
 
 
-@compiled
-def draw(key: int, n: int) -> int:
+@wrapping
+def draw(key: Integer, n: Integer) -> np.uint64:
     """Return the n-th uint64 of the stream `key`."""
     return mix(np.uint64(key) + (np.uint64(n) + np.uint64(1)) * _GOLDEN)
 
 
 @compiled
-def uniform(bits: int) -> float:
+def uniform(bits: Integer) -> float:
     """Return a float64 in the open interval (0, 1) from uint64 `bits`."""
-    return (np.float64(np.uint64(bits) >> np.uint64(11)) + 0.5) * 2.0**-53
+    # 52 bits: with 53 the largest would round to 1.
+    return (float(np.uint64(bits) >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
 @compiled
-def below(bits: int, n: int) -> int:
-    """Return an integer in [0, n) from uint64 `bits`, for n <= 2**32; its bias is at most n / 2**32."""
+def below(bits: Integer, n: Integer) -> np.uint64:
+    """Return an integer in [0, n) from uint64 `bits`, n <= 2**32; the bias is at most n / 2**32."""
     return ((np.uint64(bits) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
 
 
