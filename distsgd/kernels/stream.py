@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.kernels import compiled
-from distsgd.kernels.random import SAMPLES, below, draw, stream_key
+from distsgd.kernels.random import SAMPLES, Integer, below, draw, stream_key
 
 
 @compiled
 def fill_batches(
-    seed: int,
-    samples: int,
+    seed: Integer,
+    samples: Integer,
     workers: NDArray[np.int64],
     steps: NDArray[np.int64],
     out: NDArray[np.uint32],

@@ -1,0 +1,142 @@
+"""The contract of a problem: an objective, its gradients, and what compiled sparse loops need."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distsgd.data import Data
+from distsgd.data.rows import Floats, Sparse
+from distsgd.errors import ConfigError
+
+Settings: TypeAlias = Mapping[str, Any]
+"""Names and numbers that identify a problem, ready for JSON."""
+Batches: TypeAlias = NDArray[np.integer[Any]]
+"""Sample indices: one row per gradient, int[m, b], or those of one gradient, int[b]."""
+
+_CHUNK_BYTES = 32e6
+"""Working memory of a call of `gradients`: small enough to stay near the cache."""
+
+
+class Evaluation(NamedTuple):
+    """What is known of a point; NaN where it does not apply."""
+
+    loss: float
+    """The objective: the mean over the training samples, plus the regulariser."""
+    test_loss: float
+    """The mean over the test samples, without the regulariser."""
+    accuracy: float
+    """Share of the test samples that are classified correctly."""
+
+
+class Support(NamedTuple):
+    r"""What a compiled loop needs to step on the support of a sample alone.
+
+    The gradient of sample i, with the margin :math:`m_i = \sum_u z_{iu} x_u`, is
+
+    .. math:: (\nabla f_i)_u = slope(m_i, y_i) z_{iu} + shrink_u x_u \quad (u \in e_i).
+    """
+
+    rows: Sparse
+    """The training samples z, each with its support e."""
+    labels: Floats
+    """float64[n]"""
+    shrink: Floats
+    """float64[d]: l2 n / d_u, where d_u counts the samples with feature u; 0 where d_u is 0."""
+    slope: Callable[[float, float], float]
+    """Derivative of a sample's loss as a function of (margin, label): plain scalar Python, which
+    `kernels.linear.compiled_slope` compiles once per process."""
+
+
+class Problem(Protocol):
+    """An objective over `samples` samples and its mini-batch gradients."""
+
+    @property
+    def name(self) -> str:
+        """Name of the constructor in `distsgd.problems`."""
+
+    @property
+    def dimension(self) -> int:
+        """Number of parameters. The papers' d."""
+
+    @property
+    def samples(self) -> int:
+        """Number of training samples, from which streams draw."""
+
+    @property
+    def settings(self) -> Settings:
+        """What identifies the problem: its name and numbers, and the digest of its data."""
+
+    @property
+    def support(self) -> Support | None:
+        """What sparse loops need, None when gradients are dense."""
+
+    def start(self, seed: int) -> Floats:
+        """Return the starting point, float64[d]."""
+
+    def loss(self, x: Floats) -> float:
+        """Return the objective at `x`, float64[d]; not finite where the objective is not."""
+
+    def gradient(self, x: Floats, batch: Batches) -> Floats:
+        """Return the mean gradient of the samples `batch`, int[b], at `x`, float64[d]."""
+
+    def gradients(self, xs: Floats, batches: Batches) -> Floats:
+        """Return m gradients, float64[m, d], each at its own point: the bits of one at a time."""
+
+    def evaluate(self, x: Floats) -> Evaluation:
+        """Return what is known of `x`, float64[d]."""
+
+    def message_bytes(self, columns: int, batch: int) -> float:
+        """Return the expected size [bytes] of a message that carries `columns` vectors."""
+
+
+def check_point(x: ArrayLike, dimension: int) -> Floats:
+    """Return `x` as float64[d], or raise a `ConfigError` that names the expected shape."""
+    point = np.ascontiguousarray(x, dtype=np.float64)
+    if point.shape != (dimension,):
+        msg = f"x must have the shape ({dimension},), not {point.shape}"
+        raise ConfigError(msg)
+    return point
+
+
+def check_points(
+    xs: Floats, batches: Batches, dimension: int, samples: int
+) -> tuple[Floats, NDArray[np.uint32]]:
+    """Return `xs` as float64[m, d] and `batches` as uint32[m, b], or raise a `ConfigError`.
+
+    A sample index is checked here, since compiled loops trust it.
+    """
+    points, chosen = np.ascontiguousarray(xs, dtype=np.float64), np.asarray(batches)
+    if points.ndim != 2 or points.shape[1] != dimension:
+        msg = f"xs must have the shape (m, {dimension}), not {points.shape}"
+        raise ConfigError(msg)
+    if chosen.ndim != 2 or len(chosen) != len(points) or chosen.shape[1] == 0:
+        msg = f"batches must have the shape ({len(points)}, b) with b >= 1, not {chosen.shape}"
+        raise ConfigError(msg)
+    if chosen.dtype.kind not in "iu":
+        msg = f"batches must hold sample indices, whole numbers, not {chosen.dtype}"
+        raise ConfigError(msg)
+    is_signed = chosen.dtype.kind == "i"
+    if chosen.size and (chosen.max() >= samples or (is_signed and chosen.min() < 0)):
+        msg = (
+            f"batches must be >= 0 and < {samples} (samples), not {chosen.min()} to {chosen.max()}"
+        )
+        raise ConfigError(msg)
+    return points, np.ascontiguousarray(chosen, dtype=np.uint32)
+
+
+def chunks(n_gradients: int, gradient_bytes: float) -> list[slice]:
+    """Return slices of the gradients that are evaluated together in bounded working memory."""
+    length = max(1, int(_CHUNK_BYTES / gradient_bytes))
+    return [slice(first, first + length) for first in range(0, n_gradients, length)]
+
+
+def data_settings(data: Data) -> Settings:
+    """Return what identifies `data`, ready for JSON."""
+    return {"name": data.name, "digest": data.digest}
+
+
+def dense_bytes(dimension: int, columns: int) -> float:
+    """Return the size of `columns` whole vectors [bytes]."""
+    return 8.0 * dimension * columns

@@ -1,0 +1,31 @@
+"""Problems: what is minimised. Each constructor returns a `distsgd.problem.Problem`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from distsgd.problem import Problem
+from distsgd.problems.linear import least_squares, logistic, svm
+from distsgd.problems.network import network
+from distsgd.problems.quadratic import quadratic
+from distsgd.problems.softmax import softmax
+
+__all__ = [
+    "Problem",
+    "least_squares",
+    "logistic",
+    "network",
+    "quadratic",
+    "registry",
+    "softmax",
+    "svm",
+]
+
+registry: dict[str, Callable[..., Any]] = {
+    "quadratic": quadratic,
+    "logistic": logistic,
+    "svm": svm,
+    "least_squares": least_squares,
+    "softmax": softmax,
+    "network": network,
+}
+"""Name -> constructor."""

@@ -1,0 +1,49 @@
+"""Labels as losses want them: signs for two classes, 0 to c - 1 for more."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.data import Data
+from distsgd.data.rows import Floats
+from distsgd.errors import ConfigError
+
+Classes: TypeAlias = NDArray[np.uint32]
+
+
+def signs(name: str, data: Data) -> tuple[Floats, Floats]:
+    """Return the training and test labels as -1.0 for the smaller and 1.0 for the greater value."""
+    known = np.unique(data.y)
+    if known.size != 2:
+        msg = (
+            f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_other(known)}"
+        )
+        raise ConfigError(msg)
+    train, test = _positions(name, data, known)
+    return 2.0 * train - 1.0, 2.0 * test - 1.0
+
+
+def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
+    """Return the training and test labels as 0 to c - 1, in the order of their values, and c."""
+    known = np.unique(data.y)
+    if data.y.dtype.kind != "i":
+        msg = f"{name} needs whole numbers as labels, but {data.name} has others; use least_squares"
+        raise ConfigError(msg)
+    if known.size < 2:
+        msg = f"{name} needs labels of at least 2 classes, but {data.name} has {known.size}"
+        raise ConfigError(msg)
+    train, test = _positions(name, data, known)
+    return train.astype(np.uint32), test.astype(np.uint32), known.size
+
+
+def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    unknown = np.setdiff1d(data.test_y, known)
+    if unknown.size:
+        msg = f"{name} needs test labels that occur in training, but {data.name} has {unknown[0]}"
+        raise ConfigError(msg)
+    return np.searchsorted(known, data.y), np.searchsorted(known, data.test_y)
+
+
+def _other(known: NDArray[Any]) -> str:
+    return "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"
