@@ -107,7 +107,9 @@ class Law:
 
     def __str__(self) -> str:
         numbers = ", ".join(map(repr, self.parameters))
-        text = f"{self.name}([{numbers}])" if self.name == "empirical" else f"{self.name}({numbers})"
+        text = (
+            f"{self.name}([{numbers}])" if self.name == "empirical" else f"{self.name}({numbers})"
+        )
         return text if self.stragglers is None else f"{text}.with_stragglers{self.stragglers!r}"
 
 

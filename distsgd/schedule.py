@@ -1,0 +1,220 @@
+"""From a cycle of verbs and a fleet to the order of service: no gradient is needed for it."""
+
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
+from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.fleet import Fleet, StaleReads
+from distsgd.kernels import schedule as kernel
+from distsgd.kernels.heap import Heap
+from distsgd.kernels.random import COMPUTE, FAILURE, READS
+from distsgd.kernels.reads import fill_reads
+from distsgd.kernels.schedule import Plan
+from distsgd.laws import table
+from distsgd.trace import ROW, Trace
+
+UNLIMITED = np.iinfo(np.int64).max
+
+
+class Budget(NamedTuple):
+    """When to stop: exactly one of the three is limited."""
+
+    updates: int
+    gradients: int
+    seconds: float
+
+    @classmethod
+    def of(cls, updates: int | None, gradients: int | None, seconds: float | None) -> "Budget":
+        """Return the budget of the one argument that is given, or raise `ConfigError`."""
+        given = {"updates": updates, "gradients": gradients, "seconds": seconds}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            found = " and ".join(names) or "none"
+            msg = f"give one budget of updates, gradients and seconds, not {found}"
+            raise ConfigError(msg)
+        if seconds is not None:
+            return cls(UNLIMITED, UNLIMITED, check_number("seconds", seconds, above=0, unit=" s"))
+        return cls(
+            UNLIMITED if updates is None else check_count("updates", updates),
+            UNLIMITED if gradients is None else check_count("gradients", gradients),
+            inf,
+        )
+
+
+def schedule(
+    cycle: Cycle, fleet: Fleet | StaleReads, *, seed: int = 0,
+    updates: int | None = None, gradients: int | None = None, seconds: float | None = None,
+    pull_bytes: float = 0.0, push_bytes: float = 0.0,
+) -> Trace:  # fmt: skip
+    """Return the order in which the server of `fleet` serves workers that repeat `cycle`.
+
+    Exactly one of `updates`, `gradients` and `seconds` is given.
+
+    Parameters
+    ----------
+    cycle : tuple of verbs
+        What each worker repeats, see `distsgd.algorithm`.
+    fleet : Fleet or StaleReads
+        The machines; or an order that is given without them.
+    seed : int, default 0
+        Of the machines' times, >= 0. Step k of worker w takes the same time in every schedule of a
+        fleet and a seed, whatever the cycle.
+    updates : int, optional
+        End with this update of the server.
+    gradients : int, optional
+        End with the push that brings the gradient steps served to this number.
+    seconds : float, optional
+        End before the first message that would be served later than this [s].
+    pull_bytes, push_bytes : float, default 0.0
+        Size of a pull's reply and of a push [bytes].
+
+    Returns
+    -------
+    Trace
+        It ends with a push, unless time ended it.
+
+    Raises
+    ------
+    ConfigError
+        If the budget is not one, a size is negative, the cycle does not suit the fleet, a duration
+        cannot be computed, or no worker can ever go on.
+    """
+    check_cycle(cycle)
+    check_count("seed", seed, at_least=0)
+    budget = Budget.of(updates, gradients, seconds)
+    if isinstance(fleet, StaleReads):
+        return _read_stale(cycle, fleet, budget)
+    pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
+    push_bytes = check_number("push_bytes", push_bytes, at_least=0, unit=" bytes")
+    if seconds is not None and any(law.is_zero for law in fleet.laws):
+        msg = "seconds needs compute times > 0: with constant(0) time may stand still"
+        raise ConfigError(msg)
+    plan = _plan(cycle, fleet, budget, pull_bytes, push_bytes)
+    return _serve(plan, fleet, seed)
+
+
+def _plan(cycle: Cycle, fleet: Fleet, budget: Budget, pull_bytes: float, push_bytes: float) -> Plan:
+    """Return the numbers that the kernel needs, which stay as they are."""
+    pull, push, start = verb(cycle, Pull), verb(cycle, Push), verb(cycle, Start)
+    quorum = push.quorum_of(fleet.workers)
+    has_bound = pull.bound is not None
+    bandwidth = fleet.shards * fleet.bandwidth
+    failures = fleet.failures
+    return Plan(
+        pull_every=int(pull.every),
+        push_every=int(push.every),
+        pulls_at_0=before_step(cycle, Pull),
+        pushes_at_0=before_step(cycle, Push),
+        pushes_first=_pushes_first(cycle),
+        quorum=quorum,
+        drops_late=push.quorum is None and push.backup > 0,
+        has_bound=has_bound,
+        bound=pull.bound if has_bound else 0,
+        others_after=_others_after(start),
+        latency_s=float(fleet.latency),
+        push_s=push_bytes / bandwidth,
+        pull_s=pull_bytes / bandwidth,
+        service_s=float(fleet.service),
+        updates=budget.updates,
+        gradients=budget.gradients,
+        seconds=budget.seconds,
+        mean_time_s=float(failures.mean_time) if failures else inf,
+        repair_s=float(failures.repair) if failures else 0.0,
+        rows_per_event=2 + (fleet.workers if has_bound or quorum > 1 else 0),
+    )
+
+
+def _pushes_first(cycle: Cycle) -> bool:
+    """Return whether, of a push and a pull due between the same two steps, the push comes first."""
+    kinds = [type(one) for one in cycle]
+    is_push_behind, is_pull_behind = not before_step(cycle, Push), not before_step(cycle, Pull)
+    if is_push_behind != is_pull_behind:
+        return is_push_behind
+    return kinds.index(Push) < kinds.index(Pull)
+
+
+def _others_after(start: Start) -> float:
+    return check_number("Start.others_after", start.others_after, at_least=0, finite=False)
+
+
+def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
+    """Run the event heap and turn its status into a trace or an error."""
+    state = _state(plan, fleet, seed)
+    rows = kernel.run(plan, state, np.empty(_capacity(plan, fleet), kernel.ROW_RECORD))
+    server = state.server
+    if server.status == kernel.STUCK:
+        raise ConfigError(_stuck(plan, fleet, int(server.version)))
+    if server.status == kernel.BAD_DURATION:
+        worker = int(server.blame)
+        law = fleet.laws[min(worker, len(fleet.laws) - 1)]
+        msg = f"compute: {law} gave worker {worker} a duration of 0 or inf s; narrow the law"
+        raise ConfigError(msg)
+    if server.status == kernel.TOO_MANY_FAILURES:
+        msg = f"failures.mean_time ({plan.mean_time_s} s) is too short: worker {server.blame} never ends a step"
+        raise ConfigError(msg)
+    return Trace(rows.view(np.ndarray).view(ROW), int(fleet.workers))
+
+
+def _stuck(plan: Plan, fleet: Fleet, version: int) -> str:
+    started = fleet.workers if version >= plan.others_after else 1
+    waits = f"quorum {plan.quorum}" + f" and bound {plan.bound}" * plan.has_bound
+    return (
+        f"no worker can go on after update {version}: {started} of {fleet.workers} workers have "
+        f"started and wait for others ({waits}); lower Start.others_after or the quorum"
+    )
+
+
+def _capacity(plan: Plan, fleet: Fleet) -> int:
+    """Return how many rows are likely; the kernel doubles them when they are not enough."""
+    rounds = min(plan.updates, 1_000_000) * plan.quorum
+    return int(2 * plan.rows_per_event + fleet.workers + 2 * min(rounds, 10_000_000))
+
+
+def _state(plan: Plan, fleet: Fleet, seed: int) -> kernel.Fleet:
+    """Return the machines as they stand at time 0."""
+    n = int(fleet.workers)
+    laws, samples = table(fleet.laws)
+    workers = np.zeros(n, kernel.WORKER)
+    workers["speed"] = 1.0 if fleet.speeds is None else fleet.speeds
+    workers["law"] = np.arange(n) if len(laws) > 1 else 0
+    server = np.zeros(1, kernel.SERVER)
+    server["n_slowest"] = n
+    failures = np.zeros(n if fleet.failures else 0, kernel.FAILURES)
+    kernel.fill_keys(workers, failures, seed, plan.mean_time_s)
+    return kernel.Fleet(
+        workers=workers,
+        held=np.zeros(n if plan.rows_per_event > 2 else 0, kernel.HELD),
+        members=np.zeros(plan.quorum if plan.quorum > 1 else 0, np.int64),
+        failures=failures,
+        server=server[0],
+        laws=laws,
+        samples=samples,
+        heap=Heap(np.empty(n), np.empty(n, np.int64), np.zeros(1, np.int64)),
+    )
+
+
+def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
+    """Return the order in which each update applies a gradient read its lag of versions ago."""
+    kinds = [type(one) for one in cycle if not isinstance(one, Start)]
+    pull, push = verb(cycle, Pull), verb(cycle, Push)
+    plain = kinds == [Pull, Step, Push] and pull == Pull() and push == Push()
+    if not plain:
+        msg = (
+            "stale_reads needs the cycle (Pull(), Step(), Push()) without periods, bound or quorum; "
+            "use fixed_staleness, or a Fleet"
+        )
+        raise ConfigError(msg)
+    n = int(min(budget.updates, budget.gradients, budget.seconds))
+    alone = _others_after(verb(cycle, Start))
+    lags = np.floor(order.law.sample(order.seed, READS, 0, n))
+    update = np.arange(n)
+    # While the first worker is alone its gradients are fresh; later ones were read after that.
+    read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags)).astype(
+        np.int64
+    )
+    rows = np.empty(2 * n, kernel.ROW_RECORD)
+    workers = fill_reads(read, rows)
+    return Trace(rows.view(np.ndarray).view(ROW), max(1, workers))
