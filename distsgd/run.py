@@ -1,7 +1,7 @@
 """A run: what an engine returns, and how it is kept on disk.
 
 A saved run is a folder of four files. ``run.json`` says what was run, on which versions, how it
-ended, and the digests of the other three: ``history.parquet``, ``trace.parquet``, ``parameters.npy``.
+ended, and the digests of ``history.parquet``, ``trace.parquet`` and ``parameters.npy``.
 The folder appears complete or not at all, and what is loaded has the bits of what was saved.
 """
 

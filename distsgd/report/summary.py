@@ -1,0 +1,206 @@
+"""The numbers of a comparison: what ``summary.json``, the page and the terminal all say.
+
+Every number that a reader sees comes from here. A number that is not finite is null in JSON: a
+diverged run has no final loss. Nothing is null for lack of trying.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+
+from distsgd.report.statistics import (
+    Curve,
+    Numbers,
+    Spread,
+    band_name,
+    median_time,
+    spread,
+    time_to,
+)  # fmt: skip
+from distsgd.run import Run
+
+FORMAT = 1
+"""Number of the layout of ``summary.json``."""
+
+Settings: TypeAlias = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """One run of a comparison: its labels, and either the run or the error that ended it."""
+
+    algorithm: str
+    fleet: str
+    seed: int
+    run: Run | None = None
+    error: str = ""
+
+
+class TimeToTarget(msgspec.Struct, frozen=True):
+    """Virtual seconds until the training loss first met the target.
+
+    `median_s` counts a run that missed as later than every time, hence None if half of them missed.
+    """
+
+    target: float
+    reached: int
+    median_s: float | None
+
+
+class Staleness(msgspec.Struct, frozen=True):
+    """Staleness of the server updates, all seeds together."""
+
+    mean: float
+    largest: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One algorithm on one fleet, over seeds; spreads are of the last evaluation."""
+
+    algorithm: str
+    fleet: str
+    finished: int
+    failed: int
+    status: dict[str, int]
+    loss: Spread | None = None
+    test_loss: Spread | None = None
+    accuracy: Spread | None = None
+    seconds: Spread | None = None
+    updates: Spread | None = None
+    gradients: Spread | None = None
+    time_to_target: TimeToTarget | None = None
+    staleness: Staleness | None = None
+    dropped: int = 0
+    utilisation: float | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One run: where it is, and how it ended (`failed`: an error stopped it)."""
+
+    algorithm: str
+    fleet: str
+    seed: int
+    status: Literal["done", "target", "diverged", "stopped", "failed"]
+    diverged_at: int | None = None
+    hash: str = ""
+    error: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A comparison as numbers: the content of ``summary.json``; README.md has its schema."""
+
+    is_complete: bool
+    band: str
+    settings: Settings
+    versions: dict[str, str]
+    algorithms: dict[str, Settings]
+    fleets: dict[str, Settings]
+    results: list[Result]
+    runs: list[Line]
+    format: int = FORMAT
+
+    def of_fleet(self, fleet: str) -> list[Result]:
+        """Return the results on one fleet, in the order of the algorithms."""
+        return [result for result in self.results if result.fleet == fleet]
+
+
+def summarise(outcomes: Sequence[Outcome], settings: Settings, *, is_complete: bool) -> Summary:
+    """Return the numbers of a comparison.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        What ran, in any order; algorithms and fleets keep the order in which they appear.
+    settings : dict
+        Settings of the whole comparison, as JSON; a target, if any, is its key ``target``.
+    is_complete : bool
+        Whether every run that was asked for is among `outcomes`.
+
+    Returns
+    -------
+    Summary
+        Results per algorithm and fleet, and a line per run.
+    """
+    cells: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        cells.setdefault((outcome.fleet, outcome.algorithm), []).append(outcome)
+    finished = [outcome for outcome in outcomes if outcome.run is not None]
+    return Summary(
+        is_complete=is_complete,
+        band=band_name(max([1, *(len(_runs(cell)) for cell in cells.values())])),
+        settings=settings,
+        versions=_runs(finished[:1])[0].versions if finished else {},
+        algorithms={one.algorithm: run.settings["algorithm"] for one, run in _pairs(finished)},
+        fleets={one.fleet: run.settings["fleet"] for one, run in _pairs(finished)},
+        results=[_result(cell, settings.get("target")) for cell in cells.values()],
+        runs=[_line(outcome) for outcome in outcomes],
+    )
+
+
+def loss_curve(run: Run, against: str) -> Curve:
+    """Return the training loss of `run` against the column `against` of its history."""
+    positions, values = _column(run, against), _column(run, "loss")
+    return Curve(positions, values, is_diverged=run.status == "diverged")
+
+
+def _column(run: Run, name: str) -> Numbers:
+    return run.history[name].to_numpy().astype(np.float64)
+
+
+def _runs(cell: Sequence[Outcome]) -> list[Run]:
+    return [outcome.run for outcome in cell if outcome.run is not None]
+
+
+def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
+    return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
+
+
+def _result(cell: Sequence[Outcome], target: float | None) -> Result:
+    runs = _runs(cell)
+    first = cell[0]
+    counts = Result(
+        algorithm=first.algorithm, fleet=first.fleet,
+        finished=len(runs), failed=len(cell) - len(runs),
+        status=dict(Counter(run.status for run in runs)),
+    )  # fmt: skip
+    return msgspec.structs.replace(counts, **_measured(runs, target)) if runs else counts
+
+
+def _measured(runs: Sequence[Run], target: float | None) -> dict[str, Any]:
+    staleness = np.concatenate([run.trace.staleness for run in runs])
+    return {
+        "loss": _final(runs, "loss"),
+        "test_loss": _final(runs, "test_loss"),
+        "accuracy": _final(runs, "accuracy", worst=-math.inf),
+        "seconds": _final(runs, "seconds"),
+        "updates": _final(runs, "update"),
+        "gradients": _final(runs, "gradients"),
+        "time_to_target": None if target is None else _time_to_target(runs, target),
+        "staleness": Staleness(float(staleness.mean()), int(staleness.max()))
+        if len(staleness)
+        else None,
+        "dropped": sum(run.trace.n_dropped for run in runs),
+        "utilisation": float(np.mean([run.trace.utilisation.mean() for run in runs])),
+    }
+
+
+def _final(runs: Sequence[Run], column: str, worst: float = math.inf) -> Spread | None:
+    applies = any(np.isfinite(_column(run, column)).any() for run in runs)
+    last = np.array([_column(run, column)[-1] for run in runs])
+    return spread(last, worst=worst) if applies else None
+
+
+def _time_to_target(runs: Sequence[Run], target: float) -> TimeToTarget:
+    times = [time_to(target, loss_curve(run, "seconds")) for run in runs]
+    return TimeToTarget(target, sum(time is not None for time in times), median_time(times))
+
+
+def _line(outcome: Outcome) -> Line:
+    labels = (outcome.algorithm, outcome.fleet, outcome.seed)
+    if outcome.run is None:
+        return Line(*labels, status="failed", error=outcome.error)
+    run = outcome.run
+    return Line(*labels, status=run.status, diverged_at=run.diverged_at, hash=run.hash)

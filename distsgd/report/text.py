@@ -1,0 +1,90 @@
+"""Numbers and lists as text: the same in the terminal, on the page and in its sentences."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from distsgd.report.statistics import Spread
+from distsgd.report.summary import Result
+
+MISSING = "-"
+"""Stands for a number that is not finite or does not apply."""
+
+
+def number(value: float | None) -> str:
+    """Return `value` to three significant digits, and a dash for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    if value == 0 or float(value).is_integer():
+        return f"{value:.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+def spread_text(spread: Spread | None) -> str:
+    """Return the median of `spread`, and its band in brackets unless it has no width."""
+    if spread is None:
+        return MISSING
+    if spread.low == spread.high:
+        return number(spread.median)
+    return f"{number(spread.median)} [{number(spread.low)}, {number(spread.high)}]"
+
+
+def time_text(result: Result) -> str:
+    """Return the time to target of `result`, and in how many runs it was met."""
+    time = result.time_to_target
+    if time is None:
+        return MISSING
+    runs = f"{time.reached} of {result.finished}"
+    if time.median_s is None:
+        return f"missed ({runs} met it)"
+    return f"{number(time.median_s)} s ({runs})"
+
+
+def status_text(result: Result) -> str:
+    """Return how the runs of `result` ended, with their counts."""
+    counts = result.status | ({"failed": result.failed} if result.failed else {})
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return `names` with commas, and an "and" before the last."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+COLUMNS = (
+    "algorithm", "training loss", "test loss", "accuracy", "time to target", "virtual time [s]",
+    "updates", "mean staleness", "dropped", "utilisation", "runs",
+)  # fmt: skip
+"""Headings of a table of results."""
+
+
+def cells(result: Result) -> list[str]:
+    """Return the cells of `result`, one per heading of `COLUMNS`."""
+    return [
+        result.algorithm,
+        spread_text(result.loss),
+        spread_text(result.test_loss),
+        spread_text(result.accuracy),
+        time_text(result),
+        number(result.seconds.median if result.seconds else None),
+        number(result.updates.median if result.updates else None),
+        number(result.staleness.mean if result.staleness else None),
+        str(result.dropped),
+        number(result.utilisation),
+        status_text(result),
+    ]
+
+
+def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested `settings` as flat text: ``data.name`` for a key within a key."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= pairs(value, f"{prefix}{key}.")
+        elif value is not None:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            flat[f"{prefix}{key}"] = text
+    return flat
