@@ -5,5 +5,7 @@ from distsgd.data.digits import digits
 from distsgd.data.rows import Sparse
 from distsgd.data.split import from_arrays
 from distsgd.data.statistics import Statistics
+from distsgd.data.svmlight import svmlight
+from distsgd.data.synthetic import sparse
 
-__all__ = ["Data", "Sparse", "Statistics", "digits", "from_arrays"]
+__all__ = ["Data", "Sparse", "Statistics", "digits", "from_arrays", "sparse", "svmlight"]

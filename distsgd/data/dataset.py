@@ -120,8 +120,8 @@ def _check_array(name: str, array: NDArray[Any], dimensions: int, dtypes: tuple[
 def check_finite(name: str, array: NDArray[Any]) -> None:
     """Raise a `ConfigError` that names the first number of `array` that is NaN or infinite."""
     if not np.isfinite(array).all():
-        place = tuple(int(at) for at in np.argwhere(~np.isfinite(array))[0])
-        at = place[0] if len(place) == 1 else place
+        place = tuple(np.argwhere(~np.isfinite(array))[0])
+        at = ", ".join(map(str, place))
         msg = f"{name} must be finite, but {name}[{at}] is {array[place]} (counted from 0)"
         raise ConfigError(msg)
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from distsgd.errors import ConfigError
 
@@ -49,7 +49,7 @@ class Sparse(NamedTuple):
         starts = np.concatenate([[0], np.cumsum(lengths)])
         first = self.starts.astype(np.int64)[index]
         at = np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths)
-        return _frozen(self.values[at], self.columns[at], starts, self.features)
+        return sparse_rows(self.values[at], self.columns[at], starts, self.features)
 
     def dense(self) -> Floats:
         """Return the whole table, float64[n, features]."""
@@ -62,7 +62,7 @@ def explicit(table: Floats) -> Sparse:
     """Return a dense table as rows that store every entry, zeros included."""
     samples, features = table.shape
     columns = np.tile(np.arange(features, dtype=np.uint32), samples)
-    return _frozen(table.reshape(-1), columns, np.arange(samples + 1) * features, features)
+    return sparse_rows(table.reshape(-1), columns, np.arange(samples + 1) * features, features)
 
 
 def from_scipy(matrix: Any, name: str = "x") -> Sparse:  # noqa: ANN401 # SciPy ships no types
@@ -75,10 +75,11 @@ def from_scipy(matrix: Any, name: str = "x") -> Sparse:  # noqa: ANN401 # SciPy 
     if table.nnz and not 0 <= table.indices.min() <= table.indices.max() < table.shape[1]:
         msg = f"{name} must have columns >= 0 and < {table.shape[1]}, not others"
         raise ConfigError(msg)
-    return _frozen(table.data, table.indices, table.indptr, int(table.shape[1]))
+    return sparse_rows(table.data, table.indices, table.indptr, int(table.shape[1]))
 
 
-def _frozen(values: Any, columns: Any, starts: Any, features: int) -> Sparse:  # noqa: ANN401 # any array
+def sparse_rows(values: ArrayLike, columns: ArrayLike, starts: ArrayLike, features: int) -> Sparse:
+    """Return rows whose arrays have the right types and cannot be written."""
     return Sparse(
         frozen(np.ascontiguousarray(values, dtype=np.float64)),
         frozen(np.ascontiguousarray(columns, dtype=np.uint32)),

@@ -89,7 +89,7 @@ def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever Num
         return from_scipy(x, name)
     table = _numbers(name, x, "rows of numbers, each with the same length")
     if table.ndim != 2:
-        msg = f"{name} must have 2 dimensions, samples and features, not {table.ndim}"
+        msg = f"{name} must be a table of samples and features, not of the shape {table.shape}"
         raise ConfigError(msg)
     return table
 

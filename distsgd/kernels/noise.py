@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from distsgd.kernels import compiled
 from distsgd.kernels.random import NOISE, Integer, draw, mix, normal_quantile, stream_key, uniform
 
-START, ROWS = 5, 6
-"""Purposes beside those of `random`: starting points, synthetic rows."""
+START, ROWS, VALUES, WEIGHTS, FLIPS = range(5, 10)
+"""Purposes beside those of `random`: starting points; the columns, values, planted weights and
+flipped labels of synthetic data."""
 
 
 @compiled
@@ -22,6 +23,16 @@ def fill_normal(seed: Integer, purpose: Integer, stream: Integer, out: NDArray[n
     key = stream_key(seed, purpose, stream)
     for i in range(out.size):
         out[i] = normal(key, i)
+
+
+@compiled
+def fill_uniform(
+    seed: Integer, purpose: Integer, stream: Integer, out: NDArray[np.float64]
+) -> None:
+    """Write uniform numbers from (0, 1) into `out`, float64[k]."""
+    key = stream_key(seed, purpose, stream)
+    for i in range(out.size):
+        out[i] = uniform(draw(key, i))
 
 
 @compiled
