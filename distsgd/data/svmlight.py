@@ -95,7 +95,7 @@ def _load_in_order(paths: Sequence[Path], zero_based: ZeroBased) -> list[Any]:
         broken = next(one for one in reversed(files) if one.number)
         first = int(zero_based is False)
         msg = (
-            f"{broken.path}, line {broken.number} must be a finite label and column:value pairs with "
+            f"{broken.path}, line {broken.number} must be a finite label and column:value pairs, "
             f"columns from {first} to {_MOST_COLUMNS} and finite values, not {broken.start!r}"
         )
         raise ConfigError(msg) from None

@@ -10,7 +10,7 @@ where x holds :math:`W_0, b_0, W_1, b_1, ...` one after the other, each in C ord
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,23 +39,21 @@ _DENSE_BYTES = 1e9
 class Layer(NamedTuple):
     """Where the weights and biases of a layer stand in a parameter vector."""
 
-    first: int
     inputs: int
     outputs: int
-
-    @property
-    def end(self) -> int:
-        """Index behind the layer's last parameter."""
-        return self.first + (self.inputs + 1) * self.outputs
+    first: int
+    """Where the weights begin."""
+    middle: int
+    """Where the biases begin."""
+    end: int
 
     def weights(self, xs: Floats) -> Floats:
         """Return a view, float64[m, inputs, outputs], of `xs`, float64[m, d]."""
-        flat = xs[:, self.first : self.end - self.outputs]
-        return flat.reshape(len(xs), self.inputs, self.outputs)
+        return xs[:, self.first : self.middle].reshape(len(xs), self.inputs, self.outputs)
 
     def biases(self, xs: Floats) -> Floats:
         """Return a view, float64[m, outputs], of `xs`, float64[m, d]."""
-        return xs[:, self.end - self.outputs : self.end]
+        return xs[:, self.middle : self.end]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,9 +227,12 @@ def make_network(name: str, data: Data, hidden: Sequence[int], l2: float) -> Net
 
 
 def _layers(units: Sequence[int]) -> tuple[Layer, ...]:
-    sizes = list(pairwise(units))
-    firsts = accumulate(((n + 1) * outputs for n, outputs in sizes), initial=0)
-    return tuple(Layer(first, *size) for first, size in zip(firsts, sizes, strict=False))
+    layers, first = [], 0
+    for inputs, outputs in pairwise(units):
+        middle = first + inputs * outputs
+        layers.append(Layer(inputs, outputs, first, middle, middle + outputs))
+        first = middle + outputs
+    return tuple(layers)
 
 
 def _dense(name: str, x: Floats | Sparse) -> Floats:
