@@ -23,9 +23,6 @@ from distsgd.laws import Law
 
 Table: TypeAlias = dict[str, Any]
 
-READERS = ("digits", "svmlight", "sparse")
-"""Names in `distsgd.data` that an experiment file may use."""
-
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
 """A quick comparison has at most this many seeds, and this share of the budget."""
@@ -261,11 +258,17 @@ def _problem(table: Table, folder: Path) -> Any:  # noqa: ANN401 # a Problem
 def _data(given: str | Table, folder: Path) -> Any:  # noqa: ANN401 # a Data
     where = "[problem.data]"
     name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
-    if name not in READERS:
-        raise unknown_name(f"data in {where}:", name, READERS)
+    known = readers()
+    if name not in known:
+        raise unknown_name(f"data in {where}:", name, known)
     if "path" in parameters:
         parameters["path"] = folder / str(parameters["path"])
-    return construct(getattr(data, name), parameters, where)
+    return construct(known[name], parameters, where)
+
+
+def readers() -> dict[str, Callable[..., Any]]:
+    """Return the data that an experiment file can name: by name, what reads or makes them."""
+    return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
 
 
 def _fleet(label: str, table: Table) -> AnyFleet:

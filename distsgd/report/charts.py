@@ -31,8 +31,6 @@ COLOURS_ON_DARK = (
 """The same hues, light enough to be read on black."""
 DASHES = ((1, 0), (7, 3), (2, 2))
 
-POINTS = 60
-"""Positions of a band along its axis."""
 BINS = 40
 """Bins of a staleness distribution, at most."""
 
@@ -81,7 +79,7 @@ def loss_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str], against: 
         beyond the one at the start.
     """
     curves = _curves(outcomes, against)
-    bands = {name: band(own, POINTS) for name, own in curves.items()}
+    bands = {name: band(own, _points(own)) for name, own in curves.items()}
     low, high = _limits(own for several in curves.values() for own in several)
     rows = [row for name, own in bands.items() for row in _band_rows(name, own, ceiling=2 * high)]
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
@@ -153,6 +151,11 @@ def staleness_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str]) -> C
         x="mean:Q", y=vertical, tooltip=["algorithm:N", *_numbers("mean")]
     )  # fmt: skip
     return alt.layer(strip, mean).properties(width="container", height=alt.Step(22))
+
+
+def _points(curves: Sequence[Curve]) -> int:
+    """Return as many positions as the longest run has evaluations, so that no step shows."""
+    return max(len(curve.positions) for curve in curves)
 
 
 def _axis_end(bands: Mapping[str, Band], against: str) -> float:

@@ -1,0 +1,118 @@
+"""The command line: argument parsing only, so that ``distsgd --help`` starts at once."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, TypeAlias
+
+import typer
+from typer.exceptions import TyperException
+
+from distsgd.errors import DistsgdError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes: the caller's mistake, which one sentence explains; Ctrl-C."""
+
+app = typer.Typer(
+    help="Predict how distributed SGD converges, before paying for the cluster.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+File: TypeAlias = Annotated[
+    Path | None, typer.Argument(help="Experiment file (TOML). Default: the built-in comparison.")
+]
+Experiment: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Experiment file (TOML). Default: the built-in one.")
+]
+Staleness: TypeAlias = Annotated[
+    str, typer.Option(help="Fleets of exactly these stalenesses instead, such as 0,4,16.")
+]
+Workers: TypeAlias = Annotated[
+    str, typer.Option(help="The fleets of machines with these numbers of workers, such as 4,16.")
+]
+Quick: TypeAlias = Annotated[
+    bool, typer.Option("--quick", help="Two seeds, a fifth of the budget.")
+]
+
+
+@app.command()
+def compare(
+    experiment: File = None,
+    *,
+    staleness: Staleness = "",
+    workers: Workers = "",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    quick: Quick = False,
+    out: Annotated[Path, typer.Option(help="Folder of report, summary and runs.")] = Path(
+        "results/comparison"
+    ),
+) -> int:
+    """Compare algorithms on fleets, and write a report."""
+    code: int = _commands().compare(
+        experiment, staleness=staleness, workers=workers, seeds=seeds, quick=quick, out=out
+    )
+    return code
+
+
+@app.command()
+def run(
+    algorithm: Annotated[str, typer.Argument(help="Name of an algorithm in the experiment.")],
+    *,
+    experiment: Experiment = None,
+    fleet: Annotated[str | None, typer.Option(help="Name of a fleet. Default: the first.")] = None,
+    staleness: Staleness = "",
+    workers: Workers = "",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    quick: Quick = False,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("results/run"),
+) -> int:
+    """Run one algorithm once; print its history, and save it."""
+    code: int = _commands().run(
+        algorithm, experiment, fleet=fleet, staleness=staleness, workers=workers, seed=seed,
+        quick=quick, out=out,
+    )  # fmt: skip
+    return code
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a saved comparison.")],
+) -> int:
+    """Write the report of a saved comparison again."""
+    code: int = _commands().report(folder)
+    return code
+
+
+@app.command()
+def algorithms() -> int:
+    """List the algorithms: name, parameters with defaults, paper."""
+    code: int = _commands().algorithms()
+    return code
+
+
+@app.command()
+def problems() -> int:
+    """List the problems and the data, with their parameters."""
+    code: int = _commands().list_problems()
+    return code
+
+
+def _commands() -> ModuleType:
+    from distsgd import commands  # noqa: PLC0415 # slow to import, and --help does not need it
+
+    return commands
+
+
+def main() -> None:
+    """Run the command line, and exit with 0, 2 for bad input, or 130 after Ctrl-C."""
+    try:
+        sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
+    except (TyperException, DistsgdError) as error:
+        text = error.format_message() if isinstance(error, TyperException) else str(error)
+        print(f"distsgd: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        print("distsgd: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,58 @@
+"""Tables in the terminal: the same numbers as the page."""
+
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distsgd.report.summary import Summary
+from distsgd.report.text import COLUMNS, cells, number
+
+WIDE = 132
+"""Columns of a table that is written into a file or a pipe."""
+
+_SHOWN = ("algorithm", "training loss", "accuracy", "time to target", "mean staleness", "runs")
+
+
+def console() -> Console:
+    """Return the terminal, as wide as it is, or `WIDE` if the output is no terminal."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=WIDE)
+
+
+def print_summary(summary: Summary, to: Console) -> None:
+    """Print one table per fleet.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of a comparison.
+    to : Console
+        Where to print.
+    """
+    for fleet in summary.fleets:
+        rows = [
+            dict(zip(COLUMNS, cells(result), strict=True)) for result in summary.of_fleet(fleet)
+        ]
+        print_table(fleet, _SHOWN, [[row[name] for name in _SHOWN] for row in rows], to)
+    to.print(Text(f"Final values: {summary.band}."), style="dim")
+
+
+def print_history(history: pl.DataFrame, to: Console) -> None:
+    """Print the history of a run, a line per evaluation."""
+    rows = [[number(value) for value in row] for row in history.iter_rows()]
+    print_table("history", history.columns, rows, to)
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console
+) -> None:
+    """Print `rows` of text under `columns`; nothing in them is taken for markup."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for place, name in enumerate(columns):
+        table.add_column(name, overflow="fold", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    to.print(table)
