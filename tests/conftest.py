@@ -1,0 +1,52 @@
+"""What all tests share: one thread per process, and runs made by hand."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from distsgd.run import HISTORY, Run
+from distsgd.trace import PULL, PUSH, ROW, Trace
+
+MakeRun = Callable[..., Run]
+
+
+def round_robin(updates: int) -> Trace:
+    """One worker that pulls and pushes in turn, a second apart."""
+    rows = np.zeros(2 * updates, dtype=ROW)
+    rows["verb"] = [PULL, PUSH] * updates
+    rows["time"] = rows["sent"] = rows["done"] = np.arange(2 * updates) // 2
+    rows["step"] = (np.arange(2 * updates) + 1) // 2
+    rows["version"] = (np.arange(2 * updates) + 1) // 2
+    rows["read"] = np.arange(2 * updates) // 2
+    return Trace(rows, 1)
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """Return a maker of runs with given losses, one update and one second apart."""
+
+    def make(
+        losses: Sequence[float], *, seed: int = 0, status: str = "done", **settings: object
+    ) -> Run:
+        n = len(losses)
+        columns = dict.fromkeys(HISTORY, np.arange(n, dtype=np.float64))
+        columns |= {"loss": np.array(losses), "test_loss": np.array(losses) + 1.0}
+        columns["accuracy"] = np.where(np.isfinite(losses), 0.5, np.nan)
+        return Run(
+            x=np.array([1.0, np.nan, -0.0]) if status == "diverged" else np.array([0.1, 0.2]),
+            history=pl.DataFrame(columns, schema=HISTORY, strict=False),
+            trace=round_robin(n - 1),
+            status=status,
+            diverged_at=n - 1 if status == "diverged" else None,
+            settings={"algorithm": {"name": "serial"}, "fleet": {"workers": 1}, "seed": seed}
+            | settings,
+        )
+
+    return make
