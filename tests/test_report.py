@@ -1,0 +1,209 @@
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import TypeAlias
+
+import pytest
+
+from distsgd.report.answer import answer
+from distsgd.report.charts import (
+    COLOURS,
+    DASHES,
+    loss_chart,
+    staleness_chart,
+    styles,
+    time_axis_end,
+)
+from distsgd.report.page import render
+from distsgd.report.summary import Outcome, Summary, summarise
+from distsgd.report.terminal import console, print_summary
+from distsgd.report.text import COLUMNS, cells, number, pairs
+from distsgd.run import Run
+
+MakeRun: TypeAlias = Callable[..., Run]
+INF, NAN = math.inf, math.nan
+SETTINGS = {
+    "problem": {"name": "softmax", "data": "digits"}, "budget": {"epochs": 2.0}, "batch": 32,
+    "seeds": [0, 1, 2], "evaluations": 2, "target": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def outcomes(make_run: MakeRun) -> list[Outcome]:
+    """Return two algorithms on one fleet, three seeds: one falls, one diverges twice."""
+    name = "<b>bold</b> & co"
+    lost = make_run([2.0, 9.0, NAN], status="diverged")
+    return [
+        Outcome("steady", "machines", 0, make_run([2.0, 0.6, 0.3])),
+        Outcome("steady", "machines", 1, make_run([2.0, 0.4, 0.2], seed=1)),
+        Outcome("steady", "machines", 2, make_run([2.0, 0.9, 0.8], seed=2)),
+        Outcome(name, "machines", 0, lost),
+        Outcome(name, "machines", 1, lost),
+        Outcome(name, "machines", 2, error="ValueError: </script><script>alert(1)</script>"),
+    ]
+
+
+@pytest.fixture
+def summary(outcomes: list[Outcome]) -> Summary:
+    """Return the numbers of `outcomes`."""
+    return summarise(outcomes, SETTINGS, is_complete=True)
+
+
+def test_a_summary_by_hand(summary: Summary) -> None:
+    """Final values, times to target, statuses and failures are those counted by hand."""
+    steady, lost = summary.results
+    assert steady.loss == (0.2, 0.3, 0.8)
+    assert steady.test_loss == pytest.approx((1.2, 1.3, 1.8))
+    assert steady.accuracy == (0.5, 0.5, 0.5)
+    assert steady.status == {"done": 3}
+    assert steady.time_to_target is not None
+    assert (steady.time_to_target.reached, steady.time_to_target.median_s) == (2, 2.0)
+    assert lost.loss == (INF, INF, INF)
+    assert lost.accuracy == (-INF, -INF, -INF)
+    assert (lost.finished, lost.failed, lost.status) == (2, 1, {"diverged": 2})
+    assert [line.status for line in summary.runs] == ["done"] * 3 + ["diverged"] * 2 + ["failed"]
+    assert summary.runs[3].diverged_at == 2
+
+
+def test_the_answer_names_what_the_numbers_say(summary: Summary) -> None:
+    """The sentences give the lowest loss with its band, the first to the target, and the losses."""
+    text = " ".join(answer(summary))
+    assert "steady ended with the lowest training loss, 0.300 [0.200, 0.800]" in text
+    assert "was met first by steady, after 2 virtual seconds" in text
+    assert "Most runs of <b>bold</b> & co diverged." in text
+    assert "2 of 6 runs diverged" in text
+    assert "1 of 6 runs failed" in text
+
+
+@pytest.mark.parametrize(("shift", "words"), [(0.01, "do not settle"), (1.0, "ahead of other at")])
+def test_an_order_is_claimed_only_between_bands(
+    make_run: MakeRun, shift: float, words: str
+) -> None:
+    """Two algorithms whose bands overlap are not ranked; two that are apart are."""
+    found = [
+        Outcome(name, "machines", seed, make_run([2.0, 0.3 + 0.1 * seed + more], seed=seed))
+        for name, more in (("one", 0.0), ("other", shift))
+        for seed in (0, 1)
+    ]
+    assert words in answer(summarise(found, SETTINGS, is_complete=True))[0]
+
+
+def test_an_incomplete_comparison_says_so(outcomes: list[Outcome]) -> None:
+    """A comparison that was stopped says so where its answer stands."""
+    assert "stopped" in answer(summarise(outcomes, SETTINGS, is_complete=False))[-1]
+
+
+def test_an_algorithm_has_one_style() -> None:
+    """Up to 27 algorithms differ in colour or dash, and neighbours differ in both."""
+    drawn = list(styles([str(place) for place in range(len(COLOURS) * len(DASHES))]).values())
+    assert len(set(drawn)) == len(drawn)
+    assert all(
+        one.colour != next_.colour and one.dash != next_.dash for one, next_ in pairwise(drawn)
+    )
+
+
+def test_charts_give_an_algorithm_the_same_colour(outcomes: list[Outcome]) -> None:
+    """Every chart maps all algorithms to colours in one order, also where some did not finish."""
+    names = ["absent", "steady", "<b>bold</b> & co"]
+    found = [outcome for outcome in outcomes if outcome.run is not None]
+    charts = [loss_chart(found, names, "seconds"), staleness_chart(found, names)]
+    for chart in charts:
+        assert chart.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] == names
+
+
+def test_a_chart_ends_with_its_runs(outcomes: list[Outcome]) -> None:
+    """No line is drawn behind the end of its runs, and none where most of them are lost."""
+    found = [outcome for outcome in outcomes if outcome.run is not None]
+    chart = loss_chart(found, ["steady", "<b>bold</b> & co"], "update").to_dict()
+    (rows,) = chart["datasets"].values() if "datasets" in chart else [chart["data"]["values"]]
+    ends = {row["algorithm"]: row["position"] for row in rows}
+    assert ends == {"steady": 2.0, "<b>bold</b> & co": 1.0}
+
+
+def test_one_slow_algorithm_does_not_squeeze_the_others() -> None:
+    """A time axis ends at the last end, but at most at three times the median end."""
+    assert time_axis_end([10, 11, 12]) == 12
+    assert time_axis_end([10, 10, 100]) == 30
+
+
+class Links(HTMLParser):
+    """Collects what a page would load, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.n_scripts = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Count the scripts, and note each element that could load something."""
+        self.n_scripts += tag == "script"
+        self.loaded += [value or "" for name, value in attrs if name in {"src", "href"}]
+        self.loaded += [tag] * (tag in {"link", "iframe", "img", "object", "b"})
+
+
+@pytest.fixture
+def page(summary: Summary, outcomes: list[Outcome]) -> str:
+    """Return the page of `outcomes`."""
+    return render(summary, outcomes)
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    """The page is one file below 2.5 MB that refers to no other."""
+    found = Links(page)
+    assert found.loaded == []
+    assert len(page.encode()) < 2.5e6
+
+
+def test_the_page_escapes_names(page: str) -> None:
+    """A name or an error with markup in it shows as text, in the page and in its data."""
+    assert Links(page).n_scripts == 2
+    assert "&lt;b&gt;bold&lt;/b&gt; &amp; co" in page
+    assert "<script>alert" not in page
+
+
+def test_the_page_has_a_chart_for_each_place(page: str) -> None:
+    """Every place of a chart has its definition, which is strict JSON without NaN or infinity."""
+    wanted = re.findall(r'data-chart="([^"]+)"', page)
+    (text,) = re.findall(r"^const charts = (.*);$", page, flags=re.MULTILINE)
+    charts = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in a chart"))
+    assert sorted(wanted) == sorted(charts)
+    assert len(wanted) == 3
+
+
+def test_the_page_lists_what_went_wrong(page: str) -> None:
+    """Runs that diverged stand on the page with their update, failed ones with their error."""
+    assert "seed 1: diverged, first seen at server update 2" in page
+    assert "seed 2: failed ValueError" in page
+
+
+def test_the_terminal_shows_names_as_they_are(
+    outcomes: list[Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets in a name are not taken for markup of the terminal."""
+    named = [one._replace(algorithm="[red]x[/]") for one in outcomes[:1]]
+    print_summary(summarise(named, SETTINGS, is_complete=True), console())
+    assert "[red]x[/]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.123456, "0.123"), (12.345, "12.3"), (12345.6, "12346"), (1.5e-7, "1.50e-07"),
+     (2e9, "2.00e+09"), (INF, "-"), (NAN, "-"), (None, "-"), (900.0, "900")],
+)  # fmt: skip
+def test_a_number_has_three_digits(value: float | None, text: str) -> None:
+    """Numbers show three significant digits; what is not finite shows as a dash."""
+    assert number(value) == text
+
+
+def test_every_column_has_a_cell(summary: Summary) -> None:
+    """A row of a table has as many cells as there are headings."""
+    assert {len(cells(result)) for result in summary.results} == {len(COLUMNS)}
+
+
+def test_nested_settings_become_flat() -> None:
+    """A key within a key is named with a dot, and what was not set is left out."""
+    assert pairs({"a": {"b": 1, "c": None}, "d": [1, 2]}) == {"a.b": "1", "d": "1, 2"}
