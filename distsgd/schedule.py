@@ -8,11 +8,12 @@ import numpy as np
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
-from distsgd.kernels import schedule as kernel
+from distsgd.kernels import machines as kernel
 from distsgd.kernels.heap import Heap
-from distsgd.kernels.random import COMPUTE, FAILURE, READS
+from distsgd.kernels.machines import Machines, Plan
+from distsgd.kernels.random import READS
 from distsgd.kernels.reads import fill_reads
-from distsgd.kernels.schedule import Plan
+from distsgd.kernels.schedule import run
 from distsgd.laws import table
 from distsgd.trace import ROW, Trace
 
@@ -142,9 +143,9 @@ def _others_after(start: Start) -> float:
 
 def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
     """Run the event heap and turn its status into a trace or an error."""
-    state = _state(plan, fleet, seed)
-    rows = kernel.run(plan, state, np.empty(_capacity(plan, fleet), kernel.ROW_RECORD))
-    server = state.server
+    machines = _machines(plan, fleet, seed)
+    rows = run(plan, machines, np.empty(_capacity(plan, fleet), kernel.ROW))
+    server = machines.server
     if server.status == kernel.STUCK:
         raise ConfigError(_stuck(plan, fleet, int(server.version)))
     if server.status == kernel.BAD_DURATION:
@@ -173,7 +174,7 @@ def _capacity(plan: Plan, fleet: Fleet) -> int:
     return int(2 * plan.rows_per_event + fleet.workers + 2 * min(rounds, 10_000_000))
 
 
-def _state(plan: Plan, fleet: Fleet, seed: int) -> kernel.Fleet:
+def _machines(plan: Plan, fleet: Fleet, seed: int) -> Machines:
     """Return the machines as they stand at time 0."""
     n = int(fleet.workers)
     laws, samples = table(fleet.laws)
@@ -182,18 +183,18 @@ def _state(plan: Plan, fleet: Fleet, seed: int) -> kernel.Fleet:
     workers["law"] = np.arange(n) if len(laws) > 1 else 0
     server = np.zeros(1, kernel.SERVER)
     server["n_slowest"] = n
-    failures = np.zeros(n if fleet.failures else 0, kernel.FAILURES)
-    kernel.fill_keys(workers, failures, seed, plan.mean_time_s)
-    return kernel.Fleet(
+    machines = Machines(
         workers=workers,
-        held=np.zeros(n if plan.rows_per_event > 2 else 0, kernel.HELD),
-        members=np.zeros(plan.quorum if plan.quorum > 1 else 0, np.int64),
-        failures=failures,
+        held=np.zeros(n, kernel.HELD),
+        members=np.zeros(plan.quorum, np.int64),
+        failures=np.zeros(n, kernel.FAILURES),
         server=server[0],
         laws=laws,
         samples=samples,
         heap=Heap(np.empty(n), np.empty(n, np.int64), np.zeros(1, np.int64)),
     )
+    kernel.fill_keys(machines, seed, plan.mean_time_s)
+    return machines
 
 
 def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
@@ -215,6 +216,6 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags)).astype(
         np.int64
     )
-    rows = np.empty(2 * n, kernel.ROW_RECORD)
+    rows = np.empty(2 * n, kernel.ROW)
     workers = fill_reads(read, rows)
     return Trace(rows.view(np.ndarray).view(ROW), max(1, workers))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distsgd.kernels import compiled
-from distsgd.kernels.schedule import PULL, PUSH
+from distsgd.kernels.machines import PULL, PUSH
 
 
 @compiled
