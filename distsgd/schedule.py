@@ -9,7 +9,7 @@ from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.kernels import machines as kernel
-from distsgd.kernels.heap import Heap
+from distsgd.kernels.heap import ENTRY
 from distsgd.kernels.machines import Machines, Plan
 from distsgd.kernels.random import READS
 from distsgd.kernels.reads import fill_reads
@@ -142,29 +142,30 @@ def _others_after(start: Start) -> float:
 
 
 def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
-    """Run the event heap and turn its status into a trace or an error."""
+    """Run the event heap, and turn its status into a trace or an error."""
     machines = _machines(plan, fleet, seed)
     rows = run(plan, machines, np.empty(_capacity(plan, fleet), kernel.ROW))
-    server = machines.server
-    if server.status == kernel.STUCK:
-        raise ConfigError(_stuck(plan, fleet, int(server.version)))
-    if server.status == kernel.BAD_DURATION:
-        worker = int(server.blame)
-        law = fleet.laws[min(worker, len(fleet.laws) - 1)]
-        msg = f"compute: {law} gave worker {worker} a duration of 0 or inf s; narrow the law"
-        raise ConfigError(msg)
-    if server.status == kernel.TOO_MANY_FAILURES:
-        msg = f"failures.mean_time ({plan.mean_time_s} s) is too short: worker {server.blame} never ends a step"
-        raise ConfigError(msg)
-    return Trace(rows.view(np.ndarray).view(ROW), int(fleet.workers))
+    status = machines.server.status
+    if status == kernel.ENOUGH:
+        return Trace(rows.view(ROW), int(fleet.workers))
+    if status == kernel.STUCK:
+        raise ConfigError(_stuck(plan, fleet, machines.server.version))
+    worker = int(np.isnan(machines.workers["time"]).argmax())
+    law = fleet.laws[min(worker, len(fleet.laws) - 1)]
+    if status == kernel.BAD_DURATION:
+        msg = f"compute must give durations > 0 s and finite, but {law} gave worker {worker} another"
+        raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
+    msg = f"failures.mean_time must be longer, not {plan.mean_time_s} s: with {law} a step of worker"
+    raise ConfigError(f"{msg} {worker} failed {kernel.MOST_FAILURES} times and never ended")
 
 
 def _stuck(plan: Plan, fleet: Fleet, version: int) -> str:
     started = fleet.workers if version >= plan.others_after else 1
-    waits = f"quorum {plan.quorum}" + f" and bound {plan.bound}" * plan.has_bound
+    bound = f", Pull.bound {plan.bound}" if plan.has_bound else ""
     return (
-        f"no worker can go on after update {version}: {started} of {fleet.workers} workers have "
-        f"started and wait for others ({waits}); lower Start.others_after or the quorum"
+        f"no worker can go on after update {version}: {started} of {fleet.workers} have started, and "
+        f"each waits for another one (quorum {plan.quorum}{bound}, Start.others_after "
+        f"{plan.others_after:g}); lower the quorum or Start.others_after"
     )
 
 
@@ -191,7 +192,7 @@ def _machines(plan: Plan, fleet: Fleet, seed: int) -> Machines:
         server=server[0],
         laws=laws,
         samples=samples,
-        heap=Heap(np.empty(n), np.empty(n, np.int64), np.zeros(1, np.int64)),
+        heap=np.zeros(n, ENTRY),
     )
     kernel.fill_keys(machines, seed, plan.mean_time_s)
     return machines

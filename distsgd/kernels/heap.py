@@ -2,65 +2,55 @@
 
 Ordered by (time, worker), so that workers at the same instant are served in worker order, whatever
 the heap did before. Four children per entry: half the levels of a binary heap, and the children are
-neighbours in memory.
+neighbours in memory. Entry i of the first `size` is not behind its children 4 i + 1 to 4 i + 4.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from distsgd.kernels import compiled
 
-
-class Heap(NamedTuple):
-    """The entries [0, size[0]) of `times` and `workers`; entry i is not behind 4 i + 1 ... 4 i + 4."""
-
-    times: np.ndarray
-    workers: np.ndarray
-    size: np.ndarray
+ENTRY = np.dtype((np.record, [("time", "f8"), ("worker", "i8")]))
 
 
 @compiled
-def push(heap: Heap, time: float, worker: int) -> None:
-    """Add an entry."""
-    times, workers = heap.times, heap.workers
-    place = heap.size[0]
-    heap.size[0] += 1
+def is_before(time: float, worker: int, entry: Any) -> bool:  # noqa: ANN401 # a record
+    """Return whether (time, worker) comes before `entry`."""
+    return time < entry.time or (time == entry.time and worker < entry.worker)
+
+
+@compiled
+def push(heap: np.ndarray, size: int, time: float, worker: int) -> None:
+    """Add an entry to the first `size` ones."""
+    place = size
     while place > 0:
         parent = (place - 1) >> 2
-        if times[parent] < time or (times[parent] == time and workers[parent] < worker):
+        if not is_before(time, worker, heap[parent]):
             break
-        times[place], workers[place] = times[parent], workers[parent]
+        heap[place].time, heap[place].worker = heap[parent].time, heap[parent].worker
         place = parent
-    times[place], workers[place] = time, worker
+    heap[place].time, heap[place].worker = time, worker
 
 
 @compiled
-def pop(heap: Heap) -> None:
-    """Remove the first entry."""
-    heap.size[0] -= 1
-    last = heap.size[0]
-    if last > 0:
-        replace(heap, heap.times[last], heap.workers[last])
+def pop(heap: np.ndarray, size: int) -> None:
+    """Remove the first entry of `size` ones."""
+    if size > 1:
+        replace(heap, size - 1, heap[size - 1].time, heap[size - 1].worker)
 
 
 @compiled
-def replace(heap: Heap, time: float, worker: int) -> None:
+def replace(heap: np.ndarray, size: int, time: float, worker: int) -> None:
     """Replace the first entry by another: one walk down, where removing and adding would take two."""
-    times, workers, size = heap.times, heap.workers, heap.size[0]
-    place = 0
-    while True:
-        child = 4 * place + 1
-        if child >= size:
-            break
+    place, child = 0, 1
+    while child < size:
         least = child
         for other in range(child + 1, min(child + 4, size)):
-            if times[other] < times[least] or (
-                times[other] == times[least] and workers[other] < workers[least]
-            ):
+            if is_before(heap[other].time, heap[other].worker, heap[least]):
                 least = other
-        if time < times[least] or (time == times[least] and worker < workers[least]):
+        if is_before(time, worker, heap[least]):
             break
-        times[place], workers[place] = times[least], workers[least]
-        place = least
-    times[place], workers[place] = time, worker
+        heap[place].time, heap[place].worker = heap[least].time, heap[least].worker
+        place, child = least, 4 * least + 1
+    heap[place].time, heap[place].worker = time, worker

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from distsgd.kernels import compiled
-from distsgd.kernels.heap import Heap
 from distsgd.kernels.laws import CONSTANT, sample
 from distsgd.kernels.random import COMPUTE, FAILURE, Integer, draw, stream_key, uniform
 
@@ -66,11 +65,12 @@ SERVER = np.dtype(
             ("version", "i8"),
             ("gradients", "i8"),  # steps whose gradients have been served
             ("n_rows", "i8"),
+            ("n_started", "i8"),
+            ("n_sending", "i8"),  # entries of the heap
             ("n_held", "i8"),
             ("slowest", "i8"),  # fewest steps pushed by any worker
             ("n_slowest", "i8"),  # workers that have pushed no more than that
             ("status", "i8"),
-            ("blame", "i8"),
         ],
     )
 )
@@ -113,7 +113,7 @@ class Machines(NamedTuple):
     server: Record
     laws: np.ndarray
     samples: np.ndarray
-    heap: Heap
+    heap: np.ndarray
 
 
 @compiled
@@ -156,7 +156,7 @@ def next_verb(plan: Plan, step: int) -> int:
 def compute(
     plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray
 ) -> None:
-    """Let a worker take steps until a verb is due."""
+    """Let a worker take steps until a verb is due; its time is NaN if that cannot be computed."""
     if worker.pushed == worker.step:
         worker.oldest = worker.read
     time, step = worker.time, worker.step
@@ -165,7 +165,7 @@ def compute(
         seconds = sample(law, samples, worker.key, step) / worker.speed
         is_asked_for = law.kind == CONSTANT and law.a == 0.0
         if not (0.0 < seconds < np.inf or is_asked_for):
-            server.status = BAD_DURATION
+            server.status, seconds = BAD_DURATION, math.nan
         if plan.mean_time_s < np.inf:
             seconds += repairs(plan, server, failure, seconds)
         time += seconds
@@ -190,4 +190,4 @@ def repairs(plan: Plan, server: Record, failure: Record, seconds: float) -> floa
         failure.left = -plan.mean_time_s * math.log(uniform(draw(failure.key, failure.n)))
         failure.n += 1
     server.status = TOO_MANY_FAILURES
-    return lost
+    return math.nan

@@ -40,74 +40,69 @@ from distsgd.kernels.machines import (
 @compiled
 def run(plan: Plan, machines: Machines, rows: np.ndarray) -> np.ndarray:
     """Serve messages until the budget is spent, or nobody can go on; return the rows served."""
-    server, heap = machines.server, machines.heap
-    start(plan, machines, 0, 1, 0.0)
-    if plan.others_after <= 0.0:
-        start(plan, machines, 1, machines.workers.size, 0.0)
+    workers, held, members, failures, server, laws, samples, heap = machines
+    start(plan, machines, workers.size if plan.others_after <= 0.0 else 1)
     while server.status == RUNNING:
-        if heap.size[0] == 0:
+        if server.n_sending == 0:
             server.status = STUCK
             break
         if server.n_rows + plan.rows_per_event > rows.size:
             rows = grown(rows, server.n_rows)
         version, slowest = server.version, server.slowest
-        visit(plan, machines, rows)
+        w = heap[0].worker
+        worker = workers[w]
+        if worker.verb == PUSH:
+            serve_push(plan, server, worker, held[w], members, rows[server.n_rows], w)
+            if server.n_slowest == 0:
+                find_slowest(workers, server)
+        if worker.verb == PULL and server.status == RUNNING:
+            serve_pull(plan, server, worker, held[w], rows[server.n_rows], w)
+        if worker.verb == STEP:
+            compute(plan, server, worker, failures[w], laws[worker.law], samples)
+        if worker.verb == WAIT:
+            pop(heap, server.n_sending)
+            server.n_sending -= 1
+        else:
+            replace(heap, server.n_sending, worker.time + plan.latency_s, w)
         if server.version > version and plan.quorum > 1:
             close_round(plan, machines, rows)
         if version < plan.others_after <= server.version:
-            start(plan, machines, 1, machines.workers.size, server.busy)
+            start(plan, machines, workers.size)
         if server.slowest > slowest:
             release_waiting(plan, machines, rows)
     return rows[: server.n_rows]
 
 
 @compiled
-def visit(plan: Plan, machines: Machines, rows: np.ndarray) -> None:
-    """Serve the first worker of the heap, and put it back with its next message."""
-    server, heap = machines.server, machines.heap
-    w = heap.workers[0]
-    worker, held = machines.workers[w], machines.held[w]
-    if worker.verb == PUSH:
-        serve_push(plan, server, worker, held, machines.members, rows[server.n_rows], w)
-        if server.n_slowest == 0:
-            find_slowest(machines.workers, server)
-    if worker.verb == PULL and server.status == RUNNING:
-        serve_pull(plan, server, worker, held, rows[server.n_rows], w)
-    if worker.verb == STEP:
-        law = machines.laws[worker.law]
-        compute(plan, server, worker, machines.failures[w], law, machines.samples)
-    if worker.verb == WAIT:
-        pop(heap)
-    else:
-        replace(heap, worker.time + plan.latency_s, w)
-
-
-@compiled
 def grown(rows: np.ndarray, n_rows: int) -> np.ndarray:
     """Return the rows in a buffer of twice the size."""
     bigger = np.empty(2 * rows.size, rows.dtype)
-    bigger[:n_rows] = rows[:n_rows]
+    for row in range(n_rows):
+        bigger[row] = rows[row]
     return bigger
 
 
 @compiled
-def start(plan: Plan, machines: Machines, first: int, end: int, time: float) -> None:
-    """Start the workers from `first` to before `end`, with what stands before their first step."""
-    for w in range(first, end):
-        machines.workers[w].time = time
+def start(plan: Plan, machines: Machines, end: int) -> None:
+    """Start the workers before `end` that have not started, with what stands before their step 0."""
+    server = machines.server
+    for w in range(server.n_started, end):
+        machines.workers[w].time = server.busy
         machines.workers[w].verb = next_verb(plan, 0)
         go_on(plan, machines, w)
+    server.n_started = end
 
 
 @compiled
 def go_on(plan: Plan, machines: Machines, w: int) -> None:
     """Let a worker compute, if that is its next verb, and put it into the heap unless it waits."""
-    worker = machines.workers[w]
+    worker, server = machines.workers[w], machines.server
     if worker.verb == STEP:
         law = machines.laws[worker.law]
-        compute(plan, machines.server, worker, machines.failures[w], law, machines.samples)
+        compute(plan, server, worker, machines.failures[w], law, machines.samples)
     if worker.verb != WAIT:
-        push(machines.heap, worker.time + plan.latency_s, w)
+        push(machines.heap, server.n_sending, worker.time + plan.latency_s, w)
+        server.n_sending += 1
 
 
 @compiled
