@@ -12,8 +12,8 @@ from distsgd.errors import ConfigError
 
 Settings: TypeAlias = Mapping[str, Any]
 """Names and numbers that identify a problem, ready for JSON."""
-Batches: TypeAlias = NDArray[np.integer[Any]]
-"""Sample indices: one row per gradient, int[m, b], or those of one gradient, int[b]."""
+Batches: TypeAlias = NDArray[np.uint32]
+"""Sample indices, one row per gradient, uint32[m, b]."""
 
 _CHUNK_BYTES = 32e6
 """Working memory of a call of `gradients`: small enough to stay near the cache."""
@@ -75,16 +75,16 @@ class Problem(Protocol):
     def start(self, seed: int) -> Floats:
         """Return the starting point, float64[d]."""
 
-    def loss(self, x: Floats) -> float:
+    def loss(self, x: ArrayLike) -> float:
         """Return the objective at `x`, float64[d]; not finite where the objective is not."""
 
-    def gradient(self, x: Floats, batch: Batches) -> Floats:
+    def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
         """Return the mean gradient of the samples `batch`, int[b], at `x`, float64[d]."""
 
-    def gradients(self, xs: Floats, batches: Batches) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
         """Return m gradients, float64[m, d], each at its own point: the bits of one at a time."""
 
-    def evaluate(self, x: Floats) -> Evaluation:
+    def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return what is known of `x`, float64[d]."""
 
     def message_bytes(self, columns: int, batch: int) -> float:
@@ -101,8 +101,8 @@ def check_point(x: ArrayLike, dimension: int) -> Floats:
 
 
 def check_points(
-    xs: Floats, batches: Batches, dimension: int, samples: int
-) -> tuple[Floats, NDArray[np.uint32]]:
+    xs: ArrayLike, batches: ArrayLike, dimension: int, samples: int
+) -> tuple[Floats, Batches]:
     """Return `xs` as float64[m, d] and `batches` as uint32[m, b], or raise a `ConfigError`.
 
     A sample index is checked here, since compiled loops trust it.

@@ -11,6 +11,7 @@ from distsgd import problems
 from distsgd.data import Data, Sparse, digits, from_arrays, sparse
 from distsgd.errors import ConfigError
 from distsgd.problem import Problem
+from distsgd.problems.network import Network
 
 DRAWS = np.random.default_rng(5)
 TEXT = sparse(60, 20, 4, seed=1)
@@ -35,7 +36,7 @@ def _dense(x: np.ndarray | Sparse) -> np.ndarray:
     return x.dense() if isinstance(x, Sparse) else x
 
 
-def _logits(problem: problems.network, x: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _logits(problem: Network, x: np.ndarray, table: np.ndarray) -> np.ndarray:
     units, at = table, 0
     sizes = [6, *problem.hidden, 3]
     for inputs, outputs in pairwise(sizes):
@@ -136,6 +137,7 @@ def test_a_diverged_point_is_a_result(name: str, value: float) -> None:
     """The loss of a point that has diverged is no useful number, and neither warning nor error."""
     found = EVERY[name].evaluate(np.full(EVERY[name].dimension, value))
     assert not found.loss < 1e100
+    assert np.isfinite(value) or np.isnan(found.accuracy)
 
 
 @pytest.mark.parametrize("name", EVERY)

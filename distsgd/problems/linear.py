@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
 from distsgd.data.rows import Floats, explicit
 from distsgd.errors import check_number
 from distsgd.kernels.linear import batch_gradients, compiled_slope, margins
 from distsgd.problem import (
-    Batches,
     Evaluation,
     Settings,
     Support,
@@ -110,7 +110,7 @@ class Linear:
         """Return zeros, float64[d]."""
         return np.zeros(self.dimension)
 
-    def loss(self, x: Floats) -> float:
+    def loss(self, x: ArrayLike) -> float:
         """Return the mean loss of the training samples plus l2 / 2 |x|^2."""
         point = check_point(x, self.dimension)
         # a run that diverges has losses that are not finite, which is a result
@@ -120,12 +120,12 @@ class Linear:
             ).mean()
             return float(mean + self.l2 / 2.0 * (point @ point))
 
-    def gradient(self, x: Floats, batch: Batches) -> Floats:
+    def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
         """Return the mean gradient of the samples `batch`, int[b], float64[d]."""
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: Floats, batches: Batches) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         out = np.empty_like(points)
@@ -133,7 +133,7 @@ class Linear:
         batch_gradients(support, points, chosen, out)
         return out
 
-    def evaluate(self, x: Floats) -> Evaluation:
+    def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return training loss, test loss and, for classes, test accuracy."""
         loss = self.loss(x)
         if not self.test_labels.size:
@@ -141,7 +141,7 @@ class Linear:
         with np.errstate(over="ignore", invalid="ignore"):
             margin = _margins(self.test_rows, np.asarray(x, dtype=np.float64))
             test_loss = float(self.margin_loss.loss(margin, self.test_labels).mean())
-        if not self.margin_loss.classifies:
+        if math.isnan(test_loss) or not self.margin_loss.classifies:
             return Evaluation(loss, test_loss, math.nan)
         return Evaluation(
             loss, test_loss, float(np.mean((margin > 0.0) == (self.test_labels > 0.0)))

@@ -14,12 +14,19 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
 from distsgd.data.rows import Floats
 from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.kernels.network import (
+    rectify,
+    rectify_slopes,
+    shift_logits,
+    softmax_slopes,
+    sum_slopes,
+)
 from distsgd.kernels.noise import START, fill_normal
-from distsgd.kernels.softmax import shift_logits, softmax_slopes, sum_slopes
 from distsgd.problem import (
     Batches,
     Evaluation,
@@ -108,7 +115,7 @@ class Network:
         point: Floats = x[0]
         return point
 
-    def loss(self, x: Floats) -> float:
+    def loss(self, x: ArrayLike) -> float:
         """Return the mean cross-entropy of the training samples plus l2 / 2 |x|^2."""
         point = check_point(x, self.dimension)
         # a run that diverges has losses that are not finite, which is a result
@@ -116,12 +123,12 @@ class Network:
             mean, _ = self._judge(point, self.table, self.labels)
             return float(mean + self.l2 / 2.0 * (point @ point))
 
-    def gradient(self, x: Floats, batch: Batches) -> Floats:
+    def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
         """Return the mean gradient of the samples `batch`, int[b], float64[d]."""
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: Floats, batches: Batches) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         out = np.empty_like(points)
@@ -133,7 +140,7 @@ class Network:
                 out += self.l2 * points
         return out
 
-    def evaluate(self, x: Floats) -> Evaluation:
+    def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return training loss, test loss and test accuracy."""
         loss = self.loss(x)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -145,18 +152,17 @@ class Network:
         return dense_bytes(self.dimension, columns)
 
     def _forward(self, xs: Floats, inputs: Floats) -> list[Floats]:
-        """Return the inputs of every layer, and last the logits less their biases."""
-        activations = [inputs]
-        for layer in self.layers[:-1]:
-            units = np.matmul(activations[-1], layer.weights(xs))
-            units += layer.biases(xs)[:, None, :]
-            activations.append(np.maximum(units, 0.0, out=units))
-        return [*activations, np.matmul(activations[-1], self.layers[-1].weights(xs))]
+        """Return the inputs of every layer, and behind them the logits less their maximum."""
+        units = [inputs]
+        for layer in self.layers:
+            units.append(np.matmul(units[-1], layer.weights(xs)))
+            activate = shift_logits if layer is self.layers[-1] else rectify
+            activate(layer.biases(xs), units[-1])
+        return units
 
     def _backward(self, xs: Floats, batches: Batches, out: Floats) -> None:
         inputs = self.table.take(batches.reshape(-1), axis=0).reshape(*batches.shape, -1)
         *activations, slopes = self._forward(xs, inputs)
-        shift_logits(self.layers[-1].biases(xs), slopes)
         np.exp(slopes, out=slopes)
         softmax_slopes(slopes, self.labels, batches)
         for layer, activation in zip(self.layers[::-1], activations[::-1], strict=True):
@@ -164,7 +170,7 @@ class Network:
             np.matmul(activation.transpose(0, 2, 1), slopes, out=layer.weights(out))
             if layer.first > 0:
                 slopes = np.matmul(slopes, layer.weights(xs).transpose(0, 2, 1))
-                slopes *= activation > 0.0
+                rectify_slopes(activation, slopes)
 
     def _judge(self, x: Floats, table: Floats, labels: Classes) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy on `table`; NaN when it is empty."""
@@ -173,14 +179,11 @@ class Network:
         total, n_right = 0.0, 0
         units = sum(layer.outputs for layer in self.layers)
         for part in chunks(len(table), 8.0 * units):
-            logits = self._forward(x[None], table[None, part])[-1][0] + self.layers[-1].biases(
-                x[None]
-            )
+            logits = self._forward(x[None], table[None, part])[-1][0]
             n_right += int(np.count_nonzero(logits.argmax(axis=1) == labels[part]))
-            logits -= logits.max(axis=1, keepdims=True)
             chosen = np.take_along_axis(logits, labels[part, None].astype(np.int64), axis=1)[:, 0]
             total += float(np.sum(np.log(np.exp(logits).sum(axis=1)) - chosen))
-        return total / len(table), n_right / len(table)
+        return total / len(table), math.nan if math.isnan(total) else n_right / len(table)
 
 
 def network(data: Data, hidden: Sequence[int] = (64,), *, l2: float = 0.0) -> Network:

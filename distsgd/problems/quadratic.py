@@ -11,7 +11,6 @@ from distsgd.data.rows import Floats
 from distsgd.errors import ConfigError, check_number
 from distsgd.kernels.noise import add_noise
 from distsgd.problem import (
-    Batches,
     Evaluation,
     Settings,
     check_point,
@@ -52,19 +51,19 @@ class Quadratic:
         """Return the starting point, float64[d]."""
         return self.origin.copy()
 
-    def loss(self, x: Floats) -> float:
+    def loss(self, x: ArrayLike) -> float:
         """Return sum(curvature x^2) / 2."""
         point = check_point(x, self.dimension)
         # a run that diverges has losses that are not finite, which is a result
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.sum(self.curvature * point * point) / 2.0)
 
-    def gradient(self, x: Floats, batch: Batches) -> Floats:
+    def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
         """Return the gradient at `x` with the noise of `batch`, float64[d]."""
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: Floats, batches: Batches) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -73,7 +72,7 @@ class Quadratic:
             add_noise(self.noise, chosen, out)
         return out
 
-    def evaluate(self, x: Floats) -> Evaluation:
+    def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return the loss; there is nothing to test on."""
         return Evaluation(self.loss(x), math.nan, math.nan)
 

@@ -1,4 +1,7 @@
-"""The two halves of a softmax's gradient around the one exponential that NumPy does faster."""
+"""What a network does between its matrix products, in one pass over the memory each.
+
+The exponential of the softmax is left to NumPy, which is faster at it.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,3 +55,25 @@ def sum_slopes(slopes: NDArray[np.float64], out: NDArray[np.float64]) -> None:
         for i in range(batch):
             for k in range(classes):
                 out[j, k] += slopes[j, i, k]
+
+
+@compiled
+def rectify(biases: NDArray[np.float64], units: NDArray[np.float64]) -> None:
+    """Turn products, float64[m, b, c], into max(0, product + bias), in place; NaN stays."""
+    m, batch, outputs = units.shape
+    for j in range(m):
+        for i in range(batch):
+            for k in range(outputs):
+                unit = units[j, i, k] + biases[j, k]
+                units[j, i, k] = 0.0 if unit < 0.0 else unit
+
+
+@compiled
+def rectify_slopes(activations: NDArray[np.float64], slopes: NDArray[np.float64]) -> None:
+    """Set the slopes, float64[m, b, c], of units whose activation is 0 to 0, in place."""
+    m, batch, outputs = slopes.shape
+    for j in range(m):
+        for i in range(batch):
+            for k in range(outputs):
+                if activations[j, i, k] == 0.0:
+                    slopes[j, i, k] = 0.0
