@@ -22,8 +22,8 @@ import numpy as np
 
 from distsgd.errors import ConfigError, check_count, check_number
 
-Column: TypeAlias = float
-"""One number per coordinate: a float64[d] for NumPy, a float inside compiled code."""
+Column: TypeAlias = Any
+"""One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
 Hyper: TypeAlias = Any
 """A NamedTuple of numbers. Each algorithm declares its own, hence Any."""
 State: TypeAlias = Any
@@ -36,7 +36,7 @@ maximum: Callable[[Column, Column], Column] = np.maximum
 
 def where(condition: bool, then: Column, otherwise: Column) -> Column:
     """Return `then` in the coordinates where `condition` holds, else `otherwise`."""
-    return np.where(condition, then, otherwise)  # type: ignore[return-value] # a Column is also an array
+    return np.where(condition, then, otherwise)
 
 
 class At(NamedTuple):
@@ -175,12 +175,12 @@ class Rules(NamedTuple):
     @classmethod
     def of(cls, algorithm: Algorithm) -> "Rules":
         """Return the rules of `algorithm`; those that do not ask for `at` are not given it."""
-        return cls(*(with_at(rule, arguments) for rule, arguments in signatures(algorithm)))
+        rules = signatures(algorithm.server, algorithm.worker)
+        return cls(*(with_at(rule, arguments) for rule, arguments in rules))
 
 
-def signatures(algorithm: Algorithm) -> list[tuple[Callable[..., Any], int]]:
+def signatures(server: Server, worker: Worker) -> list[tuple[Callable[..., Any], int]]:
     """Return each rule, in the order of `Rules`, and the number of its arguments without `at`."""
-    worker, server = algorithm.worker, algorithm.server
     return [
         (worker.receive, 2 + len(server.reads)),
         (worker.at, 2),
@@ -304,3 +304,22 @@ def _check_state(algorithm: str, rule: str, expected: State, got: State) -> None
     if type(got) is not type(expected):
         msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
         raise ConfigError(msg)
+
+
+def settings(algorithm: Algorithm) -> dict[str, Any]:
+    """Return what identifies `algorithm`, as JSON: its name, numbers, cycle and rules' names."""
+    return {
+        "name": algorithm.name,
+        "hyper": {name: float(value) for name, value in algorithm.hyper._asdict().items()},
+        "cycle": [str(one) for one in algorithm.cycle],
+        "rules": [
+            f"{rule.__module__}.{rule.__qualname__}"
+            for rule, _ in signatures(algorithm.server, algorithm.worker)
+        ],
+        "schedule": _name(algorithm.schedule),
+    }
+
+
+def _name(schedule: Callable[[float], float] | None) -> str | None:
+    # The text of a function holds its address; that of a NamedTuple that is called, its numbers.
+    return getattr(schedule, "__qualname__", None) or (schedule and str(schedule))

@@ -1,23 +1,22 @@
 """Hogwild!: nobody waits and nobody locks; the step size backs off after every epoch."""
 
-import functools
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from distsgd.algorithm import Algorithm, Pull, Push, Step
-from distsgd.algorithms.parts import gradient_worker, sgd
+from distsgd.algorithms.parts import Rate, gradient_worker, sgd
 from distsgd.errors import ConfigError, check_number
 
 
-class Hyper(NamedTuple):
-    """Numbers of Hogwild!."""
+@dataclass(frozen=True)
+class BackOff:
+    """A schedule: the step size shrinks by the factor `beta` after every epoch."""
 
-    learning_rate: float
+    beta: float
 
-
-def back_off(epoch: float, *, backoff: float) -> float:
-    """Return the factor on the step size after `epoch` epochs: one `backoff` per finished epoch."""
-    return backoff ** math.floor(epoch)
+    def __call__(self, epoch: float) -> float:
+        """Return the factor on the step size after `epoch` epochs."""
+        return self.beta ** math.floor(epoch)
 
 
 def hogwild(learning_rate: float, backoff: float = 0.9) -> Algorithm:
@@ -66,10 +65,10 @@ def hogwild(learning_rate: float, backoff: float = 0.9) -> Algorithm:
         raise ConfigError(msg)
     return Algorithm(
         name="hogwild",
-        hyper=Hyper(check_number("learning_rate", learning_rate, above=0)),
+        hyper=Rate(check_number("learning_rate", learning_rate, above=0)),
         server=sgd,
         worker=gradient_worker,
         cycle=(Pull(), Step(), Push()),
         sparse=True,
-        schedule=functools.partial(back_off, backoff=factor),
+        schedule=BackOff(factor),
     )

@@ -9,6 +9,12 @@ from typing import NamedTuple
 from distsgd.algorithm import At, Column, Hyper, Server, State, Worker, sqrt
 
 
+class Rate(NamedTuple):
+    """The hyper-parameters of an algorithm that has no other number."""
+
+    learning_rate: float
+
+
 class Gradient(NamedTuple):
     """A message: one gradient, or a sum of gradients."""
 

@@ -1,17 +1,10 @@
 """Serial SGD: the baseline that every other algorithm is compared with."""
 
 import math
-from typing import NamedTuple
 
 from distsgd.algorithm import Algorithm, Pull, Push, Start, Step
-from distsgd.algorithms.parts import gradient_worker, sgd
+from distsgd.algorithms.parts import Rate, gradient_worker, sgd
 from distsgd.errors import check_number
-
-
-class Hyper(NamedTuple):
-    """Numbers of serial SGD."""
-
-    learning_rate: float
 
 
 def serial(learning_rate: float) -> Algorithm:
@@ -45,7 +38,7 @@ def serial(learning_rate: float) -> Algorithm:
     """
     return Algorithm(
         name="serial",
-        hyper=Hyper(check_number("learning_rate", learning_rate, above=0)),
+        hyper=Rate(check_number("learning_rate", learning_rate, above=0)),
         server=sgd,
         worker=gradient_worker,
         cycle=(Start(others_after=math.inf), Pull(), Step(), Push()),

@@ -1,16 +1,8 @@
 """Stale synchronous parallel: asynchronous, but nobody runs far ahead of the slowest."""
 
-from typing import NamedTuple
-
 from distsgd.algorithm import Algorithm, Pull, Push, Step
-from distsgd.algorithms.parts import gradient_worker, sgd
+from distsgd.algorithms.parts import Rate, gradient_worker, sgd
 from distsgd.errors import check_count, check_number
-
-
-class Hyper(NamedTuple):
-    """Numbers of stale synchronous SGD."""
-
-    learning_rate: float
 
 
 def stale_synchronous(learning_rate: float, bound: int) -> Algorithm:
@@ -53,7 +45,7 @@ def stale_synchronous(learning_rate: float, bound: int) -> Algorithm:
     """
     return Algorithm(
         name="stale_synchronous",
-        hyper=Hyper(check_number("learning_rate", learning_rate, above=0)),
+        hyper=Rate(check_number("learning_rate", learning_rate, above=0)),
         server=sgd,
         worker=gradient_worker,
         cycle=(Pull(bound=check_count("bound", bound, at_least=0)), Step(), Push()),

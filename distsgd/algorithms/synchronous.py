@@ -1,16 +1,8 @@
 """Synchronous SGD, with backup workers."""
 
-from typing import NamedTuple
-
 from distsgd.algorithm import Algorithm, Pull, Push, Step
-from distsgd.algorithms.parts import gradient_worker, sgd
+from distsgd.algorithms.parts import Rate, gradient_worker, sgd
 from distsgd.errors import check_count, check_number
-
-
-class Hyper(NamedTuple):
-    """Numbers of synchronous SGD."""
-
-    learning_rate: float
 
 
 def synchronous(learning_rate: float, backup: int = 0) -> Algorithm:
@@ -51,7 +43,7 @@ def synchronous(learning_rate: float, backup: int = 0) -> Algorithm:
     """
     return Algorithm(
         name="synchronous",
-        hyper=Hyper(check_number("learning_rate", learning_rate, above=0)),
+        hyper=Rate(check_number("learning_rate", learning_rate, above=0)),
         server=sgd,
         worker=gradient_worker,
         cycle=(

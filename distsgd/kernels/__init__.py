@@ -22,11 +22,9 @@ def compiled(function: Function) -> Function:
     Only for kernels that take no function as an argument: a cached kernel that has captured another
     dispatcher would be looked up under an identity that differs in each process.
     """
-    kernel: Function = numba.njit(cache=True)(function)
-    return kernel
+    return numba.njit(cache=True)(function)  # type: ignore[return-value] # called like it
 
 
 def specialised(function: Function) -> Function:
     """Compile `function` at its first call, in this process only."""
-    kernel: Function = numba.njit(function)
-    return kernel
+    return numba.njit(function)

@@ -1,0 +1,125 @@
+"""Fold: an algorithm's rules applied to a problem's gradients, in the order of a trace.
+
+    run = fold(algorithm, problem, trace)
+
+What a worker computes depends on (seed, worker, step) and on what it pulled. So the numbers are a
+function of the order in which the server served its workers, and of nothing else. The order of a
+schedule gives a simulation, a recorded one gives the live run again, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
+from distsgd.data.stream import Stream
+from distsgd.drivers.case import Case, Driver
+from distsgd.drivers.compiled import Dense, OnSupport
+from distsgd.drivers.interpreted import Interpreted
+from distsgd.errors import unknown_name
+from distsgd.plan import plan
+from distsgd.problem import Problem, Support
+from distsgd.trace import Trace
+
+DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
+
+INTERPRETED_ROWS = 100_000
+"""Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
+
+_WAVE_NUMBERS = 2**20
+"""Numbers in the gradients of a wave, at most: more do not stay near the cores."""
+
+
+class State(NamedTuple):
+    """Where a fold has come to."""
+
+    update: int
+    """Updates applied."""
+    x: NDArray[np.float64]
+    """The server's parameters, float64[d]."""
+
+
+def fold(
+    algorithm: Algorithm,
+    problem: Problem,
+    trace: Trace,
+    *,
+    stops: NDArray[np.int64],
+    batch: int = 32,
+    seed: int = 0,
+    driver: DriverName = "auto",
+) -> Iterator[State]:
+    """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        Rules and numbers.
+    problem : Problem
+        Gradients, and the starting point.
+    trace : Trace
+        The order of service.
+    stops : int64[n]
+        Updates after which to yield, ascending, the last of them at most ``trace.n_updates``.
+    batch : int, default 32
+        Samples of a step.
+    seed : int, default 0
+        Seed of the samples and of the starting point.
+    driver : {"auto", "interpreted", "compiled"}, default "auto"
+        Who calls the rules; all have the same bits.
+
+    Yields
+    ------
+    State
+        The update and the parameters after it, once for each of `stops`.
+
+    Raises
+    ------
+    ConfigError
+        If the rules do not fit together, or `driver` is unknown.
+    """
+    check_algorithm(algorithm)
+    stream = Stream(problem.samples, batch, seed)
+    planned = plan(
+        algorithm,
+        trace,
+        epochs_per_step=batch / problem.samples,
+        most=int(np.clip(_WAVE_NUMBERS // problem.dimension, 1, 256)),
+    )
+    case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
+    folding = _driver(driver, case)
+    for update in stops.tolist():
+        # a run that diverges overflows, which is a result and no warning
+        with np.errstate(over="ignore", invalid="ignore"):
+            folding.advance(int(planned.ends[update - 1]) if update else 0)
+        yield State(update, folding.x)
+
+
+def _driver(name: str, case: Case) -> Driver:
+    drivers: dict[str, Callable[[Case], Driver]] = {
+        "auto": _fastest,
+        "interpreted": Interpreted,
+        "compiled": _compiled,
+    }
+    if name not in drivers:
+        raise unknown_name("driver", name, drivers)
+    return drivers[name](case)
+
+
+def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
+    """Return the supports that messages carry instead of whole vectors, or None."""
+    return problem.support if algorithm.sparse and is_memoryless(algorithm) else None
+
+
+def _compiled(case: Case) -> Driver:
+    support = on_support(case.algorithm, case.problem)
+    return Dense(case) if support is None else OnSupport(case, support)
+
+
+def _fastest(case: Case) -> Driver:
+    is_long = case.plan.rows.size > INTERPRETED_ROWS
+    if is_long or on_support(case.algorithm, case.problem) is not None:
+        return _compiled(case)
+    return Interpreted(case)

@@ -1,0 +1,238 @@
+"""Compiled twins of an algorithm's rules, and loops over coordinates generated around them.
+
+1. A rule is compiled as it stands, and inlined by the compiler.
+2. The loops are generated as source, because only source can name columns: `State(S.x[i], S.z[i])`,
+   the rule, and the columns stored back. A loop costs about a tenth
+   more than one written by hand.
+3. Hyper-parameters are an argument. Loops are compiled once for a server and a worker, and never
+   again for another learning rate.
+
+In the loops, S is the server's state, W the workers' states, V the versions that workers have
+pulled, R what one worker has read at its support, M one message, and B the messages in flight.
+"""
+
+import functools
+import itertools
+import re
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from numba.extending import overload
+
+from distsgd.algorithm import Algorithm, Server, Worker, exchange, signatures, takes_at, where
+from distsgd.kernels import specialised
+
+Loop = Callable[..., Any]
+
+
+@overload(where)
+def _where(condition: bool, then: float, otherwise: float) -> Loop:  # noqa: ARG001 # numba reads the names
+    return lambda condition, then, otherwise: then if condition else otherwise
+
+
+class Loops(NamedTuple):
+    """The compiled loops of an algorithm by name, and the NamedTuples that they take.
+
+    These have the fields of the algorithm's own, but names that nobody else has: numba tells two
+    classes apart by their names and fields, or else, thirty times slower, by a search.
+    """
+
+    hyper: type
+    state: type
+    replica: type
+    reads: type
+    message: type
+    by_name: dict[str, Loop]
+
+
+class Names(NamedTuple):
+    """Names of the columns, by the NamedTuple that holds them."""
+
+    state: Sequence[str]
+    replica: Sequence[str]
+    reads: Sequence[str]
+    message: Sequence[str]
+
+
+class Asks(NamedTuple):
+    """Whether each rule asks for `at`, behind its other arguments."""
+
+    receive: bool
+    at: bool
+    step: bool
+    send: bool
+    apply: bool
+
+
+def values(names: Sequence[str], column: str) -> str:
+    """Return an argument list: ``values(("x", "z"), "S.{}[i]")`` is ``S.x[i], S.z[i]``."""
+    return ", ".join(column.format(name) for name in names)
+
+
+def stores(names: Sequence[str], statement: str) -> str:
+    """Return one statement per column, on one line."""
+    return "; ".join(statement.format(name) for name in names)
+
+
+def also(asks: bool, name: str = "at") -> str:
+    """Return the end of an argument list."""
+    return f", {name}" if asks else ""
+
+
+def shared_source(names: Names, asks: Asks) -> str:
+    """Return the loops of workers that remember nothing but the version that they pulled."""
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'V.{}[slot, i]')}{also(asks.receive)})"
+    return f"""
+def keep(S, V, slot):
+    for i in range(S.x.size):
+        {stores(names.reads, "V.{0}[slot, i] = S.{0}[i]")}
+
+def point_shared(h, V, slot, at, out):
+    for i in range(out.size):
+        out[i] = position(h, {read}{also(asks.at)})
+
+def message_shared(h, V, slot, at, sent, g, first, M):
+    for i in range(g.size):
+        w, m = send(h, step(h, {read}, g[i]{also(asks.step)}){also(asks.send, "sent")})
+        {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
+"""
+
+
+def private_source(names: Names, asks: Asks) -> str:
+    """Return the loops of workers with a state of their own."""
+    state = f"Replica({values(names.replica, 'W.{}[slot, i]')})"
+    store = stores(names.replica, "W.{0}[slot, i] = w.{0}")
+    return f"""
+def receive_private(h, S, W, slot, at):
+    for i in range(S.x.size):
+        w = receive(h, {state}, {values(names.reads, "S.{}[i]")}{also(asks.receive)})
+        {store}
+
+def point_private(h, W, slot, at, out):
+    for i in range(out.size):
+        out[i] = position(h, {state}{also(asks.at)})
+
+def step_private(h, W, slot, at, g):
+    for i in range(g.size):
+        w = step(h, {state}, g[i]{also(asks.step)})
+        {store}
+
+def message_private(h, W, slot, at, first, M):
+    for i in range(M[0].size):
+        w, m = send(h, {state}{also(asks.send)})
+        {store}
+        {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
+"""
+
+
+def server_source(names: Names, asks: Asks) -> str:
+    """Return the loop that applies the mean of a round's messages."""
+    return f"""
+def apply_mean(h, S, M, members, at):
+    for i in range(S.x.size):
+        m = Message({values(names.message, "M.{}[i] / members")})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        {stores(names.state, "S.{0}[i] = s.{0}")}
+"""
+
+
+def support_source(names: Names, asks: Asks) -> str:
+    """Return the loops over supports; what lies outside of a batch's support is never touched."""
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}{also(asks.receive)})"
+    return f"""
+def point_support(h, S, support, at, R, out):
+    for p in range(support.size):
+        i = support[p]
+        {stores(names.reads, "R.{0}[p] = S.{0}[i]")}
+        out[p] = position(h, {read}{also(asks.at)})
+
+def message_support(h, R, at, sent, g, B, worker):
+    for p in range(g.size):
+        w, m = send(h, step(h, {read}, g[p]{also(asks.step)}){also(asks.send, "sent")})
+        {stores(names.message, "B.{0}[worker, p] = m.{0}")}
+
+def apply_support(h, S, support, B, worker, at):
+    for p in range(support.size):
+        i = support[p]
+        m = Message({values(names.message, "B.{}[worker, p]")})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        {stores(names.state, "S.{0}[i] = s.{0}")}
+
+def add_support(support, flight, worker, n_touched):
+    M, B, memory = flight.round, flight.messages, flight.memory
+    for p in range(support.size):
+        i = support[p]
+        if memory.is_touched[i]:
+            {stores(names.message, "M.{0}[i] += B.{0}[worker, p]")}
+        else:
+            {stores(names.message, "M.{0}[i] = B.{0}[worker, p]")}
+            memory.is_touched[i] = True
+            memory.touched[n_touched] = i
+            n_touched += 1
+    return n_touched
+
+def apply_touched(flight, touched, members, at):
+    h, S, M = flight.h, flight.server, flight.round
+    for p in range(touched.size):
+        i = touched[p]
+        flight.memory.is_touched[i] = False
+        m = Message({values(names.message, "M.{}[i] / members")})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        {stores(names.state, "S.{0}[i] = s.{0}")}
+"""
+
+
+_serial_numbers = itertools.count()
+
+
+class Halves(NamedTuple):
+    """What decides the loops of an algorithm: everything but its numbers."""
+
+    server: Server
+    worker: Worker
+    hyper: type
+
+    @classmethod
+    def of(cls, algorithm: Algorithm) -> "Halves":
+        """Return the halves of `algorithm`."""
+        return cls(algorithm.server, algorithm.worker, type(algorithm.hyper))
+
+    def classes(self) -> tuple[Any, ...]:
+        """Return NamedTuples for the hyper-parameters, both states, a pull and a message."""
+        h = self.hyper(*[1.0] * len(self.hyper._fields))  # type: ignore[attr-defined] # a NamedTuple
+        some = Algorithm("", h, self.server, self.worker, cycle=())
+        state, replica = self.server.init(h, 0.0), self.worker.init(h, 0.0)
+        message = exchange(some, replica, [0.0] * len(self.server.reads), 0.0).message
+        return tuple(
+            namedtuple(f"Columns{next(_serial_numbers)}", fields)
+            for fields in (
+                h._fields,
+                state._fields,
+                replica._fields,
+                self.server.reads,
+                message._fields,
+            )
+        )
+
+
+@functools.cache
+def loops(halves: Halves) -> Loops:
+    """Return the compiled loops of an algorithm's halves: the same for all hyper-parameters."""
+    hyper, state, replica, reads, message = halves.classes()
+    names = Names(state._fields, replica._fields, reads._fields, message._fields)
+    rules = signatures(halves.server, halves.worker)
+    asks = Asks(*(takes_at(rule, arguments) for rule, arguments in rules))
+    rule_names = ("receive", "position", "step", "send", "apply")
+    namespace: dict[str, Any] = {"State": state, "Replica": replica, "Message": message}
+    namespace["init"] = specialised(halves.worker.init)
+    namespace |= {
+        name: specialised(rule) for name, (rule, _) in zip(rule_names, rules, strict=True)
+    }
+    source = "".join(
+        part(names, asks) for part in (shared_source, private_source, support_source, server_source)
+    )
+    exec(source, namespace)
+    generated = re.findall(r"^def (\w+)", source, re.MULTILINE)
+    by_name = {name: specialised(namespace[name]) for name in generated}
+    return Loops(hyper, state, replica, reads, message, by_name)
