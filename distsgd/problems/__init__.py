@@ -1,7 +1,6 @@
 """Problems: what is minimised. Each constructor returns a `distsgd.problem.Problem`."""
 
 from collections.abc import Callable
-from typing import Any
 
 from distsgd.problem import Problem
 from distsgd.problems.linear import least_squares, logistic, svm
@@ -20,7 +19,7 @@ __all__ = [
     "svm",
 ]
 
-registry: dict[str, Callable[..., Any]] = {
+registry: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,
     "logistic": logistic,
     "svm": svm,
