@@ -16,6 +16,7 @@ from distsgd.errors import ConfigError, check_count, unknown_name
 from distsgd.report.answer import answer
 from distsgd.report.summary import Outcome, Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
+from distsgd.report.text import troubles
 from distsgd.run import check_writable
 from distsgd.simulation import simulate
 
@@ -81,7 +82,7 @@ def _finish(comparison: Comparison, out: Path) -> int:
     comparison.report(out)
     terminal = console()
     print_summary(comparison.summary, terminal)
-    for sentence in answer(comparison.summary):
+    for sentence in answer(comparison.summary) + troubles(comparison.summary.runs):
         terminal.print(f"- {sentence}", markup=False, highlight=False)
     for name in ("report.html", "summary.json"):
         terminal.print(f"wrote {out / name}", markup=False, highlight=False, soft_wrap=True)

@@ -34,10 +34,11 @@ def tune(described: experiment.Experiment, rates: list[float]) -> dict[str, list
         described, algorithms=candidates, fleets={first: described.fleets[first]}
     ).build()
     summary = Comparison(setup.settings, list(outcomes(setup))).summary
+    failed = [line.error for line in summary.runs if line.status == "failed"]
+    if failed:
+        sys.exit(f"{len(failed)} runs failed: {failed[0]}")
     loss = {one.algorithm: one.loss.median if one.loss else float("inf") for one in summary.results}
-    return {
-        name: [loss[f"{name} {rate}"] for rate in rates] for name in described.algorithms
-    }
+    return {name: [loss[f"{name} {rate}"] for rate in rates] for name in described.algorithms}
 
 
 def best(losses: list[float], rates: list[float]) -> str:

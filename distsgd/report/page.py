@@ -20,8 +20,8 @@ from distsgd.report.charts import (
     styles,
     time_axis_end,
 )  # fmt: skip
-from distsgd.report.summary import Line, Outcome, Result, Summary
-from distsgd.report.text import COLUMNS, MISSING, cells, number, pairs
+from distsgd.report.summary import Outcome, Result, Summary
+from distsgd.report.text import COLUMNS, MISSING, cells, number, pairs, troubles
 
 
 class _Row(NamedTuple):
@@ -61,7 +61,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         band=summary.band[0].upper() + summary.band[1:],
         columns=COLUMNS,
         has_diverged=any(line.status == "diverged" for line in summary.runs),
-        troubles=[_trouble(line) for line in summary.runs if line.status != "done"],
+        troubles=troubles(summary.runs),
         settings=_settings(summary),
         runs=summary.runs,
         charts=_charts(summary, outcomes),
@@ -157,13 +157,6 @@ def _charts(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _spec(chart: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in chart.items() if key != "config"}
-
-
-def _trouble(line: Line) -> str:
-    where = f"{line.algorithm} on {line.fleet}, seed {line.seed}"
-    if line.status == "diverged":
-        return f"{where}: diverged, first seen at server update {line.diverged_at}"
-    return f"{where}: {line.status} {line.error}".rstrip()
 
 
 def _settings(summary: Summary) -> dict[str, dict[str, str]]:

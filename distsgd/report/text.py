@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsgd.report.statistics import Spread
-from distsgd.report.summary import Result
+from distsgd.report.summary import Line, Result
 
 MISSING = "-"
 """Stands for a number that is not finite or does not apply."""
@@ -88,3 +88,15 @@ def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             flat[f"{prefix}{key}"] = text
     return flat
+
+
+def troubles(lines: Sequence[Line]) -> list[str]:
+    """Return a sentence for each run that did not spend its budget."""
+    return [_trouble(line) for line in lines if line.status != "done"]
+
+
+def _trouble(line: Line) -> str:
+    where = f"{line.algorithm} on {line.fleet}, seed {line.seed}"
+    if line.status == "diverged":
+        return f"{where}: diverged, first seen at server update {line.diverged_at}"
+    return f"{where}: {line.status} {line.error}".rstrip()
