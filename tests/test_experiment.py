@@ -1,0 +1,197 @@
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distsgd import ConfigError, fixed_staleness
+from distsgd.algorithms import registry
+from distsgd.experiment import Experiment, builtin, construct, parse, read
+from distsgd.fleet import Failures, Fleet, StaleReads
+from distsgd.laws import exponential, lognormal
+
+SMALL = """
+updates = 3
+seeds = [4, 7]
+
+[problem]
+name = "quadratic"
+curvature = [1.0, 2.0]
+
+[algorithms.mine]
+algorithm = "downpour"
+learning_rate = 0.1
+n_push = 2
+
+[fleets.machines]
+workers = 2
+compute = "lognormal(2.0, 0.5)"
+latency = 0.1
+failures = {mean_time = 100.0, repair = 5.0}
+
+[fleets.exact]
+staleness = 3
+
+[fleets.sampled]
+stale_reads = "exponential(4.0)"
+seed = 9
+"""
+
+
+def test_a_file_builds_what_it_says() -> None:
+    """Every table of a file becomes the object that the same arguments make in Python."""
+    setup = parse(SMALL, "small.toml").build()
+    machines = Fleet(2, lognormal(2.0, 0.5), latency=0.1, failures=Failures(100.0, 5.0))
+    assert setup.fleets == {
+        "machines": machines,
+        "exact": fixed_staleness(3),
+        "sampled": StaleReads(exponential(4.0), 9),
+    }
+    assert setup.algorithms["mine"].hyper == registry["downpour"].constructor(0.1).hyper
+    assert setup.algorithms["mine"].cycle[-1].every == 2
+    assert setup.problem.dimension == 2
+    assert (setup.budget, setup.cases) == ({"updates": 3}, (4, 7))
+
+
+def test_a_law_per_worker() -> None:
+    """A list of laws gives each worker its own."""
+    text = SMALL.replace('"lognormal(2.0, 0.5)"', '["constant(1.0)", "exponential(2.0)"]')
+    fleet = parse(text, "small.toml").build().fleets["machines"]
+    assert [str(law) for law in fleet.laws] == ["constant(1.0)", "exponential(2.0)"]
+
+
+def test_the_built_in_experiment_uses_every_algorithm() -> None:
+    """The built-in comparison has every algorithm of the registry, and the stalenesses 0, 4, 16."""
+    setup = builtin().build()
+    assert {algorithm.name for algorithm in setup.algorithms.values()} == set(registry)
+    assert [fixed_staleness(tau) in setup.fleets.values() for tau in (0, 4, 16)] == [True] * 3
+    assert setup.problem.settings["name"] == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "says"),
+    [
+        ("workerz = 2", "workers = 2", r"\[fleets.machines\].*'workerz'.*'workers'"),
+        ("n_puch = 2", "n_push = 2", r"\[algorithms.mine\].*'n_puch'.*'n_push'"),
+        ('"downpoor"', '"downpour"', "'downpoor'.*'downpour'"),
+        ('"quadratik"', '"quadratic"', "'quadratik'.*'quadratic'"),
+        ("curvatur =", "curvature =", r"\[problem\].*'curvatur'.*'curvature'"),
+        ('"lognormol(', '"lognormal(', r"\[fleets.machines\].*'lognormol'.*'lognormal'"),
+        ('"exponentail(', '"exponential(', "'exponentail'.*'exponential'"),
+        ("updatez = 3", "updates = 3", "small.toml.*'updatez'.*'updates'"),
+        ("repairs = 5.0", "repair = 5.0", "repairs"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_nearest(wrong: str, right: str, says: str) -> None:
+    """A misspelt key or name is an error that says where it stands and what is nearest to it."""
+    with pytest.raises(ConfigError, match=says):
+        parse(SMALL.replace(right, wrong), "small.toml").build()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("updates = 3", "", "exactly one of epochs"),
+        ("updates = 3", "updates = 3\nepochs = 1.0", "exactly one of .* not epochs and updates"),
+        ("updates = 3", "updates = 0", "updates must be > 0"),
+        ("updates = 3", 'updates = "3"', "(?i)expected.*int.*str.*updates"),
+        ("[4, 7]", "0", "seeds must be a whole number >= 1, not 0"),
+        ("[4, 7]", "[]", "number of seeds"),
+        ("[4, 7]", "[-1]", "seed must be a whole number >= 0"),
+        ("rate = 0.1", "rate = -0.1", r"\[algorithms.mine\] learning_rate must be > 0.* not -0.1"),
+        ("rate = 0.1", "rate = nan", r"\[algorithms.mine\] learning_rate must be"),
+        ("n_push = 2", "n_push = 0", r"\[algorithms.mine\] .*n_push must be"),
+        ("learning_rate = 0.1", "", r"\[algorithms.mine\] needs the key 'learning_rate'"),
+        ('algorithm = "downpour"', "", r"\[algorithms.mine\] needs the key 'algorithm'"),
+        ("workers = 2", "workers = 0", r"\[fleets.machines\] workers must be"),
+        ("workers = 2", "", r"(?i)\[fleets.machines\].*missing.*workers"),
+        ("latency = 0.1", "latency = -0.1", r"\[fleets.machines\] latency must be"),
+        ("staleness = 3", "staleness = -3", r"\[fleets.exact\] staleness must be"),
+        ("[problem]", "[problem", "small.toml is not valid TOML"),
+    ],
+)
+def test_a_wrong_value_is_named(right: str, wrong: str, says: str) -> None:
+    """A missing key, or a value out of bounds or of a wrong type, is an error that names it."""
+    with pytest.raises(ConfigError, match=says):
+        parse(SMALL.replace(right, wrong, 1), "small.toml").build()
+
+
+@given(st.text(string.ascii_lowercase + "_", min_size=1, max_size=12))
+def test_no_unknown_key_is_ignored(key: str) -> None:
+    """Whatever key is added to the top of a file, either it is known or it is an error."""
+    known = Experiment.__struct_fields__
+    if key not in known:
+        with pytest.raises(ConfigError, match="unknown key"):
+            parse(f"{key} = 1\n{SMALL}", "small.toml")
+
+
+def test_staleness_replaces_the_fleets() -> None:
+    """Asked for stalenesses alone, an experiment has these fleets and no others."""
+    setup = parse(SMALL, "small.toml").with_fleets([0, 5], []).build()
+    assert setup.fleets == {"staleness 0": fixed_staleness(0), "staleness 5": fixed_staleness(5)}
+
+
+def test_workers_resize_the_machines() -> None:
+    """Asked for numbers of workers, an experiment keeps its machines, in these numbers."""
+    setup = parse(SMALL, "small.toml").with_fleets([], [4, 8]).build()
+    assert {name: fleet.workers for name, fleet in setup.fleets.items()} == {
+        "4 workers": 4, "8 workers": 8,
+    }  # fmt: skip
+    assert all(fleet.latency == 0.1 for fleet in setup.fleets.values())
+
+
+def test_workers_need_machines() -> None:
+    """An experiment without machines cannot be resized, and says so."""
+    text = SMALL.replace("workers = 2", "staleness = 1").replace("compute =", "# compute =")
+    with pytest.raises(ConfigError, match="needs a fleet"):
+        parse(text, "small.toml").with_fleets([], [4])
+
+
+def test_quick_is_a_fifth() -> None:
+    """A quick experiment has a fifth of the budget, at least one update, and two seeds at most."""
+    assert builtin().quick().build().budget == {"epochs": pytest.approx(builtin().epochs / 5)}
+    assert parse(SMALL, "small.toml").quick().build().budget == {"updates": 1}
+    assert builtin().quick().build().cases == (0, 1)
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    """Without options an experiment stays as it is."""
+    assert builtin().with_fleets([], []).with_seeds(None) == builtin()
+
+
+def test_a_data_path_starts_at_the_file(tmp_path: Path) -> None:
+    """A relative path of a data file is looked up beside the experiment file."""
+    (tmp_path / "rows.svm").write_text("".join(f"{i % 2} 1:{i}.5 2:1\n" for i in range(40)))
+    text = SMALL.replace('"quadratic"\ncurvature = [1.0, 2.0]', '"logistic"')
+    text = text.replace('"logistic"', '"logistic"\ndata = {name = "svmlight", path = "rows.svm"}')
+    (tmp_path / "mine.toml").write_text(text)
+    setup = read(tmp_path / "mine.toml").build(tmp_path)
+    assert setup.problem.dimension >= 2
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is named, with what to do."""
+    with pytest.raises(ConfigError, match=r"cannot read .*no\.toml \(No such file"):
+        read(tmp_path / "no.toml")
+
+
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
+    """A file that is not text is refused as such."""
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read(tmp_path / "x.toml")
+
+
+def test_unknown_data_is_answered_with_the_nearest() -> None:
+    """A misspelt data set is an error that names the nearest one."""
+    text = SMALL.replace('"quadratic"', '"softmax"\ndata = "digit"').replace("curvature", "# ")
+    with pytest.raises(ConfigError, match=r"'digit'.*'digits'"):
+        parse(text, "small.toml").build()
+
+
+def test_construct_names_the_table() -> None:
+    """Errors of a constructor begin with the table that its arguments stand in."""
+    with pytest.raises(ConfigError, match=r"^\[here\] "):
+        construct(fixed_staleness, {"tau": -1}, "[here]")
+    assert construct(fixed_staleness, {"tau": 2}, "[here]").workers == 3
