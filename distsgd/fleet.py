@@ -57,8 +57,8 @@ class Fleet:
     service : float
         Time for which the server is busy with one message [s], >= 0.
     shards : int
-        Servers, >= 1, over which each message is split evenly. All shards are equal and see the same
-        messages in the same order, so that they work as one server whose links carry
+        Servers, >= 1, over which each message is split evenly. All shards are equal and see the
+        same messages in the same order, so that they work as one server whose links carry
         ``bytes / shards`` per message.
     failures : Failures, optional
         Machines that break; none by default.

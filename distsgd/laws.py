@@ -143,7 +143,7 @@ def lognormal(mean: float, cv: float) -> Law:
 
 
 def gamma(mean: float, shape: float) -> Law:
-    """Return the gamma law of the given `mean` [s] and `shape`, both > 0; shape 1 is exponential."""
+    """Return the gamma law of `mean` [s] and `shape`, both > 0; shape 1 is exponential."""
     return Law("gamma", (_positive("mean", mean), check_number("shape", shape, above=0)))
 
 
@@ -165,7 +165,7 @@ def uniform(low: float, high: float) -> Law:
 def empirical(samples: Sequence[float] | np.ndarray) -> Law:
     """Return the law that draws from measured durations with replacement.
 
-    `samples` is ``float64[n]`` [s], n >= 1, each > 0 and finite: a timer that shows 0 is too coarse.
+    `samples` is ``float64[n]`` [s], n >= 1, each > 0 and finite: a timer that shows 0 is coarse.
     """
     if isinstance(samples, (str, bytes)) or np.ndim(samples) != 1 or not len(samples):
         msg = f"samples must be a list of durations, not {samples!r}"
@@ -192,15 +192,14 @@ laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
 
 
 def table(several: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the laws as kernels read them: rows of dtype `LAW`, and the samples that they share."""
+    """Return the laws as kernels read them: rows of dtype `LAW`, and the samples they share."""
     rows = np.zeros(len(several), kernels.LAW)
     samples: list[float] = []
-    for row, law in zip(rows, several, strict=True):
-        row.kind, row.a, row.b = _COMPILED[law.name](*law.parameters)
-        row.probability, row.factor = law.stragglers or (0.0, 1.0)
-        if law.name == "empirical":
-            row.first, row.count = len(samples), len(law.parameters)
-            samples.extend(law.parameters)
+    for i, law in enumerate(several):
+        measured = law.parameters if law.name == "empirical" else ()
+        steady = _COMPILED[law.name](*law.parameters)
+        rows[i] = (*steady, len(samples), len(measured), *(law.stragglers or (0.0, 1.0)))
+        samples.extend(measured)
     return rows, np.array(samples)
 
 

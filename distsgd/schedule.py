@@ -153,18 +153,20 @@ def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
     worker = int(np.isnan(machines.workers["time"]).argmax())
     law = fleet.laws[min(worker, len(fleet.laws) - 1)]
     if status == kernel.BAD_DURATION:
-        msg = f"compute must give durations > 0 s and finite, but {law} gave worker {worker} another"
+        msg = (
+            f"compute must give durations > 0 s and finite, but {law} gave worker {worker} another"
+        )
         raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
-    msg = f"failures.mean_time must be longer, not {plan.mean_time_s} s: with {law} a step of worker"
-    raise ConfigError(f"{msg} {worker} failed {kernel.MOST_FAILURES} times and never ended")
+    msg = f"failures.mean_time must be longer, not {plan.mean_time_s} s: with {law} worker {worker}"
+    raise ConfigError(f"{msg} failed {kernel.MOST_FAILURES} times in one step")
 
 
 def _stuck(plan: Plan, fleet: Fleet, version: int) -> str:
     started = fleet.workers if version >= plan.others_after else 1
     bound = f", Pull.bound {plan.bound}" if plan.has_bound else ""
     return (
-        f"no worker can go on after update {version}: {started} of {fleet.workers} have started, and "
-        f"each waits for another one (quorum {plan.quorum}{bound}, Start.others_after "
+        f"no worker can go on after update {version}: {started} of {fleet.workers} have started, "
+        f"and each waits for another one (quorum {plan.quorum}{bound}, Start.others_after "
         f"{plan.others_after:g}); lower the quorum or Start.others_after"
     )
 
@@ -205,18 +207,15 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     plain = kinds == [Pull, Step, Push] and pull == Pull() and push == Push()
     if not plain:
         msg = (
-            "stale_reads needs the cycle (Pull(), Step(), Push()) without periods, bound or quorum; "
-            "use fixed_staleness, or a Fleet"
+            "stale_reads needs the cycle (Pull(), Step(), Push()), without periods, bound or quorum"
         )
-        raise ConfigError(msg)
+        raise ConfigError(f"{msg}; use fixed_staleness(tau), or a Fleet")
     n = int(min(budget.updates, budget.gradients, budget.seconds))
     alone = _others_after(verb(cycle, Start))
     lags = np.floor(order.law.sample(order.seed, READS, 0, n))
     update = np.arange(n)
     # While the first worker is alone its gradients are fresh; later ones were read after that.
-    read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags)).astype(
-        np.int64
-    )
+    read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags))
     rows = np.empty(2 * n, kernel.ROW)
-    workers = fill_reads(read, rows)
-    return Trace(rows.view(np.ndarray).view(ROW), max(1, workers))
+    workers = fill_reads(read.astype(np.int64), rows)
+    return Trace(rows.view(ROW), max(1, workers))

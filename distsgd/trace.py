@@ -83,7 +83,8 @@ class Trace:
         applied = rounds < len(ends)
         oldest = np.full(len(ends), np.iinfo(np.int64).max)
         np.minimum.at(oldest, rounds[applied], self.rows["read"][pushes[applied]])
-        return np.arange(len(ends)) - oldest
+        staleness: np.ndarray = np.arange(len(ends)) - oldest
+        return staleness
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -121,7 +122,8 @@ class Trace:
         busy = np.bincount(rows["worker"], computed, self.workers)
         until = np.full(self.workers, np.nan)
         np.fmax.at(until, rows["worker"], rows["sent"])
-        return np.divide(busy, until, out=np.full(self.workers, np.nan), where=until > 0)
+        share: np.ndarray = np.divide(busy, until, out=np.full_like(until, np.nan), where=until > 0)
+        return share
 
     def head(self, updates: int) -> "Trace":
         """Return the trace up to the row of the update number `updates`.
@@ -139,12 +141,12 @@ class Trace:
         return Trace(self.rows[:end], self.workers)
 
     def verify(self, *, always_busy: bool = False) -> None:
-        """Raise a `TraceError` unless a server can have served this order.
+        r"""Raise a `TraceError` unless a server can have served this order.
 
         Time never runs back; nobody is in two places; the version rises by one, at pushes only;
         every push has its pull; and the staleness that is applied is conserved: after update t,
 
-        .. math:: \\sum_{s \\le t} \\tau_s + \\sum_{i \\in F_t} (t - v_i) = \\sum_{s \\le t} |F_s|,
+        .. math:: \sum_{s \le t} \tau_s + \sum_{i \in F_t} (t - v_i) = \sum_{s \le t} |F_s|,
 
         where :math:`F_t` are the reads in flight after update t and :math:`v_i` their versions.
 
@@ -278,7 +280,7 @@ class Trace:
             self._equal(flight[ends], np.full(len(ends), self.workers - 1), "reads in flight", ends)
 
     def _opened(self, claimed: np.ndarray) -> np.ndarray:
-        """Return the pulls that begin a read in flight: those claimed, and each worker's last one."""
+        """Return the pulls that begin a read in flight: those claimed, and each worker's last."""
         is_pull = np.flatnonzero(self.rows["verb"] == PULL)
         latest = np.full(self.workers, -1)
         np.maximum.at(latest, self.rows["worker"][is_pull], is_pull)

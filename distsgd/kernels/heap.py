@@ -42,7 +42,7 @@ def pop(heap: np.ndarray, size: int) -> None:
 
 @compiled
 def replace(heap: np.ndarray, size: int, time: float, worker: int) -> None:
-    """Replace the first entry by another: one walk down, where removing and adding would take two."""
+    """Replace the first entry by another: one walk down, where removing and adding take two."""
     place, child = 0, 1
     while child < size:
         least = child

@@ -50,7 +50,9 @@ def sample(law: LawRow, samples: np.ndarray, key: Integer, n: Integer) -> float:
 
 
 @compiled
-def _steady(law: LawRow, samples: np.ndarray, bits: Integer) -> float:
+def _steady(  # noqa: PLR0911 # one return per law
+    law: LawRow, samples: np.ndarray, bits: Integer
+) -> float:
     if law.kind == CONSTANT:
         return law.a
     if law.kind == EXPONENTIAL:
@@ -68,7 +70,7 @@ def _steady(law: LawRow, samples: np.ndarray, bits: Integer) -> float:
 
 @compiled
 def _gamma(shape: float, bits: Integer) -> float:
-    """Return a gamma variate of scale 1; a shape below 1 is raised by 1 and brought back by a power."""
+    """Return a gamma variate of scale 1; a shape below 1 is raised by 1, then brought back."""
     if shape < 1.0:
         boost = uniform(draw(bits, 1)) ** (1.0 / shape)
         return boost * _marsaglia_tsang(shape + 1.0, bits)
@@ -90,7 +92,7 @@ def _marsaglia_tsang(shape: float, bits: Integer) -> float:
 
 
 @compiled
-def fill(
+def fill(  # noqa: PLR0917 # compiled functions are called by position
     law: LawRow, samples: np.ndarray, seed: Integer, purpose: Integer, worker: Integer, n: int
 ) -> np.ndarray:
     """Return the draws 0, 1, ..., n - 1 of one worker, float64[n]."""

@@ -1,8 +1,8 @@
 """The machines of a schedule as records, and what a worker does between two messages.
 
-A worker's record says what it does next, `verb`, and when, `time`. A push leaves behind it a pull, a
-step or a wait; a pull leaves a step, a push or a wait; steps leave a pull or a push. Kernels pass
-records on rather than the arrays that hold them: a record is one address, an array is counted.
+A worker's record says what it does next, `verb`, and when, `time`. A push leaves behind it a pull,
+a step or a wait; a pull leaves a step, a push or a wait; steps leave a pull or a push. Kernels pass
+records on rather than the arrays that hold them: a record is an address, an array is counted.
 """
 
 import math
@@ -51,8 +51,8 @@ WORKER = np.dtype(
     )
 )
 """64 bytes, a cache line: with a million workers a visit costs one miss and not nine."""
-HELD = np.dtype((np.record, [("row", "i8"), ("round", "i8")]))
-"""A worker at the server: the row of its push that is held, and the round that it may push to."""
+HELD = np.dtype((np.record, [("row", "i8"), ("joins", "i8")]))
+"""A worker at the server: the row of its push that is held, and the version it joins."""
 FAILURES = np.dtype((np.record, [("key", "u8"), ("n", "i8"), ("left", "f8")]))
 """A worker's failures: stream, draws taken, computing time left until the next one [s]."""
 SERVER = np.dtype(
@@ -153,7 +153,7 @@ def next_verb(plan: Plan, step: int) -> int:
 
 
 @compiled
-def compute(
+def compute(  # noqa: PLR0917 # compiled functions are called by position
     plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray
 ) -> None:
     """Let a worker take steps until a verb is due; its time is NaN if that cannot be computed."""

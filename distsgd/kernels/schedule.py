@@ -4,11 +4,11 @@
    What it does between two messages is computed when the first is served, since nothing can come
    between: it pulls nothing, so it knows all that it needs.
 2. A push and the next pull, sent at one instant, arrive together and are served back to back. They
-   are one entry. A pull before a push is one entry, and the push, sent when the reply is in, another.
+   are one entry. A pull before a push is one entry; the push, sent when the reply is in, another.
 3. Entries leave the heap by (arrival, worker), so the links and the server, which serve first come,
    first served, need only remember until when they are busy.
-4. Who waits at the server (for a round to close, for slower workers, for a warm start to end) has no
-   entry. It comes back when a push is served: right behind that push, in worker order.
+4. Who waits at the server (for a round to close, for slower workers, for a warm start to end) has
+   no entry. It comes back when a push is served: right behind that push, in worker order.
 5. The entry on top stays there until its worker's next one is known, because one walk down the heap
    is cheaper than two. So others enter only after it has been replaced or removed.
 """
@@ -38,7 +38,9 @@ from distsgd.kernels.machines import (
 
 
 @compiled
-def run(plan: Plan, machines: Machines, rows: np.ndarray) -> np.ndarray:
+def run(  # noqa: C901 # one loop over arrays at hand: passing them on costs half of the speed
+    plan: Plan, machines: Machines, rows: np.ndarray
+) -> np.ndarray:
     """Serve messages until the budget is spent, or nobody can go on; return the rows served."""
     workers, held, members, failures, server, laws, samples, heap = machines
     start(plan, machines, workers.size if plan.others_after <= 0.0 else 1)
@@ -84,7 +86,7 @@ def grown(rows: np.ndarray, n_rows: int) -> np.ndarray:
 
 @compiled
 def start(plan: Plan, machines: Machines, end: int) -> None:
-    """Start the workers before `end` that have not started, with what stands before their step 0."""
+    """Start the workers before `end` that have not started, with what comes before step 0."""
     server = machines.server
     for w in range(server.n_started, end):
         machines.workers[w].time = server.busy
@@ -95,7 +97,7 @@ def start(plan: Plan, machines: Machines, end: int) -> None:
 
 @compiled
 def go_on(plan: Plan, machines: Machines, w: int) -> None:
-    """Let a worker compute, if that is its next verb, and put it into the heap unless it waits."""
+    """Let a worker compute, if that is its next verb, and enter the heap unless it waits."""
     worker, server = machines.workers[w], machines.server
     if worker.verb == STEP:
         law = machines.laws[worker.law]
@@ -114,7 +116,7 @@ def receive(plan: Plan, server: Record, sent: float, link_s: float) -> float:
 
 
 @compiled
-def serve_push(
+def serve_push(  # noqa: PLR0917 # compiled functions are called by position
     plan: Plan,
     server: Record,
     worker: Record,
@@ -128,7 +130,7 @@ def serve_push(
     if time > plan.seconds:
         server.status = ENOUGH
         return
-    is_late = plan.drops_late and held.round < server.version
+    is_late = plan.drops_late and held.joins < server.version
     is_held = plan.quorum > 1 and not is_late
     if is_held:
         held.row = server.n_rows
@@ -144,7 +146,7 @@ def serve_push(
     count_steps(plan, server, worker)
     worker.verb = WAIT
     if not is_held:
-        held.round = server.version
+        held.joins = server.version
         told = time + plan.latency_s if is_late else worker.time
         release(plan, worker, row, told)
     if server.version >= plan.updates or server.gradients >= plan.gradients:
@@ -152,7 +154,9 @@ def serve_push(
 
 
 @compiled
-def write(row: Record, server: Record, worker: Record, w: int, time: float, done: float) -> None:
+def write(  # noqa: PLR0917 # compiled functions are called by position
+    row: Record, server: Record, worker: Record, w: int, time: float, done: float
+) -> None:
     """Write a row, all but its verb and what it read."""
     row.time, row.sent, row.done = time, worker.time, done
     row.worker, row.step, row.version = w, worker.step, server.version
@@ -181,7 +185,7 @@ def find_slowest(workers: np.ndarray, server: Record) -> None:
 
 @compiled
 def release(plan: Plan, worker: Record, row: Record, told: float) -> None:
-    """Let a worker go on behind its push: with the pull that came along, or when it is `told` to."""
+    """Let a worker go on behind its push: with the pull that came along, or once it is `told`."""
     if plan.pushes_first and pulls_at(plan, worker.step):
         worker.verb = PULL
     else:
@@ -191,7 +195,7 @@ def release(plan: Plan, worker: Record, row: Record, told: float) -> None:
 
 
 @compiled
-def serve_pull(
+def serve_pull(  # noqa: PLR0917 # compiled functions are called by position
     plan: Plan, server: Record, worker: Record, held: Record, row: Record, w: int
 ) -> None:
     """Answer a pull, or let it wait while its worker is too far ahead."""
@@ -211,7 +215,7 @@ def serve_pull(
     worker.read = server.version
     worker.time = done
     worker.verb = PUSH if pushes_at(plan, worker.step) and not plan.pushes_first else STEP
-    held.round = server.version
+    held.joins = server.version
 
 
 @compiled
@@ -221,7 +225,7 @@ def close_round(plan: Plan, machines: Machines, rows: np.ndarray) -> None:
     told = server.busy + plan.latency_s
     for w in np.sort(machines.members):
         worker, held = machines.workers[w], machines.held[w]
-        held.round = server.version
+        held.joins = server.version
         release(plan, worker, rows[held.row], told)
         if worker.verb == PULL and server.status == RUNNING:
             serve_pull(plan, server, worker, held, rows[server.n_rows], w)
