@@ -15,8 +15,8 @@ Settings: TypeAlias = Mapping[str, Any]
 Batches: TypeAlias = NDArray[np.uint32]
 """Sample indices, one row per gradient, uint32[m, b]."""
 
-_CHUNK_BYTES = 32e6
-"""Working memory of a call of `gradients`: small enough to stay near the cache."""
+_CHUNK_BYTES = 2e6
+"""Working memory of gradients that are evaluated together: small enough to stay in the cache."""
 
 
 class Evaluation(NamedTuple):

@@ -11,6 +11,7 @@ from distsgd.data.rows import explicit, from_scipy
 from distsgd.data.split import split
 from distsgd.data.statistics import statistics
 from distsgd.errors import ConfigError
+from distsgd.kernels.sampling import find_leaf, set_weight
 
 X = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
 Y = [0, 1, 0]
@@ -237,6 +238,17 @@ def test_synthetic_rows_for_any_bounds(features: int, more: st.DataObject) -> No
     assert isinstance(rows, Sparse)
     assert (rows.counts <= 3).all()
     assert rows.lengths.tolist() == [nonzeros] * 3
+
+
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=8).filter(any), st.floats(0, 1))
+def test_a_leaf_without_weight_is_never_drawn(weights: list[int], share: float) -> None:
+    """The drawn leaf has a weight, and the weights up to it reach the share, 0 and 1 included."""
+    tree = np.zeros(16)
+    for leaf, weight in enumerate(weights):
+        set_weight(tree, leaf, float(weight))
+    drawn = find_leaf(tree, share)
+    assert weights[drawn] > 0
+    assert sum(weights[:drawn]) <= share * sum(weights) <= sum(weights[: drawn + 1])
 
 
 def test_popularity_is_a_power_law() -> None:
