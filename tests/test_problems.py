@@ -270,6 +270,18 @@ def test_a_negative_regulariser_is_refused(name: str) -> None:
             problems.registry[name](TEXT, l2=bad)
 
 
+@pytest.mark.parametrize("name", ["logistic", "svm", "least_squares", "softmax", "network"])
+def test_arrays_are_sent_to_the_function_that_converts(name: str) -> None:
+    """A problem takes Data only, and says what makes them."""
+    with pytest.raises(ConfigError, match=f"^{name} needs Data, which distsgd.data.from_arrays"):
+        problems.registry[name](np.eye(2), l2=0.0)
+
+
+def test_one_hidden_layer_needs_no_list() -> None:
+    """A number of hidden units stands for one layer of them."""
+    assert problems.network(FLOWERS, 8).settings == problems.network(FLOWERS, [8]).settings
+
+
 def test_layers_without_units_are_refused() -> None:
     """Every hidden layer has units, and there is at least one."""
     with pytest.raises(ConfigError, match=r"^hidden must be a whole number >= 1, not 0"):

@@ -12,8 +12,15 @@ from distsgd.errors import ConfigError
 Classes: TypeAlias = NDArray[np.uint32]
 
 
+def numbers(name: str, data: Data) -> tuple[Floats, Floats]:
+    """Return the training and test labels as they are, float64."""
+    _check_data(name, data)
+    return data.y.astype(np.float64), data.test_y.astype(np.float64)
+
+
 def signs(name: str, data: Data) -> tuple[Floats, Floats]:
     """Return the training and test labels as -1.0 for the smaller and 1.0 for the greater value."""
+    _check_data(name, data)
     known = np.unique(data.y)
     if known.size != 2:
         msg = (
@@ -26,6 +33,7 @@ def signs(name: str, data: Data) -> tuple[Floats, Floats]:
 
 def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
     """Return the training and test labels as 0 to c - 1, in the order of their values, and c."""
+    _check_data(name, data)
     known = np.unique(data.y)
     if data.y.dtype.kind != "i":
         msg = f"{name} needs whole numbers as labels, but {data.name} has others; use least_squares"
@@ -35,6 +43,12 @@ def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
         raise ConfigError(msg)
     train, test = _positions(name, data, known)
     return train.astype(np.uint32), test.astype(np.uint32), known.size
+
+
+def _check_data(name: str, data: object) -> None:
+    if not isinstance(data, Data):
+        msg = f"{name} needs Data, which distsgd.data.from_arrays makes of arrays, not {type(data)}"
+        raise ConfigError(msg)
 
 
 def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

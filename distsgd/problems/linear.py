@@ -36,7 +36,7 @@ from distsgd.problem import (
     data_settings,
     dense_bytes,
 )
-from distsgd.problems.labels import signs
+from distsgd.problems.labels import numbers, signs
 
 
 class MarginLoss(NamedTuple):
@@ -232,16 +232,15 @@ def least_squares(data: Data, l2: float = 0.0) -> Linear:
     ConfigError
         If `l2` is negative.
     """
-    labels = data.y.astype(np.float64), data.test_y.astype(np.float64)
-    return _linear("least_squares", data, l2, _SQUARE, labels)
+    return _linear("least_squares", data, l2, _SQUARE, numbers("least_squares", data))
 
 
 def _linear(
     name: str, data: Data, l2: float, margin_loss: MarginLoss, labels: tuple[Floats, Floats]
 ) -> Linear:
     strength = check_number("l2", l2, at_least=0.0)
-    rows, counts = _rows(data.x), _rows(data.x).counts
-    shrink = np.zeros(data.features)
+    rows, shrink = _rows(data.x), np.zeros(data.features)
+    counts = rows.counts
     # the ratio first: where a feature is in every sample it is 1, and the share is l2 exactly
     np.divide(data.samples, counts, out=shrink, where=counts > 0)
     support = Support(rows, labels[0], strength * shrink, margin_loss.slope)

@@ -186,14 +186,14 @@ class Network:
         return total / len(table), math.nan if math.isnan(total) else n_right / len(table)
 
 
-def network(data: Data, hidden: Sequence[int] = (64,), *, l2: float = 0.0) -> Network:
+def network(data: Data, hidden: int | Sequence[int] = (64,), *, l2: float = 0.0) -> Network:
     """Multilayer perceptron with rectified hidden layers and a softmax output.
 
     Parameters
     ----------
     data : Data
         Labels are whole numbers, one per class. Sparse data are made dense.
-    hidden : sequence of int, default (64,)
+    hidden : int or sequence of int, default (64,)
         Units of each hidden layer, from the inputs to the output.
     l2 : float, default 0.0
         Strength of the regulariser l2 / 2 |x|^2 on weights and biases, >= 0.
@@ -213,7 +213,7 @@ def network(data: Data, hidden: Sequence[int] = (64,), *, l2: float = 0.0) -> Ne
     ----------
     He, Zhang, Ren and Sun, "Delving Deep into Rectifiers", ICCV 2015, equation (10).
     """
-    units = [check_count("hidden", n) for n in hidden]
+    units = [check_count("hidden", n) for n in np.atleast_1d(hidden).tolist()]
     if not units:
         msg = "hidden must name the units of at least one layer, not (); use softmax without one"
         raise ConfigError(msg)
