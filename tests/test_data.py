@@ -39,6 +39,7 @@ def test_digits_are_always_the_same() -> None:
     assert digits().digest == digits(seed=0).digest != digits(seed=1).digest
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.floats(0, 0.9), st.integers(0, 9))
 def test_split_is_a_stratified_partition(labels: list[int], share: float, seed: int) -> None:
     """Every sample is in one part, and each class its share in the test part, give or take 1."""
@@ -64,6 +65,7 @@ def test_split_leaves_a_sample() -> None:
         from_arrays([[1.0]], [1], test=0.5)
 
 
+@settings(deadline=None)
 @given(tables)
 def test_sparse_rows_are_the_table(table: np.ndarray) -> None:
     """Rows, shapes, lengths and counts agree with the dense table."""
@@ -74,6 +76,7 @@ def test_sparse_rows_are_the_table(table: np.ndarray) -> None:
     assert np.array_equal(rows.counts, np.count_nonzero(table, axis=0))
 
 
+@settings(deadline=None)
 @given(tables, st.lists(st.integers(0, 99), max_size=9))
 def test_taking_rows_is_indexing(table: np.ndarray, chosen: list[int]) -> None:
     """Rows are taken in any order and more than once, as from the dense table."""
@@ -192,6 +195,7 @@ def _brute_force(table: np.ndarray) -> tuple[int, float, float]:
     return max(map(len, edges)), delta, rho
 
 
+@settings(deadline=None)
 @given(tables)
 def test_statistics_are_their_definitions(table: np.ndarray) -> None:
     """Omega, Delta and rho equal Hogwild!'s definitions, counted one edge at a time."""
@@ -240,6 +244,7 @@ def test_synthetic_rows_for_any_bounds(features: int, more: st.DataObject) -> No
     assert rows.lengths.tolist() == [nonzeros] * 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=8).filter(any), st.floats(0, 1))
 def test_a_leaf_without_weight_is_never_drawn(weights: list[int], share: float) -> None:
     """The drawn leaf has a weight, and the weights up to it reach the share, 0 and 1 included."""

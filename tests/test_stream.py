@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -24,6 +24,7 @@ def test_sample_is_the_draw_of_its_position() -> None:
     assert batch.dtype == np.uint32
 
 
+@settings(deadline=None)
 @given(small, small, small, st.lists(small, max_size=5))
 def test_batch_depends_on_seed_worker_and_step_alone(
     seed: int, worker: int, step: int, others: list[int]

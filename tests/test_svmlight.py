@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file
 
@@ -71,6 +71,7 @@ def test_columns_in_any_order_are_sorted_and_summed(write: Callable[..., Path]) 
     assert rows.columns.tolist() == [0, 2, 1]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.integers(0, 99), st.floats(allow_nan=False, allow_infinity=False), max_size=9
