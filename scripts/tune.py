@@ -17,7 +17,7 @@ from distsgd.comparison import Comparison, outcomes
 from distsgd.report.terminal import console, print_table
 from distsgd.report.text import number
 
-RATES = [0.01 * 2**k for k in range(10)]
+RATES = [0.01 * 2**k for k in range(2, 12)]
 QUICK_RATES = RATES[4:7:2]
 SEEDS = [1000, 1001, 1002, 1003, 1004]
 

@@ -183,7 +183,7 @@ def _measured(runs: Sequence[Run], target: float | None) -> dict[str, Any]:
         if len(staleness)
         else None,
         "dropped": sum(run.trace.n_dropped for run in runs),
-        "utilisation": float(np.mean([run.trace.utilisation.mean() for run in runs])),
+        "utilisation": _utilisation(runs),
     }
 
 
@@ -191,6 +191,13 @@ def _final(runs: Sequence[Run], column: str, worst: float = math.inf) -> Spread 
     applies = any(np.isfinite(_column(run, column)).any() for run in runs)
     last = np.array([_column(run, column)[-1] for run in runs])
     return spread(last, worst=worst) if applies else None
+
+
+def _utilisation(runs: Sequence[Run]) -> float | None:
+    """Return the mean over the workers that took part, None if none did."""
+    shares = np.concatenate([run.trace.utilisation for run in runs])
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if len(known) else None
 
 
 def _time_to_target(runs: Sequence[Run], target: float) -> TimeToTarget:
