@@ -11,14 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distsgd import experiment, problems
 from distsgd.algorithms import registry
-from distsgd.comparison import Comparison, Setup, load_comparison, outcomes
+from distsgd.comparison import Comparison, Setup, load_comparison, outcomes, run_once
 from distsgd.errors import ConfigError, check_count, unknown_name
 from distsgd.report.answer import answer
 from distsgd.report.summary import Outcome, Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
 from distsgd.report.text import troubles
 from distsgd.run import check_writable
-from distsgd.simulation import simulate
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes: a run ended in an unexpected error; Ctrl-C stopped the command."""
@@ -130,10 +129,7 @@ def run(
             raise unknown_name(kind, name, known)
     check_count("seed", seed, at_least=0)
     check_writable(out.parent)
-    done = simulate(
-        setup.algorithms[label], setup.problem, setup.fleets[machines], **setup.budget,
-        batch=setup.batch, seed=seed, evaluations=setup.evaluations, target=setup.target,
-    )  # fmt: skip
+    done = run_once(setup, label, machines, seed, target=setup.target)
     done.save(out)
     terminal = console()
     print_history(done.history, terminal)

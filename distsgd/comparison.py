@@ -20,7 +20,7 @@ from distsgd.fleet import Fleet, StaleReads
 from distsgd.problem import Problem
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
-from distsgd.run import check_writable, load, unwritable
+from distsgd.run import Run, check_writable, load, unwritable
 from distsgd.simulation import simulate
 
 AnyFleet: TypeAlias = Fleet | StaleReads
@@ -51,6 +51,8 @@ class Setup:
         Evaluations per run, equally spaced in the budget.
     target : float, optional
         Training loss whose first crossing is timed.
+    note : str, default ""
+        What a reader of the report should know.
 
     Raises
     ------
@@ -61,11 +63,12 @@ class Setup:
     algorithms: Mapping[str, Algorithm]
     problem: Problem
     fleets: Mapping[str, AnyFleet]
-    budget: Mapping[str, float]
+    budget: Mapping[str, Any]
     batch: int = 32
     seeds: int | Sequence[int] = 3
     evaluations: int = 40
     target: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int):
@@ -97,6 +100,7 @@ class Setup:
             "seeds": list(self.cases),
             "evaluations": self.evaluations,
             "target": self.target,
+            "note": self.note,
         }
 
     @property
@@ -157,16 +161,47 @@ def outcomes(setup: Setup, folder: Path | None = None) -> Iterator[Outcome]:
 def _outcome(setup: Setup, algorithm: str, fleet: str, seed: int) -> Outcome:
     labels = (algorithm, fleet, seed)
     try:
-        run = simulate(
+        return Outcome(*labels, run=run_once(setup, *labels))
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
+        return Outcome(*labels, error=f"{type(error).__name__}: {error}")
+
+
+def run_once(
+    setup: Setup, algorithm: str, fleet: str, seed: int, *, target: float | None = None
+) -> Run:
+    """Make one run of a comparison.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    algorithm, fleet : str
+        Names in `setup`.
+    seed : int
+        Seed of the run, >= 0.
+    target : float, optional
+        Training loss that ends the run.
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    ConfigError
+        If settings turn out not to fit together; it names algorithm and fleet.
+    """
+    try:
+        return simulate(
             setup.algorithms[algorithm], setup.problem, setup.fleets[fleet], **setup.budget,
-            batch=setup.batch, seed=seed, evaluations=setup.evaluations,
+            batch=setup.batch, seed=seed, evaluations=setup.evaluations, target=target,
         )  # fmt: skip
     except ConfigError as error:
         msg = f"algorithm {algorithm!r} on fleet {fleet!r}: {error}"
         raise ConfigError(msg) from None
-    except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
-        return Outcome(*labels, error=f"{type(error).__name__}: {error}")
-    return Outcome(*labels, run=run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +318,7 @@ def compare(
     fleets: AnyFleet | Mapping[str, AnyFleet], *,
     epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
-    evaluations: int = 40, target: float | None = None,
+    evaluations: int = 40, target: float | None = None, note: str = "",
     watch: Callable[[Outcome], None] | None = None,
 ) -> Comparison:  # fmt: skip
     """Run every algorithm on every fleet, over the same seeds and the same budget.
@@ -306,6 +341,8 @@ def compare(
         Evaluations per run, equally spaced in the budget.
     target : float, optional
         Training loss whose first crossing is timed; it does not stop a run.
+    note : str, default ""
+        What a reader of the report should know.
     watch : callable, optional
         Called with each outcome as it comes.
 
@@ -323,7 +360,7 @@ def compare(
     setup = Setup(
         algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
         {name: amount for name, amount in given.items() if amount is not None},
-        batch, seeds, evaluations, target,
+        batch, seeds, evaluations, target, note,
     )  # fmt: skip
     found = []
     for outcome in outcomes(setup):

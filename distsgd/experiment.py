@@ -105,6 +105,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seeds: int | list[int] = 3
     evaluations: int = 40
     target: float | None = None
+    note: str = ""
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
         """Return the experiment on other fleets.
@@ -184,6 +185,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             seeds=self.seeds,
             evaluations=self.evaluations,
             target=self.target,
+            note=self.note,
         )
 
 

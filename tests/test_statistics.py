@@ -40,7 +40,7 @@ def test_a_diverged_run_stays_infinite() -> None:
 def test_a_band_of_three_seeds_by_hand() -> None:
     """With three seeds the band spans all of them, and ends where the first of them ends."""
     curves = [curve([0, 1, 2], [6, 3, 1]), curve([0, 1, 2], [6, 5, 2]), curve([0, 1, 3], [6, 4, 0])]
-    got = band(curves, points=3)
+    got = band(curves)
     assert got.positions.tolist() == [0, 1, 2]
     assert got.low.tolist() == [6, 3, 1]
     assert got.median.tolist() == [6, 4, 2]
@@ -50,7 +50,7 @@ def test_a_band_of_three_seeds_by_hand() -> None:
 def test_a_diverged_run_does_not_shorten_the_band() -> None:
     """One diverged seed of three opens the band upwards; the median goes on to the others' end."""
     lost = curve([0, 1], [6, NAN], is_diverged=True)
-    got = band([curve([0, 1, 2], [6, 3, 1]), curve([0, 1, 2], [6, 5, 2]), lost], points=3)
+    got = band([curve([0, 1, 2], [6, 3, 1]), curve([0, 1, 2], [6, 5, 2]), lost])
     assert got.positions.tolist() == [0, 1, 2]
     assert got.median.tolist() == [6, 5, 2]
     assert got.high.tolist() == [6, INF, INF]
@@ -86,7 +86,7 @@ def test_what_is_not_finite_counts_as_worst() -> None:
 
 def test_statistics_of_nothing_are_an_error() -> None:
     """No run has no median: that is an error, not a default."""
-    for make in (lambda: spread(np.array([])), lambda: median_time([]), lambda: band([], 3)):
+    for make in (lambda: spread(np.array([])), lambda: median_time([]), lambda: band([])):
         with pytest.raises(ConfigError, match="at least one"):
             make()
 

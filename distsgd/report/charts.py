@@ -75,11 +75,11 @@ def loss_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str], against: 
     Returns
     -------
     altair.LayerChart
-        On a logarithmic scale if every loss is positive. What lies above the chart has a loss far
-        beyond the one at the start.
+        On a logarithmic scale if every loss is positive. What leaves through the top has a loss
+        above that of the start.
     """
     curves = _curves(outcomes, against)
-    bands = {name: band(own, _points(own)) for name, own in curves.items()}
+    bands = {name: band(own) for name, own in curves.items()}
     low, high = _limits(own for several in curves.values() for own in several)
     rows = [row for name, own in bands.items() for row in _band_rows(name, own, ceiling=2 * high)]
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
@@ -90,10 +90,10 @@ def loss_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str], against: 
     )
     scale = alt.Scale(type=kind, domain=[low, high], nice=False)
     vertical = alt.Y("median:Q", title="training loss", scale=scale)
-    area = base.mark_area(opacity=0.16, clip=True).encode(
+    area = base.mark_area(opacity=0.16, clip=True, interpolate="step-after").encode(
         y=alt.Y("low:Q", title="training loss", scale=scale), y2="high:Q"
     )
-    line = base.mark_line(strokeWidth=2, clip=True).encode(
+    line = base.mark_line(strokeWidth=2, clip=True, interpolate="step-after").encode(
         y=vertical,
         strokeDash=alt.StrokeDash("algorithm:N", legend=None, scale=_dashes(algorithms)),
         tooltip=["algorithm:N", *_numbers("position", "median", "low", "high")],
@@ -151,11 +151,6 @@ def staleness_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str]) -> C
         x="mean:Q", y=vertical, tooltip=["algorithm:N", *_numbers("mean")]
     )  # fmt: skip
     return alt.layer(strip, mean).properties(width="container", height=alt.Step(22))
-
-
-def _points(curves: Sequence[Curve]) -> int:
-    """Return as many positions as the longest run has evaluations, so that no step shows."""
-    return max(len(curve.positions) for curve in curves)
 
 
 def _axis_end(bands: Mapping[str, Band], against: str) -> float:
@@ -225,7 +220,7 @@ def _band_rows(algorithm: str, own: Band, ceiling: float) -> list[Row]:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.5g}")
+    return float(f"{value:.4g}")
 
 
 def _staleness(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         fleets=[_section(summary, fleet, place, drawn) for place, fleet in enumerate(fleets)],
         band=summary.band[0].upper() + summary.band[1:],
         columns=COLUMNS,
-        has_diverged=any(line.status == "diverged" for line in summary.runs),
+        note=summary.settings.get("note", ""),
         troubles=troubles(summary.runs),
         settings=_settings(summary),
         runs=summary.runs,

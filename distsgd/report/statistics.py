@@ -104,21 +104,20 @@ def held(curve: Curve, at: Numbers) -> Numbers:
     return np.where(index < 0, np.nan, shown)
 
 
-def band(curves: Sequence[Curve], points: int) -> Band:
+def band(curves: Sequence[Curve]) -> Band:
     """Return median and band of `curves` where each of them is known.
 
     Parameters
     ----------
     curves : sequence of Curve
         One per seed.
-    points : int
-        Number of equally spaced positions, from the latest first evaluation to the earliest end of
-        a run that did not diverge.
 
     Returns
     -------
     Band
-        On common positions. Infinite where too many runs have diverged.
+        At every position at which a run was evaluated, from the latest first evaluation to the
+        earliest end of a run that did not diverge: between two of them nothing changes. Infinite
+        where too many runs have diverged.
 
     Raises
     ------
@@ -129,7 +128,8 @@ def band(curves: Sequence[Curve], points: int) -> Band:
     start = max(curve.positions[0] for curve in curves)
     lasting = [curve for curve in curves if not curve.is_diverged] or curves
     end = min(curve.positions[-1] for curve in lasting)
-    at = np.linspace(start, max(start, end), points)
+    evaluated = np.unique(np.concatenate([curve.positions for curve in curves]))
+    at = evaluated[(evaluated >= start) & (evaluated <= max(start, end))]
     return Band(at, *_quantiles(np.stack([held(curve, at) for curve in curves])))
 
 
