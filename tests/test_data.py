@@ -116,6 +116,13 @@ def test_digest_changes_with_any_number(is_sparse: bool) -> None:
     assert len({same, digest(X, [0, 1, 1]), digest(X, [0.0, 1.0, 0.5]), *map(digest, others)}) == 6
 
 
+def test_digest_depends_on_shapes() -> None:
+    """The same numbers in the same order, shared out differently, have another digest."""
+    wide = from_arrays([[1.5, 2.5], [3.5, 4.5]], [5.5, 6.5], test=0)
+    tall = from_arrays([[1.5], [2.5], [3.5]], [4.5, 5.5, 6.5], test=0)
+    assert wide.digest != tall.digest
+
+
 def test_whole_labels_are_classes() -> None:
     """Whole labels become int64, any other number keeps them float64."""
     assert from_arrays(X, [1.0, 2.0, 3.0]).y.dtype == np.int64
