@@ -15,7 +15,6 @@ from distsgd.report.charts import (
     loss_chart,
     staleness_chart,
     styles,
-    time_axis_end,
 )
 from distsgd.report.page import render
 from distsgd.report.summary import Outcome, Summary, summarise
@@ -121,12 +120,6 @@ def test_a_chart_ends_with_its_runs(outcomes: list[Outcome]) -> None:
     (rows,) = chart["datasets"].values() if "datasets" in chart else [chart["data"]["values"]]
     ends = {row["algorithm"]: row["position"] for row in rows}
     assert ends == {"steady": 2.0, "<b>bold</b> & co": 1.0}
-
-
-def test_one_slow_algorithm_does_not_squeeze_the_others() -> None:
-    """A time axis ends at the last end, but at most at three times the median end."""
-    assert time_axis_end([10, 11, 12]) == 12
-    assert time_axis_end([10, 10, 100]) == 30
 
 
 class Links(HTMLParser):

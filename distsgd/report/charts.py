@@ -75,17 +75,16 @@ def loss_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str], against: 
     Returns
     -------
     altair.LayerChart
-        On a logarithmic scale if every loss is positive. What leaves through the top has a loss
-        above that of the start.
+        Both axes are logarithmic, that of the loss if every loss is positive; so the start, at 0,
+        is not shown. What leaves through the top has a loss above that of the start.
     """
     curves = _curves(outcomes, against)
     bands = {name: band(own) for name, own in curves.items()}
     low, high = _limits(own for several in curves.values() for own in several)
     rows = [row for name, own in bands.items() for row in _band_rows(name, own, ceiling=2 * high)]
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
-    end = _axis_end(bands, against)
     base = _shown(rows).encode(
-        x=alt.X("position:Q", title=_AXES[against], scale=alt.Scale(domain=[0, end], nice=False)),
+        x=_along(bands, against),
         color=_colour(algorithms),
     )
     scale = alt.Scale(type=kind, domain=[low, high], nice=False)
@@ -99,23 +98,6 @@ def loss_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str], against: 
         tooltip=["algorithm:N", *_numbers("position", "median", "low", "high")],
     )
     return alt.layer(area, line).add_params(_hidden()).properties(width="container", height=300)
-
-
-def time_axis_end(ends: Sequence[float]) -> float:
-    """Return where a time axis ends, so that one slow algorithm does not squeeze all others.
-
-    Parameters
-    ----------
-    ends : sequence of float
-        Virtual time at which each algorithm ended [s].
-
-    Returns
-    -------
-    float
-        The latest end, but no more than three times the median one [s].
-    """
-    known = [end for end in ends if math.isfinite(end)]
-    return min(max(known), 3 * float(np.median(known))) if known else 1.0
 
 
 def staleness_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str]) -> Chart:
@@ -153,9 +135,13 @@ def staleness_chart(outcomes: Sequence[Outcome], algorithms: Sequence[str]) -> C
     return alt.layer(strip, mean).properties(width="container", height=alt.Step(22))
 
 
-def _axis_end(bands: Mapping[str, Band], against: str) -> float:
-    ends = [float(own.positions[-1]) for own in bands.values()]
-    return time_axis_end(ends) if against == "seconds" else max(ends, default=1.0)
+def _along(bands: Mapping[str, Band], against: str) -> alt.X:
+    positions = [own.positions[own.positions > 0] for own in bands.values()]
+    reached = np.concatenate([np.empty(0), *positions])
+    ends = [reached.min(), reached.max()] if len(reached) else [1.0, 2.0]
+    scale = alt.Scale(type="log", domain=ends, nice=False)
+    axis = alt.Axis(format="~s", labelOverlap=True, labelSeparation=8)
+    return alt.X("position:Q", title=_AXES[against], scale=scale, axis=axis)
 
 
 def _rows(rows: Iterable[Row]) -> alt.Chart:
@@ -215,7 +201,7 @@ def _band_rows(algorithm: str, own: Band, ceiling: float) -> list[Row]:
             "high": _short(min(high, max(ceiling, median))),
         }
         for position, low, median, high in zip(*own, strict=True)
-        if math.isfinite(median)
+        if position > 0 and math.isfinite(median)
     ]
 
 

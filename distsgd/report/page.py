@@ -18,7 +18,6 @@ from distsgd.report.charts import (
     loss_chart,
     staleness_chart,
     styles,
-    time_axis_end,
 )  # fmt: skip
 from distsgd.report.summary import Outcome, Result, Summary
 from distsgd.report.text import COLUMNS, MISSING, cells, number, pairs, troubles
@@ -124,18 +123,9 @@ def _section(summary: Summary, fleet: str, place: int, drawn: dict[str, Style]) 
     return {
         "name": fleet,
         "description": _joined(summary.fleets[fleet]),
-        "beyond": _beyond(found),
         "charts": {kind: _chart_name(place, kind) for kind in ("seconds", "updates", "staleness")},
         "rows": [_Row(drawn[result.algorithm], cells(result)) for result in found],
     }
-
-
-def _beyond(results: Sequence[Result]) -> str:
-    """Return which algorithms go on behind the end of the time axis."""
-    ends = {one.algorithm: one.seconds.median for one in results if one.seconds is not None}
-    end = time_axis_end(list(ends.values()))
-    later = [f"{name} goes on to {number(at)} s" for name, at in ends.items() if at > end]
-    return ", ".join(later)
 
 
 def _chart_name(place: int, kind: str) -> str:
