@@ -28,9 +28,6 @@ DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
 INTERPRETED_ROWS = 100_000
 """Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
 
-_WAVE_NUMBERS = 2**20
-"""Numbers in the gradients of a wave, at most: more do not stay near the cores."""
-
 
 class State(NamedTuple):
     """Where a fold has come to."""
@@ -82,12 +79,7 @@ def fold(
     """
     check_algorithm(algorithm)
     stream = Stream(problem.samples, batch, seed)
-    planned = plan(
-        algorithm,
-        trace,
-        epochs_per_step=batch / problem.samples,
-        most=int(np.clip(_WAVE_NUMBERS // problem.dimension, 1, 256)),
-    )
+    planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
     case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
     folding = _driver(driver, case)
     for update in stops.tolist():

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import is_memoryless
 from distsgd.drivers.case import Case, Level, Waves
-from distsgd.kernels import folds
+from distsgd.kernels import folds, sparse
 from distsgd.kernels.linear import compiled_slope
-from distsgd.kernels.rules import Halves, loops
+from distsgd.kernels.plan import share_versions
+from distsgd.kernels.rules import Halves, Loops, loops
 from distsgd.problem import Support
 
 
@@ -22,23 +22,13 @@ class Dense:
     """Folds any algorithm on any problem."""
 
     def __init__(self, case: Case) -> None:
-        halves, shape = Halves.of(case.algorithm), (case.plan.n_slots, case.start.size)
-        generated, server = loops(halves), case.algorithm.server.init(case.hyper, case.start)
-        if is_memoryless(case.algorithm):
-            self._kernels = folds.shared(halves)
-            slots = _empty(generated.reads, shape)
+        self._case, self._order, self._waves = case, _order(case), Waves(case)
+        self._held: folds.Shared | folds.Private
+        halves = Halves.of(case.algorithm)
+        if case.is_memoryless:
+            self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared(halves)
         else:
-            self._kernels = folds.private(halves)
-            first = case.algorithm.worker.init(case.hyper, case.start)
-            slots = _filled(generated.replica, first, shape)
-        self._held = folds.Held(
-            h=generated.hyper(*case.hyper),
-            server=_filled(generated.state, server, case.start.shape),
-            slots=slots,
-            round=_empty(generated.message, case.start.shape),
-        )
-        self._case, self._order = case, _order(case)
-        self._waves = Waves(case.plan, case.stream)
+            self._held, self._kernels = _private(case), folds.private(halves)
         self._gradients = np.empty((0, case.start.size))
 
     @property
@@ -61,25 +51,51 @@ class Dense:
         self._kernels.steps(self._held, self._order, level.rows, level.number, self._gradients)
 
 
+def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
+    generated = loops(Halves.of(case.algorithm))
+    slot, fills, n_slots = share_versions(case.plan.rows, case.workers)
+    return folds.Shared(
+        h=generated.hyper(*case.hyper),
+        server=_server(case, generated),
+        versions=_empty(generated.reads, (n_slots, case.start.size)),
+        round=_empty(generated.message, case.start.size),
+        slot=slot,
+        fills=fills,
+        number=numbers,
+    )
+
+
+def _private(case: Case) -> folds.Private:
+    generated = loops(Halves.of(case.algorithm))
+    first = case.algorithm.worker.init(case.hyper, case.start)
+    return folds.Private(
+        h=generated.hyper(*case.hyper),
+        server=_server(case, generated),
+        replicas=_filled(generated.replica, first, (case.workers, case.start.size)),
+        round=_empty(generated.message, case.start.size),
+    )
+
+
 class OnSupport:
     """Folds memoryless algorithms on sparse problems at the cost of the batches' supports."""
 
     def __init__(self, case: Case, support: Support) -> None:
-        halves, dimension = Halves.of(case.algorithm), case.start.size
-        generated, server = loops(halves), case.algorithm.server.init(case.hyper, case.start)
+        generated, dimension = loops(Halves.of(case.algorithm)), case.start.size
         n_entries = int(support.rows.lengths.max(initial=0)) * case.stream.batch_size
-        n_columns = min(n_entries, dimension)
-        self._flight = folds.Flight(
+        most = min(n_entries, dimension)
+        self._flight = sparse.Flight(
             h=generated.hyper(*case.hyper),
-            server=_filled(generated.state, server, case.start.shape),
-            read=_empty(generated.reads, n_columns),
-            messages=_empty(generated.message, (case.workers, n_columns)),
+            server=_server(case, generated),
+            read=_empty(generated.reads, most),
+            point=np.empty(most),
+            gradient=np.empty(most),
+            messages=_empty(generated.message, (case.workers, most)),
             round=_empty(generated.message, dimension),
-            memory=folds.memory(case.workers, dimension, n_entries, case.stream.batch_size),
-            support=support._replace(slope=compiled_slope(support.slope)),
-            seed=case.stream.seed,
         )
-        self._serve, self._order, self._row = folds.sparse(halves), _order(case), 0
+        self._support = support._replace(slope=compiled_slope(support.slope))
+        self._room = sparse.room(case.workers, dimension, n_entries, case.stream.batch_size)
+        self._serve = sparse.sparse(Halves.of(case.algorithm))
+        self._order, self._seed, self._row = _order(case), case.stream.seed, 0
 
     @property
     def x(self) -> NDArray[np.float64]:
@@ -89,7 +105,8 @@ class OnSupport:
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
-        self._serve(self._flight, self._order, self._row, stop)
+        known = self._order, self._support, self._room, self._seed
+        self._serve(self._flight, *known, self._row, stop)
         self._row = stop
 
 
@@ -103,3 +120,8 @@ def _empty(columns: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 #
 
 def _filled(columns: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
     return columns(*(np.full(shape, column) for column in first))
+
+
+def _server(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+    first = case.algorithm.server.init(case.hyper, case.start)
+    return _filled(generated.state, first, case.start.shape)

@@ -19,7 +19,7 @@ class Interpreted:
     def __init__(self, case: Case) -> None:
         self._case, self._h = case, case.hyper
         self._rules = Rules.of(case.algorithm)
-        self._waves = Waves(case.plan, case.stream)
+        self._waves = Waves(case)
         self._server = case.algorithm.server.init(self._h, case.start)
         self._workers = [case.algorithm.worker.init(self._h, case.start)] * case.workers
         self._round: State = None

@@ -1,107 +1,128 @@
-"""Passes over the rows of a trace: which steps a row needs, which rows look ahead together."""
+"""Passes over the rows of a trace: what a row needs, and which rows look ahead together."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distsgd.kernels import compiled
+from distsgd.trace import PULL, PUSH
 
 Integers = npt.NDArray[np.int64]
+Records = npt.NDArray[np.void]
 
 
 @compiled
-def link(
-    worker: npt.NDArray[np.int32], step: Integers, pulled: Integers, n_workers: int
-) -> tuple[Integers, Integers, Integers]:
-    """Return each row's previous row of the same worker, the steps between, and what it had read.
+def survey(served: Records, n_updates: int) -> tuple[Integers, Integers, Integers]:
+    """Return the round of each push (-1: no push), and each round's staleness and members.
 
-    `pulled` is the version that a row pulls, or -1. A worker without a previous row has -1 there,
-    and has read version 0, from which everybody starts.
+    A round is numbered by the version that it finds, so a push belongs to the round of the server's
+    version before it; the pushes after the last update belong to a round that never closes.
     """
-    last = np.full(n_workers, -1, dtype=np.int64)
-    held = np.zeros(n_workers, dtype=np.int64)
-    previous = np.empty(worker.size, dtype=np.int64)
-    steps = np.empty(worker.size, dtype=np.int64)
-    read = np.empty(worker.size, dtype=np.int64)
-    for row in range(worker.size):
-        before = last[worker[row]]
-        previous[row] = before
-        steps[row] = step[row] - step[before] if before >= 0 else step[row]
-        read[row] = held[worker[row]]
-        last[worker[row]] = row
-        if pulled[row] >= 0:
-            held[worker[row]] = pulled[row]
-    return previous, steps, read
+    rounds = np.full(served.size, -1, dtype=np.int64)
+    staleness = np.zeros(n_updates + 1, dtype=np.int64)
+    members = np.zeros(n_updates + 1, dtype=np.int64)
+    version = 0
+    for k in range(served.size):
+        if served[k].verb == PUSH:
+            rounds[k] = version
+            staleness[version] = max(staleness[version], version - served[k].read)
+            members[version] += 1
+        version = served[k].version
+    return rounds, staleness, members
 
 
 @compiled
-def waves(previous: Integers, steps: Integers, most: int) -> Integers:
+def fill(
+    served: Records,
+    order: Integers,
+    rounds: Integers,
+    staleness: Integers,
+    members: Integers,
+    factors: npt.NDArray[np.float64],
+    n_workers: int,
+    out: Records,
+) -> None:
+    """Write the rows `order` of a trace into the plan `out`, with all that they need."""
+    n_taken = np.zeros(n_workers, dtype=np.int64)
+    held = np.zeros(n_workers, dtype=np.int64)
+    n_collected = 0
+    for k in range(order.size):
+        row, to = served[order[k]], out[k]
+        worker = row.worker
+        to.verb, to.worker, to.step = row.verb, worker, row.step
+        to.read, to.version = held[worker], row.version
+        to.steps = row.step - n_taken[worker]
+        n_taken[worker] = row.step
+        if row.verb == PULL:
+            held[worker] = row.version
+        if row.verb == PUSH:
+            update = rounds[order[k]]
+            to.version, to.staleness, to.factor = update, staleness[update], factors[update]
+            to.first = n_collected == 0
+            n_collected += 1
+            if n_collected == members[update]:
+                to.members = n_collected
+                n_collected = 0
+
+
+@compiled
+def waves(
+    worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers: int, most: int
+) -> Integers:
     """Return the first row of each wave, and the number of rows.
 
     A wave is as many rows in a row as possible whose steps start from what is fixed before the wave
     begins: no row that needs steps has its worker's previous row inside. At most `most` rows of a
     wave need steps.
     """
-    starts = np.empty(previous.size + 1, dtype=np.int64)
+    starts = np.empty(worker.size + 1, dtype=np.int64)
+    last = np.full(n_workers, -1, dtype=np.int64)
     n_waves, start, n_stepping = 0, -1, 0
-    for row in range(previous.size):
-        if start < 0 or (steps[row] > 0 and (previous[row] >= start or n_stepping == most)):
-            starts[n_waves] = start = row
+    for k in range(worker.size):
+        if start < 0 or (steps[k] > 0 and (last[worker[k]] >= start or n_stepping == most)):
+            starts[n_waves] = start = k
             n_waves += 1
             n_stepping = 0
-        if steps[row] > 0:
-            n_stepping += 1
-    starts[n_waves] = previous.size
+        n_stepping += steps[k] > 0
+        last[worker[k]] = k
+    starts[n_waves] = worker.size
     return starts[: n_waves + 1]
 
 
 @compiled
-def number_within(waves: Integers, counts: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """Return for each row that counts how many before it in its wave do, and -1 for the others."""
-    numbers = np.full(counts.size, -1, dtype=np.int32)
-    for wave in range(waves.size - 1):
-        n_counted = 0
-        for row in range(waves[wave], waves[wave + 1]):
-            if counts[row]:
-                numbers[row] = n_counted
-                n_counted += 1
-    return numbers
-
-
-@compiled
-def share_versions(
-    worker: npt.NDArray[np.int32], pulled: Integers, n_workers: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]:
+def share_versions(rows: Records, n_workers: int) -> tuple[npt.NDArray[np.int32], Any, int]:
     """Return the slot that holds each row's version, whether the row fills it, and their number.
 
     Workers that pull one version share a slot. A slot is free again when the last of them has
     pushed and a newer version has been pulled, so that there are no more slots than live versions.
     """
-    slots = np.empty(worker.size, dtype=np.int32)
-    fills = np.zeros(worker.size, dtype=np.bool_)
+    slots = np.empty(rows.size, dtype=np.int32)
+    fills = np.zeros(rows.size, dtype=np.bool_)
     held = np.full(n_workers, -1, dtype=np.int32)
     users = np.zeros(n_workers + 2, dtype=np.int32)
     free = np.arange(n_workers + 1, -1, -1).astype(np.int32)
     n_free, n_slots, newest, newest_version = free.size, 0, -1, -1
-    for row in range(worker.size):
-        if pulled[row] >= 0:
-            if pulled[row] != newest_version:
+    for k in range(rows.size):
+        worker = rows[k].worker
+        if rows[k].verb == PULL:
+            if rows[k].version != newest_version:
                 if newest >= 0:  # the newest version counts as a user, since others may pull it
                     users[newest] -= 1
                     if users[newest] == 0:
                         free[n_free] = newest
                         n_free += 1
                 n_free -= 1
-                newest, newest_version = free[n_free], pulled[row]
+                newest, newest_version = free[n_free], rows[k].version
                 users[newest] = 1
-                fills[row] = True
+                fills[k] = True
                 n_slots = max(n_slots, newest + 1)
             users[newest] += 1
-            held[worker[row]] = slots[row] = newest
+            held[worker] = slots[k] = newest
         else:
-            slot = held[worker[row]]
-            slots[row] = slot
-            users[slot] -= 1
-            if users[slot] == 0:
-                free[n_free] = slot
+            slots[k] = held[worker]
+            users[slots[k]] -= 1
+            if users[slots[k]] == 0:
+                free[n_free] = slots[k]
                 n_free += 1
     return slots, fills, n_slots

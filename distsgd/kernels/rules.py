@@ -138,19 +138,34 @@ def apply_mean(h, S, M, members, at):
 
 
 def support_source(names: Names, asks: Asks) -> str:
-    """Return the loops over supports; what lies outside of a batch's support is never touched."""
+    """Return the loops over supports; what lies outside of a batch's support is never touched.
+
+    A single sample is its own support, and its margin and its gradient need no loop of their own.
+    """
     read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}{also(asks.receive)})"
+    point = f"""
+        {stores(names.reads, "R.{0}[p] = S.{0}[support[p]]")}
+        out[p] = position(h, {read}{also(asks.at)})"""
+    message = f"""
+        w, m = send(h, step(h, {read}, g{also(asks.step)}){also(asks.send, "sent")})
+        {stores(names.message, "B.{0}[worker, p] = m.{0}")}"""
     return f"""
 def point_support(h, S, support, at, R, out):
-    for p in range(support.size):
-        i = support[p]
-        {stores(names.reads, "R.{0}[p] = S.{0}[i]")}
-        out[p] = position(h, {read}{also(asks.at)})
+    for p in range(support.size):{point}
 
-def message_support(h, R, at, sent, g, B, worker):
-    for p in range(g.size):
-        w, m = send(h, step(h, {read}, g[p]{also(asks.step)}){also(asks.send, "sent")})
-        {stores(names.message, "B.{0}[worker, p] = m.{0}")}
+def message_support(h, R, at, sent, gradient, B, worker):
+    for p in range(gradient.size):
+        g = gradient[p]{message}
+
+def margin_single(h, S, support, at, R, out, row):
+    margin = 0.0
+    for p in range(support.size):{point}
+        margin += row[p] * out[p]
+    return margin
+
+def message_single(h, R, at, sent, support, row, slope, shrink, x, B, worker):
+    for p in range(support.size):
+        g = 0.0 + (slope * row[p] + shrink[support[p]] * x[p]){message}
 
 def apply_support(h, S, support, B, worker, at):
     for p in range(support.size):
@@ -159,24 +174,22 @@ def apply_support(h, S, support, B, worker, at):
         s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
         {stores(names.state, "S.{0}[i] = s.{0}")}
 
-def add_support(support, flight, worker, n_touched):
-    M, B, memory = flight.round, flight.messages, flight.memory
+def add_support(support, B, worker, M, is_touched, touched, n_touched):
     for p in range(support.size):
         i = support[p]
-        if memory.is_touched[i]:
+        if is_touched[i]:
             {stores(names.message, "M.{0}[i] += B.{0}[worker, p]")}
         else:
             {stores(names.message, "M.{0}[i] = B.{0}[worker, p]")}
-            memory.is_touched[i] = True
-            memory.touched[n_touched] = i
+            is_touched[i] = True
+            touched[n_touched] = i
             n_touched += 1
     return n_touched
 
-def apply_touched(flight, touched, members, at):
-    h, S, M = flight.h, flight.server, flight.round
+def apply_touched(h, S, touched, M, is_touched, members, at):
     for p in range(touched.size):
         i = touched[p]
-        flight.memory.is_touched[i] = False
+        is_touched[i] = False
         m = Message({values(names.message, "M.{}[i] / members")})
         s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
         {stores(names.state, "S.{0}[i] = s.{0}")}
