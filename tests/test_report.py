@@ -2,6 +2,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import TypeAlias
@@ -21,6 +22,7 @@ from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.terminal import console, print_summary
 from distsgd.report.text import COLUMNS, cells, number, pairs
 from distsgd.run import Run
+from distsgd.trace import Trace
 
 MakeRun: TypeAlias = Callable[..., Run]
 INF, NAN = math.inf, math.nan
@@ -200,3 +202,22 @@ def test_every_column_has_a_cell(summary: Summary) -> None:
 def test_nested_settings_become_flat() -> None:
     """A key within a key is named with a dot, and what was not set is left out."""
     assert pairs({"a": {"b": 1, "c": None}, "d": [1, 2]}) == {"a.b": "1", "d": "1, 2"}
+
+
+def test_staleness_is_judged_on_those_that_are_stale(make_run: MakeRun) -> None:
+    """Only algorithms that read stale parameters are said to suffer from staleness."""
+
+    def stale(run: Run, by: int) -> Run:
+        rows = run.trace.rows.copy()
+        rows["read"] -= by
+        return replace(run, trace=Trace(rows, 1))
+
+    last = {"hurt": (0.2, 0.8), "robust": (0.2, 0.3), "fresh": (0.2, 99.0)}
+    found = [
+        Outcome(name, fleet, 0, stale(make_run([2.0, loss]), by if name != "fresh" else 0))
+        for name, losses in last.items()
+        for fleet, loss, by in zip(("near", "far"), losses, (0, 5), strict=True)
+    ]
+    text = answer(summarise(found, SETTINGS, is_complete=True))[-1]
+    assert text.startswith("Between near and far (mean staleness 0 and 5)")
+    assert "of hurt suffered most: it was 4 times as large; that of robust least: 1.50" in text

@@ -34,7 +34,7 @@ def _lowest(results: Sequence[Result]) -> str:
     text = f"{best.algorithm} ended with the lowest training loss, {spread_text(best.loss)}"
     rivals = [other.algorithm for other in others if _overlap(other.loss, best.loss)]
     if rivals:
-        against = listed(rivals) if len(rivals) <= 3 else f"{len(rivals)} others"
+        against = _few(rivals, "others")
         return f"{text}; the seeds do not settle its order against {against}."
     if not others:
         return f"{text}."
@@ -59,9 +59,12 @@ def _fastest(results: Sequence[Result]) -> str:
         ratio = number(times[last] / times[first])
         text += f", and last by {last}, after {number(times[last])} ({ratio} times as long)"
     missed = [result.algorithm for result in results if result.algorithm not in times]
-    return (
-        f"{text}; half or more of the runs of {listed(missed)} missed it." if missed else f"{text}."
-    )
+    text += f"; half or more of the runs of {_few(missed, 'others')} missed it" if missed else ""
+    return f"{text}."
+
+
+def _few(names: Sequence[str], kind: str) -> str:
+    return listed(names) if len(names) <= 3 else f"{len(names)} {kind}"
 
 
 def _times(results: Sequence[Result]) -> dict[str, float]:
@@ -85,12 +88,7 @@ def _across_fleets(summary: Summary) -> list[str]:
     stale = {fleet: _staleness(summary, fleet) for fleet in summary.fleets}
     fresh = min(stale, key=stale.__getitem__, default="")
     worst = max(stale, key=stale.__getitem__, default="")
-    before = {result.algorithm: _loss(result) for result in summary.of_fleet(fresh)}
-    growth = {
-        result.algorithm: _loss(result) / before[result.algorithm]
-        for result in summary.of_fleet(worst)
-        if 0 < before.get(result.algorithm, 0) < math.inf and _loss(result) < math.inf
-    }
+    growth = _growth(summary.of_fleet(fresh), summary.of_fleet(worst))
     if fresh == worst or len(growth) < 2:
         return []
     most, least = max(growth, key=growth.__getitem__), min(growth, key=growth.__getitem__)
@@ -101,6 +99,19 @@ def _across_fleets(summary: Summary) -> list[str]:
         f"{number(growth[least])} times."
     )
     return [text]
+
+
+def _growth(fresh: Sequence[Result], worst: Sequence[Result]) -> dict[str, float]:
+    """Return by which factor the loss of each algorithm grew that does read stale parameters."""
+    before = {result.algorithm: _loss(result) for result in fresh}
+    return {
+        result.algorithm: _loss(result) / before[result.algorithm]
+        for result in worst
+        if result.staleness is not None
+        and result.staleness.mean > 0
+        and 0 < before.get(result.algorithm, 0) < math.inf
+        and _loss(result) < math.inf
+    }
 
 
 def _staleness(summary: Summary, fleet: str) -> float:
