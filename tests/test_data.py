@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -252,6 +252,7 @@ def test_synthetic_rows_for_any_bounds(features: int, more: st.DataObject) -> No
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=8).filter(any), st.floats(0, 1))
+@example([1, 2, 0, 0, 0, 0, 0, 0], 1.0)
 def test_a_leaf_without_weight_is_never_drawn(weights: list[int], share: float) -> None:
     """The drawn leaf has a weight, and the weights up to it reach the share, 0 and 1 included."""
     tree = np.zeros(16)

@@ -189,17 +189,20 @@ def test_convex_problems_start_at_zero(name: str) -> None:
 @pytest.mark.jit_off
 @pytest.mark.bounds
 def test_a_network_starts_at_random_weights_and_zero_biases() -> None:
-    """Weights are normal with variance 2 / inputs in each layer, by the seed; biases are 0."""
+    """Weights are normal with variance 2 / inputs, others in each layer and seed; biases are 0."""
     wide = problems.network(FLOWERS, (50, 40))
     x = wide.start(1)
     assert np.array_equal(x, wide.start(1))
     assert not np.array_equal(x, wide.start(2))
-    at = 0
+    at, seen = 0, set()
     for inputs, outputs in [(6, 50), (50, 40), (40, 3)]:
         weights = x[at : at + inputs * outputs]
         at += (inputs + 1) * outputs
-        assert kstest(weights / np.sqrt(2 / inputs), "norm").pvalue > 0.01
+        draws = weights / np.sqrt(2 / inputs)
+        assert kstest(draws, "norm").pvalue > 0.01
+        seen.update(draws[:10])
         assert not x[at - outputs : at].any()
+    assert len(seen) == 30
 
 
 def test_a_start_is_the_callers_to_write() -> None:
