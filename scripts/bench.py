@@ -1,31 +1,49 @@
-"""Print one table out of the modules `bench_*.py` beside this file, each with `rows(quick)`.
+"""Print one table out of the modules `bench_*.py` beside this file, each with `rows(quick=...)`.
+
+A row is a mapping or a tuple of five cells, in the order of `COLUMNS`.
 
 Usage: python scripts/bench.py [--quick] [NAME ...]     NAME: schedule, fold, startup, ...
 """
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from distsgd.errors import unknown_name
+from distsgd.errors import DistsgdError, unknown_name
 from distsgd.report.terminal import console, print_table
+from distsgd.report.text import number
 
 COLUMNS = ("what", "measured", "against", "ratio", "reach")
 
 
-def main(arguments: list[str]) -> None:
-    """Print the rows of every module, or of those that are named."""
+def shown(row: Any) -> list[str]:  # noqa: ANN401 # a mapping or a tuple
+    """Return the cells of `row` as text."""
+    cells = row.values() if isinstance(row, Mapping) else row
+    return [number(cell) if isinstance(cell, float) else str(cell) for cell in cells]
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Return the benchmarks that are named, or all of them."""
     folder = Path(__file__).parent
     known = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
-    named = [argument for argument in arguments if argument != "--quick"]
-    for name in named:
+    for name in names:
         if name not in known:
             raise unknown_name("benchmark", name, known)
-    modules = [importlib.import_module(f"bench_{name}") for name in named or known]
-    found = [row for module in modules for row in module.rows(quick="--quick" in arguments)]
-    shown = [[row.get(column, "") for column in COLUMNS] for row in found]
-    print_table("medians of interleaved repetitions", COLUMNS, shown, console())
+    return names or known
+
+
+def main(arguments: list[str]) -> None:
+    """Print the rows of every module, or of those that are named."""
+    names = chosen([argument for argument in arguments if argument != "--quick"])
+    modules = [importlib.import_module(f"bench_{name}") for name in names]
+    rows = [shown(row) for module in modules for row in module.rows(quick="--quick" in arguments)]
+    print_table("medians of interleaved repetitions", COLUMNS, rows, console())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except DistsgdError as error:
+        sys.exit(f"bench: {error}")
