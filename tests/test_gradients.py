@@ -101,12 +101,13 @@ def test_batched_equals_single(name: str, m: int, batch: int, seed: int) -> None
 
 @pytest.mark.parametrize("name", ["softmax", "network deep"])
 def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many gradients share the working memory does not matter."""
+    """How many gradients, or samples of a loss, share the working memory does not matter."""
     one = _problem(name)
     xs, batches = _points(one, 7), np.arange(14).reshape(7, 2)
-    whole = one.gradients(xs, batches)
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 1000.0)
+    whole, loss = one.gradients(xs, batches), one.loss(xs[0])
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 500.0)
     assert np.array_equal(one.gradients(xs, batches), whole)
+    assert one.loss(xs[0]) == pytest.approx(loss, rel=1e-14)
 
 
 @pytest.mark.parametrize("name", MAKERS)
