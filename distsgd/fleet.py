@@ -11,7 +11,7 @@ from math import inf, isinf
 from typing import Any
 
 from distsgd.errors import ConfigError, check_count, check_number
-from distsgd.laws import SECONDS, Law, constant
+from distsgd.laws import SECONDS, Law, check_seed, constant
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class StaleReads:
         if not isinstance(self.law, Law):
             msg = f"law must be a law such as exponential(4.0), not {self.law!r}"
             raise ConfigError(msg)
-        check_count("seed", self.seed, at_least=0)
+        check_seed(self.seed)
 
     @property
     def settings(self) -> dict[str, Any]:

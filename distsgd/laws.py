@@ -78,8 +78,9 @@ class Law:
         ConfigError
             If `seed`, `worker` or `n` is not a whole number >= 0.
         """
-        for name, value in (("seed", seed), ("worker", worker), ("n", n)):
-            check_count(name, value, at_least=0)
+        check_seed(seed)
+        check_count("worker", worker, at_least=0)
+        check_count("n", n, at_least=0)
         rows, samples = table([self])
         values: np.ndarray = kernels.fill(rows[0], samples, seed, purpose, worker, n)
         return values
@@ -189,6 +190,14 @@ laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
     }
 )
 """The constructors by name."""
+
+
+def check_seed(seed: int) -> int:
+    """Return `seed` as an int of 63 bits, or raise `ConfigError`."""
+    if check_count("seed", seed, at_least=0) < 2**63:
+        return int(seed)
+    msg = f"seed must be < 2**63, not {seed}"
+    raise ConfigError(msg)
 
 
 def table(several: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from distsgd.kernels.machines import Machines, Plan
 from distsgd.kernels.random import READS
 from distsgd.kernels.reads import fill_reads
 from distsgd.kernels.schedule import run
-from distsgd.laws import table
+from distsgd.laws import check_seed, table
 from distsgd.trace import ROW, Trace
 
 UNLIMITED = np.iinfo(np.int64).max
@@ -84,7 +84,7 @@ def schedule(
         cannot be computed, or no worker can ever go on.
     """
     check_cycle(cycle)
-    check_count("seed", seed, at_least=0)
+    check_seed(seed)
     budget = Budget.of(updates, gradients, seconds)
     if isinstance(fleet, StaleReads):
         return _read_stale(cycle, fleet, budget)
@@ -144,7 +144,7 @@ def _others_after(start: Start) -> float:
 def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
     """Run the event heap, and turn its status into a trace or an error."""
     machines = _machines(plan, fleet, seed)
-    rows = run(plan, machines, np.empty(_capacity(plan, fleet), kernel.ROW))
+    rows = run(plan, machines, np.empty(_capacity(plan, fleet), kernel.ROWS))
     status = machines.server.status
     if status == kernel.ENOUGH:
         return Trace(rows.view(ROW), int(fleet.workers))
@@ -216,6 +216,6 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     update = np.arange(n)
     # While the first worker is alone its gradients are fresh; later ones were read after that.
     read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags))
-    rows = np.empty(2 * n, kernel.ROW)
+    rows = np.empty(2 * n, kernel.ROWS)
     workers = fill_reads(read.astype(np.int64), rows)
     return Trace(rows.view(ROW), max(1, workers))

@@ -153,8 +153,8 @@ class Trace:
         Parameters
         ----------
         always_busy : bool, default False
-            Whether the order is that of an instantaneous server, to whom every worker but the one
-            just served owes a push: then all :math:`|F_t|` are W - 1.
+            Whether every worker but the one just served owes a push, as it does where each push is
+            an update and the next pull travels with it: then all :math:`|F_t|` are W - 1.
 
         Raises
         ------

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -68,6 +68,7 @@ def test_stragglers_are_slower_by_their_factor() -> None:
 
 @pytest.mark.jit_off
 @pytest.mark.bounds
+@settings(deadline=None)
 @given(law=any_law, stragglers=st.none() | st.tuples(st.floats(0, 1), positive))
 def test_text_and_law_are_one(law: Law, stragglers: tuple[float, float] | None) -> None:
     """`Law.parse` gives back the law whose text `str` returned."""
@@ -128,6 +129,7 @@ def test_impossible_parameters_are_refused(make: object, arguments: tuple[object
 
 @pytest.mark.jit_off
 @pytest.mark.bounds
+@settings(deadline=None)
 @given(law=any_law, seed=st.integers(0, 2**63 - 1), worker=st.integers(0, 10**6))
 def test_a_draw_does_not_depend_on_how_many_are_drawn(law: Law, seed: int, worker: int) -> None:
     """The first draws of a stream are the same whether three or seven are drawn."""

@@ -77,7 +77,7 @@ def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does n
 
 @pytest.mark.jit_off
 @pytest.mark.bounds
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), seed=st.integers(0, 2**63 - 1))
 def test_compiled_equals_simple(case: tuple[Cycle, Fleet], seed: int) -> None:
     """The compiled schedule has the bits of a simulator of generators and one heap of messages."""

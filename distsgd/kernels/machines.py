@@ -13,27 +13,15 @@ import numpy as np
 from distsgd.kernels import compiled
 from distsgd.kernels.laws import CONSTANT, sample
 from distsgd.kernels.random import COMPUTE, FAILURE, Integer, draw, stream_key, uniform
+from distsgd.trace import DROP, PULL, PUSH, ROW
 
-PULL, PUSH, DROP, STEP, WAIT = range(5)
+STEP, WAIT = DROP + 1, DROP + 2
+"""What a worker may do next beside `PULL` and `PUSH`."""
 NO_ROW = -1
 RUNNING, ENOUGH, STUCK, BAD_DURATION, TOO_MANY_FAILURES = range(5)
 MOST_FAILURES = 1_000_000
 
-ROW = np.dtype(
-    (
-        np.record,
-        [
-            ("time", "f8"),
-            ("sent", "f8"),
-            ("done", "f8"),
-            ("worker", "i4"),
-            ("verb", "i4"),
-            ("step", "i8"),
-            ("version", "i8"),
-            ("read", "i8"),
-        ],
-    )
-)
+ROWS = np.dtype((np.record, ROW))
 WORKER = np.dtype(
     (
         np.record,
@@ -153,7 +141,7 @@ def next_verb(plan: Plan, step: int) -> int:
 
 
 @compiled
-def compute(  # noqa: PLR0917 # compiled functions are called by position
+def compute(  # compiled functions are called by position
     plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray
 ) -> None:
     """Let a worker take steps until a verb is due; its time is NaN if that cannot be computed."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distsgd.kernels import compiled
-from distsgd.kernels.machines import PULL, PUSH
+from distsgd.trace import PULL, PUSH
 
 
 @compiled
@@ -39,7 +39,7 @@ def fill_reads(read: np.ndarray, rows: np.ndarray) -> int:
 
 
 @compiled
-def _write(  # noqa: PLR0917 # compiled functions are called by position
+def _write(  # compiled functions are called by position
     row: np.record, time: float, worker: int, verb: int, step: int, version: int, read: int
 ) -> None:
     row.time, row.sent, row.done = time, time, time

@@ -18,11 +18,8 @@ import numpy as np
 from distsgd.kernels import compiled
 from distsgd.kernels.heap import pop, push, replace
 from distsgd.kernels.machines import (
-    DROP,
     ENOUGH,
     NO_ROW,
-    PULL,
-    PUSH,
     RUNNING,
     STEP,
     STUCK,
@@ -35,6 +32,7 @@ from distsgd.kernels.machines import (
     pulls_at,
     pushes_at,
 )
+from distsgd.trace import DROP, PULL, PUSH
 
 
 @compiled
@@ -116,7 +114,7 @@ def receive(plan: Plan, server: Record, sent: float, link_s: float) -> float:
 
 
 @compiled
-def serve_push(  # noqa: PLR0917 # compiled functions are called by position
+def serve_push(  # compiled functions are called by position
     plan: Plan,
     server: Record,
     worker: Record,
@@ -154,7 +152,7 @@ def serve_push(  # noqa: PLR0917 # compiled functions are called by position
 
 
 @compiled
-def write(  # noqa: PLR0917 # compiled functions are called by position
+def write(  # compiled functions are called by position
     row: Record, server: Record, worker: Record, w: int, time: float, done: float
 ) -> None:
     """Write a row, all but its verb and what it read."""
@@ -195,7 +193,7 @@ def release(plan: Plan, worker: Record, row: Record, told: float) -> None:
 
 
 @compiled
-def serve_pull(  # noqa: PLR0917 # compiled functions are called by position
+def serve_pull(  # compiled functions are called by position
     plan: Plan, server: Record, worker: Record, held: Record, row: Record, w: int
 ) -> None:
     """Answer a pull, or let it wait while its worker is too far ahead."""
