@@ -231,30 +231,31 @@ class Trace:
     def _verify_reads(self) -> np.ndarray:
         """Check that every push has its pull; return the row of each row's pull, -1 for none."""
         order = self._by_worker
+        places = self._claims()
         claimed = np.full(len(order), -1)
-        claimed[order] = np.where(self._claims >= 0, order[self._claims], -1)
+        claimed[order] = np.where(places >= 0, order[places], -1)
         pushes = np.flatnonzero(self.rows["verb"] != PULL)
         pulls = claimed[pushes]
         read = np.where(pulls >= 0, self.rows["read"][pulls], 0)
         self._equal(self.rows["read"][pushes], read, "read", pushes)
         return claimed
 
-    @property
     def _claims(self) -> np.ndarray:
         """Position, in the order by worker, of the pull in force for each row; -1 for none."""
-        rows = self.rows[self._by_worker]
-        place = np.arange(len(rows))
-        is_pull, same = rows["verb"] == PULL, _same_as_before(rows["worker"])
+        order = self._by_worker
+        place, steps = np.arange(len(order)), self.rows["step"][order]
+        is_pull = self.rows["verb"][order] == PULL
+        same = _same_as_before(self.rows["worker"][order])
         start = np.maximum.accumulate(np.where(same, 0, place))
         last = _last(is_pull, start)
-        if np.any((rows["verb"] != PULL) & (rows["step"] == 0)):
+        if np.any(~is_pull & (steps == 0)):
             return last
         # The pull in force at the first step behind the push before: the one that came along with
         # that push, or else the last one in front of it.
         pushed = _last(_shifted(~is_pull, same, fill=False), start)
         first = np.where(pushed >= 0, pushed, start)
-        step = np.where(pushed > 0, rows["step"][pushed - 1], 0)
-        came_along = is_pull[first] & (rows["step"][first] == step)
+        step = np.where(pushed > 0, steps[pushed - 1], 0)
+        came_along = is_pull[first] & (steps[first] == step)
         before = np.where(pushed > 0, last[pushed - 1], -1)
         return np.where(came_along & (first < place), first, before)
 
@@ -284,8 +285,10 @@ class Trace:
         is_pull = np.flatnonzero(self.rows["verb"] == PULL)
         latest = np.full(self.workers, -1)
         np.maximum.at(latest, self.rows["worker"][is_pull], is_pull)
-        unclaimed = np.setdiff1d(latest[latest >= 0], claimed)
-        return np.concatenate([claimed, unclaimed])
+        latest = latest[latest >= 0]
+        is_claimed = np.zeros(len(self.rows), bool)
+        is_claimed[claimed] = True
+        return np.concatenate([claimed, latest[~is_claimed[latest]]])
 
     def _fail(self, row: int, expected: str, found: object) -> NoReturn:
         worker, verb = int(self.rows["worker"][row]), int(self.rows["verb"][row])

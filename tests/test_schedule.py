@@ -172,6 +172,14 @@ def test_failures_disturb_no_other_stream_and_cost_the_unfinished_step() -> None
     assert failed.mean() == pytest.approx(chance, abs=4 * np.sqrt(chance * (1 - chance) / 2000))
 
 
+def test_a_step_that_fails_begins_again() -> None:
+    """With a mean time m to failure, a step of d takes m (exp(d / m) - 1) on average."""
+    fleet = Fleet(1, laws.constant(1.0), failures=Failures(2.0, 0.0))
+    times = np.diff(schedule(SERIAL, fleet, updates=5000).seconds, prepend=0.0)
+    error = 4 * times.std() / np.sqrt(5000)
+    assert times.mean() == pytest.approx(2 * (np.exp(0.5) - 1), abs=error)
+
+
 @pytest.mark.jit_off
 @pytest.mark.bounds
 def test_two_equal_workers_by_hand() -> None:

@@ -128,7 +128,7 @@ def test_unequal_constant_times() -> None:
     ],
 )
 def test_the_spread_of_staleness_shows_the_spread_of_times(law: Law, variance: float) -> None:
-    """Theory: "Variance of tau at W = 8: gamma(4) 15.1, uniform(.5,1.5) 5.9, exponential 56 ..."."""
+    """Theory: "Variance of tau at W = 8: gamma(4) 15.1, uniform(.5,1.5) 5.9, ..."."""
     # The table was simulated too, and rounds to 1 %; tails add as much again.
     assert plain(8, law, 400_000).staleness.var() == pytest.approx(variance, rel=0.03)
 
@@ -199,8 +199,8 @@ def round_time(n_fresh: int, n_late: int, backup: int) -> float:
 @pytest.mark.parametrize(("needed", "backup", "expected"), [(16, 0, 3.381), (16, 2, 1.995)])
 def test_backup_workers_shorten_the_step(needed: int, backup: int, expected: float) -> None:
     """Theory: "first N of N+b: H_{N+b} - H_b: N = 16, b = 0: 3.381; b = 2: 1.995"."""
-    # That takes late workers to begin each round afresh. Ours end their step first, and are dropped,
-    # so that the formula is a lower bound, and the step lasts what `round_time` says.
+    # That takes late workers to begin each round afresh. Ours end their step first, are dropped,
+    # and so the formula is a lower bound, and the step lasts what `round_time` says.
     assert harmonic(needed + backup) - harmonic(backup) == pytest.approx(expected, abs=5e-4)
     cycle = (Pull(), Step(), Push(quorum=None, backup=backup))
     fleet = Fleet(needed + backup, laws.exponential(1.0))

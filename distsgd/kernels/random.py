@@ -12,16 +12,14 @@ Wichura, "Algorithm AS 241: The Percentage Points of the Normal Distribution", A
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 
-from distsgd.kernels import compiled
+from distsgd.kernels import Function, compiled
 
 Integer: TypeAlias = int | np.integer[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 SAMPLES, COMPUTE, FAILURE, READS, NOISE = range(5)
 """Purposes: each has streams of its own, so that none disturbs another."""
