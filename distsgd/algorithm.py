@@ -207,27 +207,24 @@ def with_at(rule: Callable[..., Any], arguments: int) -> Callable[..., Any]:
     return lambda *given: rule(*given[:-1])
 
 
-class Exchange(NamedTuple):
-    """What one pull, step and push make of one coordinate."""
-
-    received: State
-    point: Column
-    stepped: State
-    sent: State
-    message: State
-
-
 FIRST = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
 """What is known before anything has happened, to a fleet of one."""
+
+
+class Exchange(NamedTuple):
+    """What one pull, step and push show of a worker."""
+
+    point: Column
+    sent: State
+    message: State
 
 
 def exchange(algorithm: Algorithm, w: State, columns: Sequence[Column], g: Column) -> Exchange:
     """Run a worker's four rules once on numbers: pull `columns`, step along `g`, push."""
     h, rules = algorithm.hyper, Rules.of(algorithm)
     received = rules.receive(h, w, *columns, FIRST)
-    point = rules.at(h, received, FIRST)
     stepped = rules.step(h, received, g, FIRST)
-    return Exchange(received, point, stepped, *rules.send(h, stepped, FIRST))
+    return Exchange(rules.at(h, received, FIRST), *rules.send(h, stepped, FIRST))
 
 
 def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
@@ -292,18 +289,20 @@ def check_algorithm(algorithm: Algorithm) -> None:
         msg = f"{name}: the server has no column {sorted(missing)}, only {list(server._fields)}"
         raise ConfigError(msg)
     columns = [getattr(server, column) for column in algorithm.server.reads]
-    done = exchange(algorithm, worker, columns, 0.25)
-    applied = Rules.of(algorithm).apply(h, server, done.message, FIRST)
-    _check_state(name, "receive", worker, done.received)
-    _check_state(name, "step", worker, done.stepped)
-    _check_state(name, "send", worker, done.sent)
-    _check_state(name, "apply", server, applied)
+    rules = Rules.of(algorithm)
+    received = _check_state(name, "receive", worker, rules.receive(h, worker, *columns, FIRST))
+    rules.at(h, received, FIRST)
+    stepped = _check_state(name, "step", worker, rules.step(h, received, 0.25, FIRST))
+    sent, message = rules.send(h, stepped, FIRST)
+    _check_state(name, "send", worker, sent)
+    _check_state(name, "apply", server, rules.apply(h, server, message, FIRST))
 
 
-def _check_state(algorithm: str, rule: str, expected: State, got: State) -> None:
-    if type(got) is not type(expected):
-        msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
-        raise ConfigError(msg)
+def _check_state(algorithm: str, rule: str, expected: State, got: State) -> State:
+    if type(got) is type(expected):
+        return got
+    msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
+    raise ConfigError(msg)
 
 
 def settings(algorithm: Algorithm) -> dict[str, Any]:

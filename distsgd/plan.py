@@ -13,21 +13,25 @@ import numpy.typing as npt
 
 from distsgd.algorithm import Algorithm
 from distsgd.kernels import plan as kernels
-from distsgd.trace import Trace
+from distsgd.trace import ROW, Trace
 
+# a record, so that the columns of a row have names in Python too
 PLAN = np.dtype(
-    [
-        ("verb", "i4"),
-        ("worker", "i4"),
-        ("steps", "i4"),  # steps that the worker takes between its previous row and this one
-        ("first", "i4"),  # whether this push is the first of its round
-        ("members", "i8"),  # pushes in the round that this push closes, or 0
-        ("step", "i8"),  # steps that the worker has completed
-        ("read", "i8"),  # version that the worker holds while it takes these steps
-        ("version", "i8"),  # of the server: returned by a pull, or met by a push when it is applied
-        ("staleness", "i8"),  # of the round, which is that of its oldest gradient
-        ("factor", "f8"),  # the schedule's factor for the server
-    ]
+    (
+        np.record,
+        [
+            ("verb", "i4"),
+            ("worker", "i4"),
+            ("steps", "i4"),  # that the worker takes between its previous row and this one
+            ("first", "i4"),  # whether this push is the first of its round
+            ("members", "i8"),  # pushes in the round that this push closes, or 0
+            ("step", "i8"),  # steps that the worker has completed
+            ("read", "i8"),  # version that the worker holds while it takes these steps
+            ("version", "i8"),  # of the server: pulled, or met by a push when it is applied
+            ("staleness", "i8"),  # of the round, which is that of its oldest gradient
+            ("factor", "f8"),  # the schedule's factor for the server
+        ],
+    )
 )
 
 
@@ -78,11 +82,12 @@ def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
     Plan
         The same order, with what each row needs.
     """
-    rounds, staleness, members = kernels.survey(trace.rows, trace.n_updates)
+    served = trace.rows.view(np.dtype((np.record, ROW)))
+    rounds, staleness, members = kernels.survey(served, trace.n_updates)
     order = _order(trace, rounds)
     rows = np.zeros(order.size, dtype=PLAN)
     kernels.fill(
-        trace.rows, order, rounds, staleness, members,
+        served, order, rounds, staleness, members,
         _server_factors(algorithm, trace, epochs_per_step), trace.workers, rows,
     )  # fmt: skip
     steps = np.arange(rows["step"].max(initial=0) + 2)

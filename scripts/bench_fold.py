@@ -53,7 +53,7 @@ def dense_row(compute: Law, quick: bool) -> dict[str, str]:
         lambda: last(
             fold(algorithm, problem, trace, stops=np.array([n_updates]), driver="compiled")
         ),
-        lambda: plain_softmax(n_updates),
+        lambda: plain_softmax(problem.data, n_updates),
     )
     return {
         "what": f"fold, softmax on digits, batch 32, 256 workers, {compute}",

@@ -51,7 +51,10 @@ def add_row_gradient(
     change = support.slope(row_margin(values, place, point), support.labels[row])
     for k in range(values.size):
         at = place[k]
-        out[at] += change * values[k] + support.shrink[columns[k]] * point[at]
+        gradient = change * values[k]
+        if support.shrink.size > 0:
+            gradient += support.shrink[columns[k]] * point[at]
+        out[at] += gradient
 
 
 @specialised

@@ -165,7 +165,10 @@ def margin_single(h, S, support, at, R, out, row):
 
 def message_single(h, R, at, sent, support, row, slope, shrink, x, B, worker):
     for p in range(support.size):
-        g = 0.0 + (slope * row[p] + shrink[support[p]] * x[p]){message}
+        g = slope * row[p]
+        if shrink.size > 0:
+            g += shrink[support[p]] * x[p]
+        g = 0.0 + g  # as in a sum over samples, where -0.0 becomes 0.0{message}
 
 def apply_support(h, S, support, B, worker, at):
     for p in range(support.size):

@@ -243,7 +243,7 @@ def _linear(
     counts = rows.counts
     # the ratio first: where a feature is in every sample it is 1, and the share is l2 exactly
     np.divide(data.samples, counts, out=shrink, where=counts > 0)
-    support = Support(rows, labels[0], strength * shrink, margin_loss.slope)
+    support = Support(rows, labels[0], strength * shrink if l2 else shrink[:0], margin_loss.slope)
     return Linear(name, data, strength, margin_loss, support, _rows(data.test_x), labels[1])
 
 
