@@ -64,6 +64,9 @@ def test_stragglers_are_slower_by_their_factor() -> None:
     # Four standard deviations of the share of 10,000 independent draws.
     assert np.mean(ratio > 2.0) == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 10_000))
     assert slow.mean == pytest.approx(1.7)
+    # Who straggles does not depend on how long the step would have taken.
+    others = steady.sample(1, n=10_000)
+    assert stats.ks_2samp(steady.sample(0, n=10_000)[ratio > 2.0], others).pvalue > 1e-3
 
 
 @pytest.mark.jit_off

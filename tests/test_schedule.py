@@ -14,6 +14,7 @@ from distsgd import laws
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step
 from distsgd.errors import ConfigError
 from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
+from distsgd.kernels.random import READS
 from distsgd.schedule import schedule
 from distsgd.trace import DROP, PULL, PUSH
 
@@ -349,10 +350,13 @@ def test_stale_reads_are_as_stale_as_their_law(law: laws.Law, seed: int, warm: f
     """Update u reads version max(v, u - floor(lag)), behind v fresh ones for a warm start."""
     trace = schedule((Start(warm), *PLAIN), stale_reads(law, seed), updates=40)
     trace.verify()
-    lags = np.floor(stale_reads(law, seed).law.sample(seed, 3, 0, 40))
+    lags = np.floor(law.sample(seed, READS, 0, 40))
     expected = [0 if u < warm else min(lags[u], u - warm) for u in range(40)]
     assert trace.staleness.tolist() == expected
     assert trace.seconds.tolist() == list(range(1, 41))
+    reads = np.arange(40) - trace.staleness
+    in_flight = [sum((reads <= update) & (np.arange(40) >= update)) for update in range(40)]
+    assert trace.workers == max(in_flight)
 
 
 def test_constant_stale_reads_are_fixed_staleness() -> None:
