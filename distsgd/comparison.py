@@ -20,7 +20,7 @@ from distsgd.fleet import Fleet, StaleReads
 from distsgd.problem import Problem
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
-from distsgd.run import Run, check_writable, load, unwritable
+from distsgd.run import Run, check_writable, decode, load, unwritable
 from distsgd.simulation import simulate
 
 AnyFleet: TypeAlias = Fleet | StaleReads
@@ -274,7 +274,6 @@ def _run_folder(folder: Path, name: str) -> Path:
 
 
 class _Saved(msgspec.Struct):
-    format: int
     is_complete: bool
     settings: dict[str, Any]
     runs: list[Line]
@@ -290,18 +289,13 @@ def load_comparison(folder: str | Path) -> Comparison:
     """
     path = Path(folder) / "summary.json"
     try:
-        saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+        content = path.read_bytes()
     except OSError as error:
         msg = (
             f"{folder} holds no comparison ({path.name}: {error.strerror}); give the folder of one"
         )
         raise ConfigError(msg) from None
-    except msgspec.DecodeError as error:
-        msg = f"{path} is damaged ({error}); run the comparison again"
-        raise ConfigError(msg) from None
-    if saved.format != FORMAT:
-        msg = f"{path} has format {saved.format}, not {FORMAT}; run the comparison again"
-        raise ConfigError(msg)
+    saved: _Saved = decode(content, _Saved, path, FORMAT)
     loaded = [_loaded(Path(folder), line) for line in saved.runs]
     return Comparison(saved.settings, loaded, is_complete=saved.is_complete)
 

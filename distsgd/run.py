@@ -198,15 +198,43 @@ def _read_record(folder: Path) -> _Record:
     except OSError as error:
         msg = f"{folder} holds no saved run ({path.name}: {error.strerror}); give the folder of one"
         raise ConfigError(msg) from None
+    record: _Record = decode(content, _Record, path, FORMAT)
+    return record
+
+
+def decode(content: bytes, kind: type[Any], path: Path, expected: int) -> Any:  # noqa: ANN401 # a `kind`
+    """Return the JSON `content` of a saved file as a `kind`.
+
+    Parameters
+    ----------
+    content : bytes
+        JSON with a key ``format``.
+    kind : type
+        A msgspec Struct.
+    path : Path
+        Where the content comes from, for the error.
+    expected : int
+        The only format that can be read.
+
+    Returns
+    -------
+    object
+        A `kind`.
+
+    Raises
+    ------
+    ConfigError
+        If the content is damaged, or of another format.
+    """
     try:
         written = msgspec.json.decode(content, type=_Format).format
-        if written != FORMAT:
-            msg = f"{path} has format {written}, not {FORMAT}; run the experiment again"
-            raise ConfigError(msg)
-        return msgspec.json.decode(content, type=_Record)
+        if written == expected:
+            return msgspec.json.decode(content, type=kind)
     except msgspec.DecodeError as error:
-        msg = f"{path} is damaged ({error}); run the experiment again"
+        msg = f"{path} is damaged ({error}); compute it again"
         raise ConfigError(msg) from None
+    msg = f"{path} has format {written}, not {expected}; compute it again"
+    raise ConfigError(msg)
 
 
 class _Format(msgspec.Struct):
@@ -217,7 +245,7 @@ def _check_file(path: Path, digest: str | None) -> None:
     found = _digest(path) if path.is_file() else "missing"
     if found != digest:
         state = "missing" if found == "missing" else "damaged"
-        msg = f"{path} is {state}; run the experiment again"
+        msg = f"{path} is {state}; compute it again"
         raise ConfigError(msg)
 
 

@@ -144,6 +144,19 @@ def test_a_mistake_is_answered_in_one_sentence(
     assert says in errors
 
 
+def test_an_unwritable_folder_is_found_before_computing(
+    call: Call, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a comparison nor a run begins if its folder cannot be written."""
+
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("it has begun")
+
+    monkeypatch.setattr(comparison, "simulate", fail)
+    assert call("compare", file, "--out", "/proc/none")[0] == 2
+    assert call("run", "mine", "--experiment", file, "--out", "/proc/none/run")[0] == 2
+
+
 def test_help_is_shown_for_no_arguments(call: Call) -> None:
     """Without arguments the command explains itself."""
     code, said, _ = call()

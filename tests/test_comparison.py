@@ -150,7 +150,7 @@ def test_a_quorum_above_the_workers_is_found_first(problem: ds.problems.Problem)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, "exactly one of"),
+        ({}, "the budget must be exactly one of"),
         ({"updates": 1, "epochs": 1.0}, "exactly one of"),
         ({"updates": 1, "seeds": 0}, "seeds"),
         ({"updates": 1, "batch": 0}, "batch"),
@@ -174,11 +174,14 @@ def test_nothing_to_compare_is_an_error(problem: ds.problems.Problem) -> None:
         ds.compare(ALGORITHMS, problem, {}, updates=1)
 
 
-@pytest.mark.parametrize("content", [b"{", b"{}", b'{"format": 99}'])
-def test_a_damaged_comparison_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"{", "is damaged"), (b"{}", "is damaged"), (b'{"format": 99}', "has format 99, not 1")],
+)
+def test_a_damaged_comparison_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     """A summary that is cut off, empty, or of another format is refused by its path."""
     (tmp_path / "summary.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"summary\.json"):
+    with pytest.raises(ConfigError, match=rf"summary\.json {says}"):
         load_comparison(tmp_path)
 
 
