@@ -1,0 +1,226 @@
+"""Folds: one text, two drivers, equal bits; and a memory that follows the versions in use."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import distsgd as ds
+from distsgd import algorithms
+from distsgd.algorithm import Algorithm, is_memoryless
+from distsgd.errors import ConfigError
+from distsgd.fold import fold
+from distsgd.kernels import folds, sparse
+from distsgd.kernels.rules import Halves
+from distsgd.problem import Problem
+from distsgd.schedule import schedule
+from distsgd.trace import PULL, PUSH, ROW, Trace
+
+UPDATES = 60
+TABLE = {
+    "serial": algorithms.serial(0.2),
+    "synchronous": algorithms.synchronous(0.2),
+    "synchronous, backup": algorithms.synchronous(0.2, backup=2),
+    "hogwild": algorithms.hogwild(0.2, backoff=0.8),
+    "downpour": algorithms.downpour(0.2),
+    "downpour, periods": algorithms.downpour(0.1, n_fetch=3, n_push=2, warm_start=10),
+    "downpour, adagrad": algorithms.downpour(0.05, server="adagrad"),
+    "adaptive_revision": algorithms.adaptive_revision(0.2),
+    "elastic_averaging": algorithms.elastic_averaging(0.1, period=3),
+    "elastic_averaging, momentum": algorithms.elastic_averaging(0.05, 0.2, 2, momentum=0.9),
+    "stale_synchronous": algorithms.stale_synchronous(0.1, 1),
+}
+SPARSE = [name for name, one in TABLE.items() if one.sparse and is_memoryless(one)]
+FLEET = ds.Fleet(workers=6, compute=ds.lognormal(1.0, 0.7), latency=0.1, service=0.02)
+
+
+@pytest.fixture(scope="module")
+def dense() -> Problem:
+    """Softmax on digits."""
+    return ds.problems.softmax(ds.data.digits())
+
+
+@pytest.fixture(scope="module")
+def thin() -> Problem:
+    """Logistic regression on rows of 6 among 80 features, with a regulariser."""
+    return ds.problems.logistic(ds.data.sparse(300, 80, 6, seed=2), l2=1e-3)
+
+
+def parameters(
+    algorithm: Algorithm, problem: Problem, driver: str = "auto", *,
+    fleet: object = FLEET, batch: int = 4, stops: tuple[int, ...] = (UPDATES,),
+) -> np.ndarray:  # fmt: skip
+    """Return the parameters after the last of `stops`."""
+    trace = schedule(algorithm.cycle, fleet, seed=1, updates=stops[-1])
+    states = fold(
+        algorithm, problem, trace, stops=np.array(stops), batch=batch, seed=1, driver=driver
+    )
+    return list(states)[-1].x
+
+
+@dataclass(frozen=True)
+class WithoutSupport:
+    """A problem that hides its supports, so that its gradients are folded as whole vectors."""
+
+    whole: Problem
+
+    support = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.whole, name)
+
+
+@pytest.mark.parametrize("algorithm", TABLE.values(), ids=TABLE)
+def test_interpreted_equals_compiled(algorithm: Algorithm, dense: Problem) -> None:
+    """NumPy on whole vectors and compiled code per coordinate have the same bits."""
+    interpreted, compiled = (
+        parameters(algorithm, dense, driver) for driver in ("interpreted", "compiled")
+    )
+    assert np.array_equal(interpreted, compiled)
+    assert not np.array_equal(interpreted, dense.start(1))
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("name", SPARSE)
+def test_supports_equal_whole_vectors(name: str, batch: int, thin: Problem) -> None:
+    """A fold that touches only supports has the bits of one with whole vectors."""
+    algorithm = TABLE[name]
+    on_supports = parameters(algorithm, thin, "compiled", batch=batch)
+    whole = parameters(algorithm, WithoutSupport(thin), "interpreted", batch=batch)
+    assert np.array_equal(on_supports, whole)
+
+
+@pytest.mark.jit_off
+@pytest.mark.bounds
+@pytest.mark.parametrize("name", ["synchronous, backup", "adaptive_revision", "elastic_averaging"])
+def test_kernels_stay_inside_their_arrays(name: str) -> None:
+    """Small folds of each kind agree; this also runs with bounds checks, and without compiling."""
+    data = ds.data.sparse(20, 12, 3, seed=3)
+    for problem in (ds.problems.quadratic([1.0, 0.2], noise=0.1), ds.problems.logistic(data, 0.1)):
+        for batch in (1, 3):
+            runs = [
+                parameters(TABLE[name], problem, driver, batch=batch, stops=(8,))
+                for driver in ("interpreted", "compiled")
+            ]
+            assert np.array_equal(*runs)
+
+
+@pytest.mark.parametrize("name", ["downpour", "elastic_averaging"])
+def test_another_learning_rate_compiles_nothing(name: str, dense: Problem) -> None:
+    """Kernels are compiled once for an algorithm, whatever its numbers."""
+    kind = folds.shared if name == "downpour" else folds.private
+    sweep = [getattr(algorithms, name)(rate) for rate in (0.1, 1, 0.025)]
+    counts = []
+    for algorithm in sweep:
+        parameters(algorithm, dense, "compiled", stops=(3,))
+        counts.append([len(kernel.signatures) for kernel in kind(Halves.of(algorithm))])
+    assert counts == [[1, 1, 1]] * 3
+
+
+def test_a_sparse_sweep_compiles_nothing(thin: Problem) -> None:
+    """The sparse kernel too is compiled once, for whole and broken learning rates alike."""
+    for rate in (0.1, 1):
+        parameters(algorithms.downpour(rate), thin, "compiled", stops=(3,))
+    assert len(sparse.sparse(Halves.of(algorithms.downpour(0.5))).signatures) == 1
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+@pytest.mark.parametrize("name", ["downpour", "synchronous", "elastic_averaging"])
+def test_looking_at_a_run_does_not_change_it(name: str, driver: str, dense: Problem) -> None:
+    """Evaluating after every update leaves the bits as they are."""
+    once = parameters(TABLE[name], dense, driver)
+    often = parameters(TABLE[name], dense, driver, stops=tuple(range(UPDATES + 1)))
+    assert np.array_equal(once, often)
+
+
+@dataclass
+class Counting:
+    """A problem that remembers how many gradients it was asked for at once."""
+
+    whole: Problem
+    asked: list[int]
+
+    def gradients(self, xs: np.ndarray, batches: np.ndarray) -> np.ndarray:
+        """Count, and evaluate."""
+        self.asked.append(len(xs))
+        return self.whole.gradients(xs, batches)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.whole, name)
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+def test_gradients_in_flight_are_one_batch(driver: str, dense: Problem) -> None:
+    """W equal asynchronous workers have W gradients in flight, which are evaluated at once."""
+    counting = Counting(dense, [])
+    parameters(TABLE["downpour"], counting, driver, fleet=ds.Fleet(workers=6), stops=(60,))
+    assert counting.asked == [6] * 10
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+def test_dropped_gradients_are_not_evaluated(driver: str, dense: Problem) -> None:
+    """A gradient that arrives after its round has closed costs nothing, for nobody would see it."""
+    counting, algorithm = Counting(dense, []), TABLE["synchronous, backup"]
+    parameters(algorithm, counting, driver, stops=(20,))
+    assert sum(counting.asked) == 20 * 4
+
+
+def test_bits_do_not_depend_on_the_process() -> None:
+    """The same seed gives the same bits in another process, by another driver."""
+    script = (
+        "import distsgd as ds, hashlib\n"
+        "run = ds.simulate(ds.algorithms.downpour(0.2), ds.problems.softmax(ds.data.digits()),"
+        " ds.Fleet(5, ds.exponential(1.0)), updates=40, seed=7, driver='{}')\n"
+        "print(hashlib.sha256(run.x.tobytes() + run.trace.rows.tobytes()).hexdigest())"
+    )
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", script.format(driver)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for driver in ("interpreted", "compiled")
+    }
+    run = ds.simulate(
+        ds.algorithms.downpour(0.2), ds.problems.softmax(ds.data.digits()),
+        ds.Fleet(5, ds.exponential(1.0)), updates=40, seed=7,
+    )  # fmt: skip
+    here = hashlib.sha256(run.x.tobytes() + run.trace.rows.tobytes()).hexdigest()
+    assert prints == {here + "\n"}
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+def test_a_fold_by_hand(driver: str) -> None:
+    """Two workers, two coordinates, four events: gradient h x, worked out with pencil and paper."""
+    rows = [  # time, sent, done, worker, verb, step, version, read
+        (0, 0, 0, 0, PULL, 0, 0, 0),
+        (0, 0, 0, 1, PULL, 0, 0, 0),
+        (1, 1, 1, 1, PUSH, 1, 1, 0),
+        (2, 2, 2, 0, PUSH, 1, 2, 0),
+    ]
+    problem = ds.problems.quadratic([1.0, 2.0], start=[8.0, 4.0])
+    states = fold(
+        algorithms.downpour(0.25), problem, Trace(np.array(rows, dtype=ROW), 2),
+        stops=np.array([0, 1, 2]), batch=1, driver=driver,
+    )  # fmt: skip
+    # x0 = (8, 4), gradient (8, 8); both workers read version 0, so both steps are -(2, 2)
+    assert [state.x.tolist() for state in states] == [[8.0, 4.0], [6.0, 2.0], [4.0, 0.0]]
+
+
+def test_an_unknown_driver_is_named() -> None:
+    """A misspelt driver gets the nearest one."""
+    with pytest.raises(ConfigError, match="unknown driver 'compield'; did you mean 'compiled'"):
+        parameters(TABLE["serial"], ds.problems.quadratic([1.0]), "compield")
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+def test_overflow_is_a_result_and_no_warning(driver: str) -> None:
+    """A run that diverges ends in numbers that are not finite, silently."""
+    x = parameters(
+        algorithms.adaptive_revision(1e200), ds.problems.quadratic([1e100, 1.0]), driver, batch=1
+    )
+    assert not np.isfinite(x).all()

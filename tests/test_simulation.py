@@ -1,0 +1,194 @@
+"""Simulate and replay: budgets, points of evaluation, and how a run ends."""
+
+import numpy as np
+import pytest
+
+import distsgd as ds
+from distsgd import algorithms
+from distsgd.errors import ConfigError, TraceError
+from distsgd.problem import Problem
+from distsgd.simulation import message_bytes
+from distsgd.trace import PUSH, Trace
+
+FLEET = ds.Fleet(workers=4, compute=ds.exponential(1.0))
+QUADRATIC = ds.problems.quadratic([1.0, 0.5], noise=0.1)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """Softmax on digits."""
+    return ds.problems.softmax(ds.data.digits())
+
+
+def test_an_epoch_is_shared_by_all_workers(problem: Problem) -> None:
+    """Two epochs are two passes of everybody together, not of each worker."""
+    run = ds.simulate(algorithms.downpour(0.1), problem, FLEET, epochs=2, batch=32)
+    last = run.history.row(-1, named=True)
+    assert last["gradients"] == int(np.ceil(2 * problem.samples / 32))
+    assert last["epoch"] == last["gradients"] * 32 / problem.samples
+
+
+@pytest.mark.parametrize(
+    ("budget", "column", "reached"),
+    [({"updates": 37}, "update", 37), ({"gradients": 41}, "gradients", 41)],
+    ids=["updates", "gradients"],
+)
+def test_a_budget_is_spent_exactly(budget: dict[str, int], column: str, reached: int) -> None:
+    """A run ends with the update that spends its budget."""
+    run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, **budget)
+    assert run.history[column][-1] == reached
+    assert run.status == "done"
+
+
+def test_synchronous_gradients_count_every_worker() -> None:
+    """An update of synchronous SGD costs W gradients, dropped ones included."""
+    run = ds.simulate(algorithms.synchronous(0.1), QUADRATIC, FLEET, updates=10, evaluate_every=1)
+    assert run.history["gradients"].to_list() == list(range(0, 44, 4))
+
+
+def test_time_ends_before_its_budget() -> None:
+    """With a budget of seconds, every update was applied by then."""
+    run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, seconds=12.5)
+    assert run.trace.n_updates > 0
+    assert run.trace.seconds[-1] <= 12.5
+
+
+def test_the_history_says_when_each_update_was_applied() -> None:
+    """Seconds are the virtual time of the update; the starting point has time 0."""
+    run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=30, evaluate_every=7)
+    updates = run.history["update"].to_numpy()
+    assert updates.tolist() == [0, 7, 14, 21, 28, 30]
+    np.testing.assert_array_equal(run.history["seconds"][1:], run.trace.seconds[updates[1:] - 1])
+    assert run.history["seconds"][0] == 0.0
+
+
+def test_evaluations_are_equally_spaced_in_gradients() -> None:
+    """Algorithms with other numbers of updates are seen after the same numbers of gradients."""
+    seen = [
+        ds.simulate(algorithm, QUADRATIC, FLEET, gradients=400, evaluations=10).history["gradients"]
+        for algorithm in (algorithms.downpour(0.1), algorithms.synchronous(0.1))
+    ]
+    assert seen[0].to_list() == seen[1].to_list() == list(range(0, 440, 40))
+
+
+def test_a_target_ends_the_run_at_a_point_of_its_history() -> None:
+    """The run ends where the loss was first seen at the target, and its trace ends there too."""
+    run = ds.simulate(
+        algorithms.serial(0.1), ds.problems.quadratic([1.0]), FLEET, updates=500, evaluate_every=5,
+        target=0.01,
+    )  # fmt: skip
+    losses = run.history["loss"].to_numpy()
+    assert run.status == "target"
+    assert losses[-1] <= 0.01 < losses[-2]
+    assert run.trace.n_updates == run.history["update"][-1] < 500
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+def test_divergence_is_a_result(driver: str) -> None:
+    """A run whose numbers are not finite says at which update that was seen, and keeps the rest."""
+    run = ds.simulate(
+        algorithms.serial(3.0), ds.problems.quadratic([1.0]), FLEET, updates=5000,
+        evaluate_every=100, driver=driver,
+    )  # fmt: skip
+    assert run.status == "diverged"
+    assert run.diverged_at == run.history["update"][-1] == run.trace.n_updates < 5000
+    assert np.isfinite(run.history["loss"].to_numpy()[:-1]).all()
+    assert not np.isfinite(run.history["loss"][-1])
+
+
+def test_whoever_asks_to_stop_gets_the_run_so_far() -> None:
+    """`stop` is asked at points of evaluation; the run until there is whole."""
+    answers = iter([False, False, True])
+    run = ds.simulate(
+        algorithms.serial(0.1), QUADRATIC, FLEET, updates=50, evaluate_every=10,
+        stop=lambda: next(answers),
+    )  # fmt: skip
+    whole = ds.simulate(algorithms.serial(0.1), QUADRATIC, FLEET, updates=20, evaluate_every=10)
+    assert run.status == "stopped"
+    assert np.array_equal(run.x, whole.x)
+    assert run.history.equals(whole.history)
+
+
+def test_evaluation_stands_outside_the_clock() -> None:
+    """However often a run is looked at, its virtual time is the same."""
+    often, seldom = (
+        ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=40, evaluate_every=every)
+        for every in (1, 40)
+    )
+    assert np.array_equal(often.trace.rows, seldom.trace.rows)
+    assert often.history["seconds"][-1] == seldom.history["seconds"][-1]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        algorithms.downpour(0.1, n_fetch=2),
+        algorithms.synchronous(0.1, backup=1),
+        algorithms.elastic_averaging(0.1, period=3),
+        algorithms.hogwild(0.1),
+    ],
+    ids=lambda algorithm: algorithm.name,
+)
+def test_a_replay_has_the_bits_of_the_run(algorithm: object, problem: Problem) -> None:
+    """Folding a recorded order again gives the same parameters and history."""
+    run = ds.simulate(algorithm, problem, FLEET, updates=50, batch=4, seed=5, evaluations=3)
+    again = ds.replay(run, algorithm, problem, driver="compiled")
+    assert np.array_equal(again.x, run.x)
+    assert again.history.equals(run.history)
+    alone = ds.replay(run.trace, algorithm, problem, batch=4, seed=5)
+    assert np.array_equal(alone.x, run.x)
+
+
+def test_a_replay_of_something_else_is_refused() -> None:
+    """Another algorithm, another problem, a bare trace or a broken one cannot be replayed."""
+    run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=10)
+    with pytest.raises(ConfigError, match="the algorithm to replay must be the recorded one"):
+        ds.replay(run, algorithms.downpour(0.2), QUADRATIC)
+    with pytest.raises(ConfigError, match="the problem to replay must be the recorded one"):
+        ds.replay(run, algorithms.downpour(0.1), ds.problems.quadratic([1.0, 0.5]))
+    with pytest.raises(ConfigError, match="does not know its batch and its seed"):
+        ds.replay(run.trace, algorithms.downpour(0.1), QUADRATIC)
+    rows = run.trace.rows.copy()
+    rows["worker"][np.flatnonzero(rows["verb"] == PUSH)[3]] = 99
+    with pytest.raises((TraceError, ConfigError), match="99"):
+        ds.replay(Trace(rows, 4), algorithms.downpour(0.1), QUADRATIC, batch=32, seed=0)
+
+
+def test_messages_weigh_the_columns_that_are_sent() -> None:
+    """A pull and a push carry 8 bytes per coordinate and column, sparse ones those of a support."""
+    revision = algorithms.adaptive_revision(0.1)
+    assert message_bytes(revision, QUADRATIC, 32) == (8 * 2 * 2, 8 * 2 * 2)
+    assert message_bytes(algorithms.elastic_averaging(0.1), QUADRATIC, 32) == (16, 16)
+    thin = ds.problems.logistic(ds.data.sparse(200, 1000, 5))
+    pulled, pushed = message_bytes(revision, thin, 1)
+    assert pulled == pushed == pytest.approx(5 * (8 * 2 + 4))
+    assert message_bytes(algorithms.elastic_averaging(0.1), thin, 1) == (8000, 8000)
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({}, "exactly one of updates, gradients, epochs, seconds"),
+        ({"updates": 5, "epochs": 1}, "exactly one"),
+        ({"updates": 0}, "updates must be"),
+        ({"epochs": -1}, "epochs must be"),
+        ({"epochs": float("nan")}, "epochs must be"),
+        ({"updates": 5, "batch": 0}, "batch must be"),
+        ({"updates": 5, "seed": -1}, "seed must be"),
+        ({"updates": 5, "evaluate_every": 0}, "evaluate_every must be"),
+        ({"updates": 5, "evaluations": 0}, "evaluations must be"),
+        ({"updates": 5, "evaluate_every": 1, "evaluations": 1}, "not both"),
+        ({"updates": 5, "target": "low"}, "target must be a number"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(changed: dict[str, object], names: str) -> None:
+    """Each argument outside its bounds is named with its bound, before anything is computed."""
+    with pytest.raises(ConfigError, match=names):
+        ds.simulate(algorithms.serial(0.1), QUADRATIC, FLEET, **changed)
+
+
+def test_too_many_backups_are_refused() -> None:
+    """A quorum that a fleet cannot fill is named with the fleet's workers."""
+    with pytest.raises(ConfigError, match="backup must be < the number of workers \\(4\\), not 4"):
+        ds.simulate(algorithms.synchronous(0.1, backup=4), QUADRATIC, FLEET, updates=5)
