@@ -14,13 +14,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from distsgd.algorithm import Algorithm, Push, check_algorithm, verb
+from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.problem import Problem
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
 from distsgd.run import Run, check_writable, decode, load, unwritable
+from distsgd.schedule import schedule
 from distsgd.simulation import simulate
 
 AnyFleet: TypeAlias = Fleet | StaleReads
@@ -122,8 +123,7 @@ def _check_runnable(name: str, algorithm: Algorithm, fleets: Mapping[str, AnyFle
     check_algorithm(algorithm)
     for label, fleet in fleets.items():
         try:
-            if isinstance(fleet, Fleet):
-                verb(algorithm.cycle, Push).quorum_of(fleet.workers)
+            schedule(algorithm.cycle, fleet, updates=1)
         except ConfigError as error:
             msg = f"algorithm {name!r} on fleet {label!r}: {error}"
             raise ConfigError(msg) from None

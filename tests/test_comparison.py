@@ -147,6 +147,14 @@ def test_a_quorum_above_the_workers_is_found_first(problem: ds.problems.Problem)
         Setup(backup, problem, FLEETS, {"updates": 1})
 
 
+def test_a_cycle_that_a_fleet_cannot_serve_is_found_first(problem: ds.problems.Problem) -> None:
+    """An order without machines that an algorithm does not fit is an error before anything runs."""
+    fleets = {"old": ds.stale_reads(ds.exponential(4.0))}
+    pair = {"fine": ALGORITHMS["Downpour"], "rounds": ds.algorithms.synchronous(0.1)}
+    with pytest.raises(ConfigError, match="'rounds' on fleet 'old': stale_reads needs"):
+        Setup(pair, problem, fleets, {"updates": 1})
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -22,7 +22,8 @@ curvature = [1.0, 2.0]
 [algorithms.mine]
 algorithm = "downpour"
 learning_rate = 0.1
-n_push = 2
+n_push = 1
+local_rate = 0.2
 
 [fleets.machines]
 workers = 2
@@ -48,8 +49,8 @@ def test_a_file_builds_what_it_says() -> None:
         "exact": fixed_staleness(3),
         "sampled": StaleReads(exponential(4.0), 9),
     }
-    assert setup.algorithms["mine"].hyper == registry["downpour"].constructor(0.1).hyper
-    assert setup.algorithms["mine"].cycle[-1].every == 2
+    alone = registry["downpour"].constructor(0.1, local_rate=0.2)
+    assert setup.algorithms["mine"].hyper == alone.hyper
     assert setup.problem.dimension == 2
     assert (setup.budget, setup.cases) == ({"updates": 3}, (4, 7))
 
@@ -73,7 +74,7 @@ def test_the_built_in_experiment_uses_every_algorithm() -> None:
     ("wrong", "right", "says"),
     [
         ("workerz = 2", "workers = 2", r"\[fleets.machines\].*'workerz'.*'workers'"),
-        ("n_puch = 2", "n_push = 2", r"\[algorithms.mine\].*'n_puch'.*'n_push'"),
+        ("n_puch = 2", "n_push = 1", r"\[algorithms.mine\].*'n_puch'.*'n_push'"),
         ('"downpoor"', '"downpour"', "'downpoor'.*'downpour'"),
         ('"quadratik"', '"quadratic"', "'quadratik'.*'quadratic'"),
         ("curvatur =", "curvature =", r"\[problem\].*'curvatur'.*'curvature'"),
@@ -101,7 +102,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(wrong: str, right: str, sa
         ("[4, 7]", "[-1]", "seed must be a whole number >= 0"),
         ("rate = 0.1", "rate = -0.1", r"\[algorithms.mine\] learning_rate must be > 0.* not -0.1"),
         ("rate = 0.1", "rate = nan", r"\[algorithms.mine\] learning_rate must be"),
-        ("n_push = 2", "n_push = 0", r"\[algorithms.mine\] .*n_push must be"),
+        ("n_push = 1", "n_push = 0", r"\[algorithms.mine\] .*n_push must be"),
         ("learning_rate = 0.1", "", r"\[algorithms.mine\] needs the key 'learning_rate'"),
         ('algorithm = "downpour"', "", r"\[algorithms.mine\] needs the key 'algorithm'"),
         ("workers = 2", "workers = 0", r"\[fleets.machines\] workers must be"),
