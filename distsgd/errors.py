@@ -65,6 +65,14 @@ def check_count(name: str, value: int, *, at_least: int = 1) -> int:
     return int(value)
 
 
+def check_seed(seed: int) -> int:
+    """Return `seed` as an int of 63 bits, or raise a `ConfigError`."""
+    if check_count("seed", seed, at_least=0) < 2**63:
+        return int(seed)
+    msg = f"seed must be < 2**63, not {seed}"
+    raise ConfigError(msg)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
 
-from distsgd.errors import ConfigError, check_count, check_number
-from distsgd.laws import SECONDS, Law, check_seed, constant
+from distsgd.errors import ConfigError, check_count, check_number, check_seed
+from distsgd.laws import SECONDS, Law, constant
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number, unknown_name
+from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
 from distsgd.kernels import laws as kernels
 from distsgd.kernels.random import COMPUTE
 
@@ -190,14 +190,6 @@ laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
     }
 )
 """The constructors by name."""
-
-
-def check_seed(seed: int) -> int:
-    """Return `seed` as an int of 63 bits, or raise `ConfigError`."""
-    if check_count("seed", seed, at_least=0) < 2**63:
-        return int(seed)
-    msg = f"seed must be < 2**63, not {seed}"
-    raise ConfigError(msg)
 
 
 def table(several: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:

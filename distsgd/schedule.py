@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_count, check_number, check_seed
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.kernels import machines as kernel
 from distsgd.kernels.heap import ENTRY
@@ -14,7 +14,7 @@ from distsgd.kernels.machines import Machines, Plan
 from distsgd.kernels.random import READS
 from distsgd.kernels.reads import fill_reads
 from distsgd.kernels.schedule import run
-from distsgd.laws import check_seed, table
+from distsgd.laws import table
 from distsgd.trace import ROW, Trace
 
 UNLIMITED = np.iinfo(np.int64).max

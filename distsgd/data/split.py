@@ -6,7 +6,7 @@ import numpy as np
 
 from distsgd.data.dataset import Data
 from distsgd.data.rows import Floats, Integers, Sparse, from_scipy, frozen
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_number, check_seed
 
 
 def from_arrays(
@@ -66,7 +66,7 @@ def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integ
     """Return the indices of the training and of the test samples, each ascending."""
     share = check_number("test", test, at_least=0.0, below=1.0)
     # the raw bits of a bit generator are guaranteed to be the same in every version of NumPy
-    bits = np.random.PCG64(check_count("seed", seed, at_least=0)).random_raw(y.size)
+    bits = np.random.PCG64(check_seed(seed)).random_raw(y.size)
     shuffled = np.argsort(bits, kind="stable")
     by_label = shuffled[np.argsort(y[shuffled], kind="stable")]
     is_aside = np.diff(np.ceil(np.arange(y.size + 1) * share)) > 0

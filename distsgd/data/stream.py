@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distsgd.errors import check_count, check_number
+from distsgd.errors import check_count, check_number, check_seed
 from distsgd.kernels.stream import fill_batches
 
 
@@ -32,10 +32,9 @@ class Stream:
 
     def __init__(self, samples: int, batch: int, seed: int = 0) -> None:
         check_number("samples", samples, below=2.0**32 + 1)
-        check_number("seed", seed, below=2.0**63)
         self.samples = check_count("samples", samples)
         self.batch_size = check_count("batch", batch)
-        self.seed = check_count("seed", seed, at_least=0)
+        self.seed = check_seed(seed)
 
     def batch(self, worker: int, step: int) -> NDArray[np.uint32]:
         """Return the sample indices of one worker's step, uint32[b]."""

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from distsgd.data.dataset import Data
 from distsgd.data.rows import Floats, Integers, Sparse, sparse_rows
 from distsgd.data.split import from_arrays
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_count, check_number, check_seed
 from distsgd.kernels.noise import FLIPS, ROWS, VALUES, WEIGHTS, fill_normal, fill_uniform
 from distsgd.kernels.sampling import fill_columns
 
@@ -62,7 +62,7 @@ def sparse(  # noqa: PLR0917 # the numbers that shape the data, in their publish
         n // 4 if test_samples is None else check_count("test_samples", test_samples, at_least=0)
     )
     check_count("nonzeros", nonzeros)
-    check_number("seed", check_count("seed", seed, at_least=0), below=2.0**63)
+    check_seed(seed)
     check_number("noise", noise, at_least=0.0, below=np.nextafter(0.5, 1.0))
     tree = _popularity_tree(features, popularity)
     if nonzeros > features:

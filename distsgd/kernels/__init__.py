@@ -8,12 +8,32 @@
    (seed, purpose, worker, draw) alone.
 """
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _folder() -> str:
+    """Return where machine code is kept: a folder named after the source of all kernels.
+
+    Numba looks at the file of a kernel alone, and would go on using what an edited or upgraded
+    neighbour had been inlined into.
+    """
+    here = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    checks = os.environ.get("NUMBA_BOUNDSCHECK", "")
+    name = hashlib.sha256(sources + checks.encode()).hexdigest()[:16]
+    own = here / "__pycache__" if os.access(here, os.W_OK) else Path.home() / ".cache" / "distsgd"
+    return str(Path(os.environ.get("NUMBA_CACHE_DIR", own), name))
+
+
+_FOLDER = _folder()
 
 
 def compiled(function: Function) -> Function:
@@ -22,7 +42,12 @@ def compiled(function: Function) -> Function:
     Only for kernels that take no function as an argument: a cached kernel that has captured another
     dispatcher would be looked up under an identity that differs in each process.
     """
-    return numba.njit(cache=True)(function)  # type: ignore[return-value] # called like it
+    config: Any = numba.config
+    usual, config.CACHE_DIR = config.CACHE_DIR, _FOLDER
+    try:
+        return numba.njit(cache=True)(function)  # type: ignore[return-value] # called like it
+    finally:
+        config.CACHE_DIR = usual  # other packages keep their own place
 
 
 def specialised(function: Function) -> Function:

@@ -141,7 +141,7 @@ def next_verb(plan: Plan, step: int) -> int:
 
 
 @compiled
-def compute(  # compiled functions are called by position
+def compute(
     plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray
 ) -> None:
     """Let a worker take steps until a verb is due; its time is NaN if that cannot be computed."""

@@ -39,7 +39,7 @@ def fill_reads(read: np.ndarray, rows: np.ndarray) -> int:
 
 
 @compiled
-def _write(  # compiled functions are called by position
+def _write(
     row: np.record, time: float, worker: int, verb: int, step: int, version: int, read: int
 ) -> None:
     row.time, row.sent, row.done = time, time, time

@@ -114,7 +114,7 @@ def receive(plan: Plan, server: Record, sent: float, link_s: float) -> float:
 
 
 @compiled
-def serve_push(  # compiled functions are called by position
+def serve_push(
     plan: Plan,
     server: Record,
     worker: Record,
@@ -152,9 +152,7 @@ def serve_push(  # compiled functions are called by position
 
 
 @compiled
-def write(  # compiled functions are called by position
-    row: Record, server: Record, worker: Record, w: int, time: float, done: float
-) -> None:
+def write(row: Record, server: Record, worker: Record, w: int, time: float, done: float) -> None:
     """Write a row, all but its verb and what it read."""
     row.time, row.sent, row.done = time, worker.time, done
     row.worker, row.step, row.version = w, worker.step, server.version
@@ -193,7 +191,7 @@ def release(plan: Plan, worker: Record, row: Record, told: float) -> None:
 
 
 @compiled
-def serve_pull(  # compiled functions are called by position
+def serve_pull(
     plan: Plan, server: Record, worker: Record, held: Record, row: Record, w: int
 ) -> None:
     """Answer a pull, or let it wait while its worker is too far ahead."""
