@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.problem import Problem
+from distsgd.report.answer import answer
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
 from distsgd.run import Run, check_writable, decode, load, unwritable
@@ -219,8 +220,11 @@ class Comparison:
     """
 
     settings: dict[str, Any]
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome] = field(repr=False)
     is_complete: bool = True
+
+    def __str__(self) -> str:
+        return "\n".join(answer(self.summary))
 
     @cached_property
     def summary(self) -> Summary:

@@ -31,6 +31,12 @@ def test_everything_runs_once(found: ds.Comparison) -> None:
     assert {one.run.history["update"][-1] for one in found.outcomes} == {20}
 
 
+def test_a_comparison_prints_its_answer(found: ds.Comparison) -> None:
+    """Printed, a comparison is its answer; its representation does not spill its runs."""
+    assert "ended with the lowest training loss" in str(found)
+    assert len(repr(found)) < 500
+
+
 def test_a_comparison_is_the_same_runs(found: ds.Comparison, problem: ds.problems.Problem) -> None:
     """A run of a comparison has the bits of the same run made alone."""
     alone = ds.simulate(

@@ -159,4 +159,5 @@ def _settings(summary: Summary) -> dict[str, dict[str, str]]:
 
 
 def _joined(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {text}" for key, text in pairs(settings).items() if key != "kind")
+    shown = {key: text for key, text in pairs(settings).items() if key not in {"kind", "rules"}}
+    return ", ".join(f"{key} {text}" for key, text in shown.items())

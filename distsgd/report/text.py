@@ -85,9 +85,13 @@ def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= pairs(value, f"{prefix}{key}.")
         elif value is not None:
-            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            flat[f"{prefix}{key}"] = text
+            several = value if isinstance(value, (list, tuple)) else [value]
+            flat[f"{prefix}{key}"] = ", ".join(map(_plain, several))
     return flat
+
+
+def _plain(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def troubles(lines: Sequence[Line]) -> list[str]:
