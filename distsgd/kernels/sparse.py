@@ -86,14 +86,9 @@ def draw_batch(seed, worker, step, samples, out):
 def find_support(data, batch, columns, place, position):
     """Write the columns that `batch` touches and the place of each non-zero; return their number.
 
-    A single sample is its own support. Otherwise a column is in it already if its `position` is
-    inside and names it, so that `position` is never cleared.
+    A column is in the support already if its `position` is inside and names it, so that `position`
+    is never cleared.
     """
-    if batch.size == 1:
-        row = np.uint64(batch[0])
-        only = data.columns[data.starts[row] : data.starts[row + np.uint64(1)]]
-        columns[: only.size] = only
-        return only.size
     n_columns = n_places = 0
     for i in range(batch.size):
         row = np.uint64(batch[i])
@@ -134,37 +129,41 @@ def sparse(halves: Halves) -> Loop:
     def serve(flight, order, support, room, seed, start, stop):
         h, S, R, x, gradient, B, M = flight
         data, labels, shrink, slope = support
+        values, all_columns, starts = data.values, data.columns, data.starts
+        batches, columns, n_columns, place, position, touched, is_touched = room
         n_touched = 0
         for r in range(start, stop):
             row = order.rows[r]
             worker = row.worker
             if row.verb == PULL:
-                batch = room.batch[worker]
+                batch = batches[worker]
                 draw_batch(seed, worker, row.step, labels.size, batch)
-                columns = room.columns[worker]
-                n = find_support(data, batch, columns, room.place, room.position)
-                room.n_columns[worker] = n
-                here, g, at = columns[:n], gradient[:n], receiving(row, order)
+                at = receiving(row, order)
                 sent = At(at.version, 0, at.workers, at.step + 1, order.factors[at.step + 1])
                 if batch.size == 1:
                     sample = np.uint64(batch[0])
-                    entries = data.values[data.starts[sample] : data.starts[sample + np.uint64(1)]]
-                    margin = margin_single(h, S, here, at, R, x, entries)
-                    change = slope(margin, labels[sample])
+                    first, end = starts[sample], starts[sample + np.uint64(1)]
+                    entries, here = values[first:end], columns[worker, : end - first]
+                    for p in range(here.size):  # assigning a slice would take longer
+                        here[p] = all_columns[first + np.uint64(p)]
+                    change = slope(margin_single(h, S, here, at, R, x, entries), labels[sample])
                     message_single(h, R, at, sent, here, entries, change, shrink, x, B, worker)
                 else:
+                    n = find_support(data, batch, columns[worker], place, position)
+                    here, g = columns[worker, :n], gradient[:n]
                     point(h, S, here, at, R, x)
-                    support_gradient(support, batch, room.place, x, g)
+                    support_gradient(support, batch, place, x, g)
                     message(h, R, at, sent, g, B, worker)
+                n_columns[worker] = here.size
                 continue
-            here = room.columns[worker, : room.n_columns[worker]]
+            here = columns[worker, : n_columns[worker]]
             if row.members == 1 and row.first:
                 apply(h, S, here, B, worker, applying(row, order))
             elif row.verb == PUSH:
-                n_touched = add(here, B, worker, M, room.is_touched, room.touched, n_touched)
+                n_touched = add(here, B, worker, M, is_touched, touched, n_touched)
                 if row.members > 0:
-                    touched, at = room.touched[:n_touched], applying(row, order)
-                    apply_touched(h, S, touched, M, room.is_touched, row.members, at)
+                    at = applying(row, order)
+                    apply_touched(h, S, touched[:n_touched], M, is_touched, row.members, at)
                     n_touched = 0
 
     return specialised(serve)
