@@ -37,7 +37,7 @@ FORMAT = 1
 
 HISTORY = {
     "update": pl.Int64, "gradients": pl.Int64, "epoch": pl.Float64, "seconds": pl.Float64,
-    "loss": pl.Float64, "test_loss": pl.Float64, "accuracy": pl.Float64,
+    "bytes": pl.Float64, "loss": pl.Float64, "test_loss": pl.Float64, "accuracy": pl.Float64,
 }  # fmt: skip
 """Columns of a history and their types."""
 
@@ -82,8 +82,8 @@ class Run:
     x : float64[d]
         The server's parameters at the end. They may be NaN when the run has diverged.
     history : polars.DataFrame
-        A row per evaluation: update, gradients, epoch, seconds (virtual) [s], loss, test_loss,
-        accuracy. NaN where a column does not apply to the problem.
+        A row per evaluation: update, gradients, epoch, seconds (virtual) [s], bytes (of all
+        messages served), loss, test_loss, accuracy. NaN where a column does not apply.
     trace : Trace
         The order in which the server served its workers.
     status : {"done", "target", "diverged", "stopped"}

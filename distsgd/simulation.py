@@ -17,7 +17,7 @@ from distsgd.fold import DriverName, State, fold, on_support
 from distsgd.problem import Problem
 from distsgd.run import HISTORY, Run, Settings, Status
 from distsgd.schedule import schedule
-from distsgd.trace import Trace
+from distsgd.trace import PULL, Trace
 
 EVALUATIONS = 50
 """Points of a history where the caller says nothing else."""
@@ -112,8 +112,8 @@ def simulate(
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
     }  # fmt: skip
-    states = _states(algorithm, problem, trace, known, driver)
-    return _run(problem, trace, states, known, Ending(_target(target), stop))
+    ending = Ending(_target(target), stop)
+    return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
 
 
 def replay(
@@ -167,8 +167,7 @@ def replay(
         raise ConfigError(msg)
     trace = recorded.trace if isinstance(recorded, Run) else recorded
     trace.verify()
-    states = _states(algorithm, problem, trace, known, driver)
-    return _run(problem, trace, states, known, Ending())
+    return _run(algorithm, problem, trace, known, driver=driver, ending=Ending())
 
 
 def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[float, float]:
@@ -203,22 +202,25 @@ def _check_same(name: str, asked: Any, recorded: Any) -> None:  # noqa: ANN401 #
         raise ConfigError(msg)
 
 
-def _states(
-    algorithm: Algorithm, problem: Problem, trace: Trace, known: Settings, driver: DriverName
-) -> Iterator[State]:
-    stops = evaluation_points(trace, known.get("evaluate_every"), known.get("evaluations"))
-    batch, seed = known["batch"], known["seed"]
-    return fold(algorithm, problem, trace, stops=stops, batch=batch, seed=seed, driver=driver)
-
-
 def _run(
-    problem: Problem, trace: Trace, states: Iterator[State], known: Settings, ending: Ending
+    algorithm: Algorithm,
+    problem: Problem,
+    trace: Trace,
+    known: Settings,
+    *,
+    driver: DriverName,
+    ending: Ending,
 ) -> Run:
+    batch, seed = known["batch"], known["seed"]
+    stops = evaluation_points(trace, known.get("evaluate_every"), known.get("evaluations"))
+    spent = _spent(trace, stops, batch / problem.samples, message_bytes(algorithm, problem, batch))
+    states = fold(algorithm, problem, trace, stops=stops, batch=batch, seed=seed, driver=driver)
     history: list[tuple[Any, ...]] = []
     status: Status = "done"
-    for state in states:
-        history.append(_point(problem, trace, state, known["batch"] / problem.samples))
-        status = _status(state, history[-1][4], ending)
+    for state, row in zip(states, spent, strict=False):  # whoever ends early leaves the rest
+        evaluation = problem.evaluate(state.x)
+        history.append((state.update, *row, *evaluation))
+        status = _status(state, evaluation.loss, ending)
         if status != "done":
             break
     return Run(
@@ -229,6 +231,19 @@ def _run(
         diverged_at=state.update if status == "diverged" else None,
         settings=known,
     )
+
+
+def _spent(
+    trace: Trace, stops: NDArray[np.int64], epochs_per_step: float, sizes: tuple[float, float]
+) -> Iterator[tuple[int, float, float, float]]:
+    """Return gradients, epochs, seconds and bytes until each of the updates `stops`."""
+    pulls = np.cumsum(trace.rows["verb"] == PULL)[trace.closing]
+    n_bytes = pulls * sizes[0] + (trace.closing + 1 - pulls) * sizes[1]
+    columns = [
+        np.append(0, column)[stops]
+        for column in (trace.gradients, trace.gradients * epochs_per_step, trace.seconds, n_bytes)
+    ]
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def evaluation_points(
@@ -244,17 +259,8 @@ def evaluation_points(
     else:
         wanted = EVALUATIONS if evaluations is None else check_count("evaluations", evaluations)
         marks = np.linspace(0, trace.gradients[-1] if last else 0, wanted + 1)[1:-1]
-        between = np.searchsorted(trace.gradients, marks) + 1
+        between = np.minimum(np.searchsorted(trace.gradients, marks) + 1, last)
     return np.unique(np.concatenate([[0], between, [last]]))
-
-
-def _point(problem: Problem, trace: Trace, state: State, epochs_per_step: float) -> tuple[Any, ...]:
-    evaluation = problem.evaluate(state.x)
-    if not state.update:
-        return (0, 0, 0.0, 0.0, *evaluation)
-    gradients = int(trace.gradients[state.update - 1])
-    seconds = float(trace.seconds[state.update - 1])
-    return (state.update, gradients, gradients * epochs_per_step, seconds, *evaluation)
 
 
 def _status(state: State, loss: float, ending: Ending) -> Status:

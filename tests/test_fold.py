@@ -4,13 +4,16 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import distsgd as ds
 from distsgd import algorithms
-from distsgd.algorithm import Algorithm, is_memoryless
+from distsgd.algorithm import Algorithm, At, Pull, Push, Step, Worker, is_memoryless
+from distsgd.algorithms.parts import Parameters, Rate, sgd
+from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
 from distsgd.fold import fold
 from distsgd.kernels import folds, sparse
@@ -24,7 +27,7 @@ TABLE = {
     "serial": algorithms.serial(0.2),
     "synchronous": algorithms.synchronous(0.2),
     "synchronous, backup": algorithms.synchronous(0.2, backup=2),
-    "hogwild": algorithms.hogwild(0.2, backoff=0.8),
+    "hogwild": algorithms.hogwild(0.2)._replace(schedule=lambda epoch: 1 / (1 + 5 * epoch)),
     "downpour": algorithms.downpour(0.2),
     "downpour, periods": algorithms.downpour(0.1, n_fetch=3, n_push=2, warm_start=10),
     "downpour, adagrad": algorithms.downpour(0.05, server="adagrad"),
@@ -81,6 +84,108 @@ def test_interpreted_equals_compiled(algorithm: Algorithm, dense: Problem) -> No
     )
     assert np.array_equal(interpreted, compiled)
     assert not np.array_equal(interpreted, dense.start(1))
+
+
+class Knowing(NamedTuple):
+    """A worker that weighs its gradients by what it knows."""
+
+    x: float
+    sent: float
+
+
+class Told(NamedTuple):
+    """What it sends."""
+
+    sent: float
+
+
+def knowing(h: object, w: Knowing, g: float, at: At) -> Knowing:  # noqa: ARG001 # a rule's arguments
+    """Step along the gradient over the steps taken, less with many workers or an old version."""
+    change = g * at.factor / (1 + at.step) / (at.workers + 0.1 * at.version)
+    return Knowing(w.x - 0.1 * change, w.sent + change)
+
+
+def apply_knowing(h: object, s: Parameters, m: Told, at: At) -> Parameters:
+    """Step by the staleness, the pusher's steps and the version."""
+    weight = h.learning_rate * at.factor / (1 + at.staleness) / (1 + 0.1 * at.step)
+    return Parameters(s.x - weight * m.sent - 0.001 * at.version)
+
+
+def aware(period: int) -> Algorithm:
+    """Return an algorithm all of whose rules use what they are told."""
+    worker = Worker(
+        init=lambda h, x: Knowing(x, 0.0),
+        receive=lambda h, w, x, at: Knowing(x + 0.01 * at.step + 0.001 * at.version, w.sent),
+        at=lambda h, w, at: w.x - 0.01 * at.step + 0.002 * at.version,
+        step=knowing,
+        send=lambda h, w, at: (
+            Knowing(w.x, 0.0),
+            Told(w.sent + 0.001 * at.step - 0.001 * at.version),
+        ),
+    )
+    return Algorithm(
+        "aware", Rate(0.3), sgd._replace(apply=apply_knowing), worker,
+        (Pull(every=period), Step(), Push(every=period)), schedule=lambda epoch: 1 / (1 + epoch),
+    )  # fmt: skip
+
+
+def aware_loop(problem: Problem, period: int) -> np.ndarray:
+    """Return what `aware` computes on one worker, for whom version = step / period."""
+    stream, x, schedule_ = Stream(problem.samples, 4, 1), problem.start(1), lambda e: 1 / (1 + e)
+    for version in range(UPDATES):
+        local, sent = x + 0.01 * (period * version) + 0.001 * version, 0.0
+        for step in range(period * version, period * (version + 1)):
+            epoch = step * (4 / problem.samples)
+            g = problem.gradient(local - 0.01 * step + 0.002 * version, stream.batch(0, step))
+            change = g * schedule_(epoch) / (1 + step) / (1 + 0.1 * version)
+            local, sent = local - 0.1 * change, sent + change
+        sent = sent + 0.001 * (step + 1) - 0.001 * version
+        weight = 0.3 * schedule_(period * version * (4 / problem.samples)) / (1 + 0)
+        x = x - weight / (1 + 0.1 * (step + 1)) * sent - 0.001 * version
+    return x
+
+
+@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
+@pytest.mark.parametrize("period", [1, 3])
+def test_rules_know_step_version_workers_and_factor(
+    driver: str, period: int, dense: Problem
+) -> None:
+    """A rule's `at` holds the worker's own steps, its version and the schedule, at every verb."""
+    x = parameters(aware(period), dense, driver, fleet=ds.Fleet(workers=1))
+    assert np.array_equal(x, aware_loop(dense, period))
+    runs = [parameters(aware(period), dense, driver), parameters(aware(period), dense)]
+    assert np.array_equal(*runs)
+
+
+def weigh(h: object, s: Parameters, m: Told, at: At) -> Parameters:
+    """Weigh a message by all that the server knows, and leave alone what it does not touch."""
+    weight = h.learning_rate * at.factor / (1 + at.staleness) / (at.step + at.version)
+    return Parameters(s.x - weight * m.sent)
+
+
+SPARSE_AWARE = Algorithm(
+    "sparse and aware",
+    Rate(9.0),
+    sgd._replace(apply=weigh),
+    Worker(
+        init=lambda h, x: Knowing(x, 0.0),
+        receive=lambda h, w, x, at: Knowing(x * (1 + at.step), 0.0),
+        at=lambda h, w, at: w.x / (1 + at.version),
+        step=lambda h, w, g, at: Knowing(w.x, g * at.factor / (1 + at.step)),
+        send=lambda h, w, at: (w, Told(w.sent * (1 + at.step) * at.factor)),
+    ),
+    (Pull(), Step(), Push()),
+    sparse=True,
+    schedule=lambda epoch: 1 / (1 + epoch),
+)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_rules_on_supports_know_as_much(batch: int, thin: Problem) -> None:
+    """A fold on supports tells its rules what a fold with whole vectors tells them."""
+    on_supports = parameters(SPARSE_AWARE, thin, "compiled", batch=batch)
+    whole = parameters(SPARSE_AWARE, WithoutSupport(thin), "interpreted", batch=batch)
+    assert np.array_equal(on_supports, whole)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

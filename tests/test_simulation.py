@@ -154,6 +154,21 @@ def test_a_replay_of_something_else_is_refused() -> None:
         ds.replay(Trace(rows, 4), algorithms.downpour(0.1), QUADRATIC, batch=32, seed=0)
 
 
+def test_a_budget_below_one_update_leaves_the_starting_point() -> None:
+    """Where no round has closed when the budget is spent, the history is its first point."""
+    run = ds.simulate(algorithms.synchronous(0.1), QUADRATIC, FLEET, gradients=3)
+    assert run.history["update"].to_list() == [0]
+    assert np.array_equal(run.x, QUADRATIC.start(0))
+
+
+def test_the_history_counts_the_bytes_of_all_messages() -> None:
+    """Bytes are those of the pulls and pushes that were served up to an update."""
+    run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=30, evaluate_every=10)
+    served = run.trace.rows[: run.trace.closing[19] + 1]
+    assert run.history["bytes"][2] == len(served) * 8 * 2
+    assert run.history["bytes"][0] == 0.0
+
+
 def test_messages_weigh_the_columns_that_are_sent() -> None:
     """A pull and a push carry 8 bytes per coordinate and column, sparse ones those of a support."""
     revision = algorithms.adaptive_revision(0.1)
