@@ -159,7 +159,7 @@ def test_rules_know_step_version_workers_and_factor(
 
 def weigh(h: object, s: Parameters, m: Told, at: At) -> Parameters:
     """Weigh a message by all that the server knows, and leave alone what it does not touch."""
-    weight = h.learning_rate * at.factor / (1 + at.staleness) / (at.step + at.version)
+    weight = h.learning_rate * at.factor / (1 + at.staleness) / (1 + at.step + at.version)
     return Parameters(s.x - weight * m.sent)
 
 
