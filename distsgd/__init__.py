@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from distsgd.comparison import Comparison as Comparison
     from distsgd.comparison import compare as compare
     from distsgd.errors import ConfigError as ConfigError
+    from distsgd.fleet import Failures as Failures
     from distsgd.fleet import Fleet as Fleet
     from distsgd.fleet import fixed_staleness as fixed_staleness
     from distsgd.fleet import stale_reads as stale_reads
+    from distsgd.laws import Law as Law
     from distsgd.laws import constant as constant
     from distsgd.laws import empirical as empirical
     from distsgd.laws import exponential as exponential
@@ -37,9 +39,9 @@ _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {
     "comparison": ("Comparison", "compare"),
     "errors": ("ConfigError",),
-    "fleet": ("Fleet", "fixed_staleness", "stale_reads"),
+    "fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
     "laws": (
-        "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",
+        "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",
         "shifted_exponential", "uniform",
     ),
     "run": ("Run", "load"),

@@ -1,27 +1,16 @@
 """Print one table out of the modules `bench_*.py` beside this file, each with `rows(quick=...)`.
 
-A row is a mapping or a tuple of five cells, in the order of `COLUMNS`.
-
 Usage: python scripts/bench.py [--quick] [NAME ...]     NAME: schedule, fold, startup, ...
 """
 
 import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from table import Line
 
 from distsgd.errors import DistsgdError, unknown_name
 from distsgd.report.terminal import console, print_table
-from distsgd.report.text import number
-
-COLUMNS = ("what", "measured", "against", "ratio", "reach")
-
-
-def shown(row: Any) -> list[str]:  # noqa: ANN401 # a mapping or a tuple
-    """Return the cells of `row` as text."""
-    cells = row.values() if isinstance(row, Mapping) else row
-    return [number(cell) if isinstance(cell, float) else str(cell) for cell in cells]
 
 
 def chosen(names: list[str]) -> list[str]:
@@ -38,8 +27,8 @@ def main(arguments: list[str]) -> None:
     """Print the rows of every module, or of those that are named."""
     names = chosen([argument for argument in arguments if argument != "--quick"])
     modules = [importlib.import_module(f"bench_{name}") for name in names]
-    rows = [shown(row) for module in modules for row in module.rows(quick="--quick" in arguments)]
-    print_table("medians of interleaved repetitions", COLUMNS, rows, console())
+    rows = [row for module in modules for row in module.rows(quick="--quick" in arguments)]
+    print_table("medians of interleaved repetitions", Line._fields, rows, console())
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from table import Line
 
 import distsgd as ds
 from distsgd.data import Data
 from distsgd.data.stream import Stream
 from distsgd.fold import fold
 from distsgd.kernels.linear import compiled_slope
-from distsgd.laws import Law
 from distsgd.problems.linear import logistic_slope
 from distsgd.schedule import schedule
 
@@ -23,7 +23,7 @@ RATE = 0.1
 MANY_WORKERS = 100_000
 
 
-def rows(quick: bool) -> list[dict[str, str]]:
+def rows(*, quick: bool = False) -> list[Line]:
     """Return the rows of the table of `scripts/bench`.
 
     Parameters
@@ -33,17 +33,17 @@ def rows(quick: bool) -> list[dict[str, str]]:
 
     Returns
     -------
-    list of dict
+    list of Line
         Medians of interleaved repetitions.
     """
     return [
-        *(dense_row(law, quick) for law in (ds.lognormal(1.0, 0.3), ds.exponential(1.0))),
-        *(sparse_row(workers, quick) for workers in (8, 256)),
+        *(dense_row(law, quick=quick) for law in (ds.lognormal(1.0, 0.3), ds.exponential(1.0))),
+        *(sparse_row(workers, quick=quick) for workers in (8, 256)),
         memory_row(MANY_WORKERS // 10 if quick else MANY_WORKERS),
     ]
 
 
-def dense_row(compute: Law, quick: bool) -> dict[str, str]:
+def dense_row(compute: ds.Law, *, quick: bool) -> Line:
     """Time 256 asynchronous workers against a loop of single gradients."""
     n_updates = 2_000 if quick else 20_000
     problem, algorithm = ds.problems.softmax(ds.data.digits()), ds.algorithms.downpour(RATE)
@@ -55,13 +55,13 @@ def dense_row(compute: Law, quick: bool) -> dict[str, str]:
         ),
         lambda: plain_softmax(problem.data, n_updates),
     )
-    return {
-        "what": f"fold, softmax on digits, batch 32, 256 workers, {compute}",
-        "measured": f"{n_updates / ours:,.0f} updates/s",
-        "against": f"{n_updates / peer:,.0f} of a serial NumPy loop",
-        "ratio": f"{peer / ours:.2f} times as fast",
-        "reach": "2 times",
-    }
+    return Line(
+        f"fold, softmax on digits, batch 32, 256 workers, {compute}",
+        f"{n_updates / ours:,.0f} updates/s",
+        f"{n_updates / peer:,.0f} of a serial NumPy loop",
+        f"{peer / ours:.2f} times as fast",
+        "2 times",
+    )
 
 
 def plain_softmax(data: Data, n_updates: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def plain_softmax(data: Data, n_updates: int) -> np.ndarray:
     return x
 
 
-def sparse_row(workers: int, quick: bool) -> dict[str, str]:
+def sparse_row(workers: int, *, quick: bool) -> Line:
     """Time asynchronous workers on single sparse samples against a compiled serial epoch."""
     samples, features = (20_000, 47_236) if quick else (200_000, 47_236)
     problem = ds.problems.logistic(ds.data.sparse(samples, features, 75))
@@ -91,13 +91,13 @@ def sparse_row(workers: int, quick: bool) -> dict[str, str]:
         lambda: last(fold(algorithm, problem, trace, stops=np.array([samples]), batch=1)),
         lambda: serial_epoch(support.rows, support.labels, slope, order, problem.start(0)),
     )
-    return {
-        "what": f"fold, sparse logistic, 75 non-zeros, batch 1, {workers} workers",
-        "measured": f"{ours / samples * 1e9:,.0f} ns/sample",
-        "against": f"{peer / samples * 1e9:,.0f} of a compiled serial epoch",
-        "ratio": f"{ours / peer:.2f} times its time",
-        "reach": "at most 1.5 times",
-    }
+    return Line(
+        f"fold, sparse logistic, 75 non-zeros, batch 1, {workers} workers",
+        f"{ours / samples * 1e9:,.0f} ns/sample",
+        f"{peer / samples * 1e9:,.0f} of a compiled serial epoch",
+        f"{ours / peer:.2f} times its time",
+        "at most 1.5 times",
+    )
 
 
 @numba.njit
@@ -114,17 +114,17 @@ def serial_epoch(data, labels, slope, order, x):  # noqa: ANN001, ANN201 # compi
     return x
 
 
-def memory_row(workers: int) -> dict[str, str]:
+def memory_row(workers: int) -> Line:
     """Measure the peak memory of many workers with numbers, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         before, after, seconds = pool.apply(many_workers, (workers,))
-    return {
-        "what": f"{workers:,} workers with numbers (softmax on digits), peak memory",
-        "measured": f"{after / 1e9:.2f} GB in {seconds:.0f} s",
-        "against": f"{before / 1e9:.2f} GB before; {workers * 650 * 8 / 1e9:.2f} GB of versions",
-        "ratio": f"{(after - before) / (workers * 650 * 8):.2f} of the versions",
-        "reach": "well under 2 GB",
-    }
+    return Line(
+        f"{workers:,} workers with numbers (softmax on digits), peak memory",
+        f"{after / 1e9:.2f} GB in {seconds:.0f} s",
+        f"{before / 1e9:.2f} GB before; {workers * 650 * 8 / 1e9:.2f} GB of versions",
+        f"{(after - before) / (workers * 650 * 8):.2f} of the versions",
+        "well under 2 GB",
+    )
 
 
 def many_workers(workers: int) -> tuple[float, float, float]:
@@ -159,8 +159,3 @@ def interleaved(*actions: Callable[[], object], repetitions: int = 5) -> list[fl
 def last(states: object) -> object:
     """Return the last of the states of a fold."""
     return list(states)[-1]
-
-
-if __name__ == "__main__":
-    for one in rows(quick=False):
-        print(one)

@@ -1,13 +1,13 @@
 """The order alone, against the same model in SimPy: served pulls and pushes per second."""
 
-import argparse
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import simpy
+from table import Line
 
 from distsgd.algorithm import Pull, Push, Step
 from distsgd.fleet import Fleet
@@ -17,16 +17,6 @@ from distsgd.schedule import schedule
 CYCLE = (Pull(), Step(), Push())
 RUNS = {10: 5, 1_000: 5, 100_000: 3, 1_000_000: 1}
 """Runs for each number of workers; SimPy takes half a minute to start a million processes."""
-
-
-class Line(NamedTuple):
-    """A line of the table: what was measured, ours, the peer's, their ratio, and what to reach."""
-
-    name: str
-    ours: str
-    peer: str
-    ratio: float
-    reach: str
 
 
 def ours(workers: int, updates: int) -> int:
@@ -74,9 +64,13 @@ def measured(workers: int, scale: float) -> Line:
         rates[0].append(rate(ours, workers, int(1_000_000 * scale)))
         rates[1].append(rate(peer, workers, int(100_000 * scale)))
     fast, slow = map(statistics.median, rates)
-    reach = "10 M/s" if workers == 1_000 else "1 M/s" if workers == 1_000_000 else "-"
-    name = f"order, {workers:,} workers"
-    return Line(name, f"{fast / 1e6:.2f} M/s", f"{slow / 1e6:.2f} M/s", fast / slow, reach)
+    return Line(
+        what=f"order, {workers:,} workers",
+        measured=f"{fast / 1e6:.2f} M rows/s",
+        against=f"{slow / 1e6:.2f} of SimPy",
+        ratio=f"{fast / slow:.1f} times as fast",
+        reach={1_000: "10 M rows/s", 1_000_000: "1 M rows/s"}.get(workers, "-"),
+    )
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -84,16 +78,3 @@ def rows(*, quick: bool = False) -> list[Line]:
     ours(2, 10)  # compiles, or loads what was compiled
     sizes = (10, 1_000) if quick else (10, 1_000, 100_000, 1_000_000)
     return [measured(workers, 0.02 if quick else 1.0) for workers in sizes]
-
-
-def main() -> None:
-    """Print the lines."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few short runs, not to be quoted")
-    print(f"{'':28}{'distsgd':>12}{'SimPy':>12}{'ratio':>8}{'reach':>10}")
-    for line in rows(quick=parser.parse_args().quick):
-        print(f"{line.name:28}{line.ours:>12}{line.peer:>12}{line.ratio:>8.1f}{line.reach:>10}")
-
-
-if __name__ == "__main__":
-    main()

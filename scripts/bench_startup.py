@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+from table import Line
+
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import distsgd": ["-c", "import distsgd"],
@@ -12,7 +14,7 @@ COMMANDS = {
 }
 
 
-def rows(quick: bool) -> list[dict[str, str]]:
+def rows(*, quick: bool = False) -> list[Line]:
     """Return the median time of each command, over interleaved repetitions.
 
     Parameters
@@ -22,8 +24,8 @@ def rows(quick: bool) -> list[dict[str, str]]:
 
     Returns
     -------
-    list of dict
-        Rows of the table of `scripts/bench`.
+    list of Line
+        Medians.
     """
     repetitions = 3 if quick else 15
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -33,13 +35,13 @@ def rows(quick: bool) -> list[dict[str, str]]:
     medians = {name: statistics.median(measured) for name, measured in times.items()}
     bare = medians["python -c pass"]
     return [
-        {
-            "what": name,
-            "measured": f"{median * 1e3:.0f} ms",
-            "against": f"{bare * 1e3:.0f} ms for a bare Python",
-            "ratio": f"{median / bare:.2f}",
-            "reach": "under 300 ms",
-        }
+        Line(
+            what=name,
+            measured=f"{median * 1e3:.0f} ms",
+            against=f"{bare * 1e3:.0f} ms for a bare Python",
+            ratio=f"{median / bare:.2f}",
+            reach="under 300 ms",
+        )
         for name, median in medians.items()
         if name != "python -c pass"
     ]
