@@ -22,6 +22,7 @@ CYCLES: dict[str, Cycle] = {
     "synchronous": (Pull(), Step(), Push(quorum=4)),
     "bounded": (Pull(bound=1), Step(), Push()),
     "periodic": (Pull(every=2), Step(), Push(every=3)),
+    "step first": (Step(), Push(), Pull()),
 }
 
 
@@ -54,13 +55,14 @@ def test_a_worker_computes_or_waits(name: str) -> None:
     np.testing.assert_allclose(busy / last, trace.utilisation)
 
 
+@pytest.mark.parametrize("known", [Delays(), KNOWN, Delays(9.0, 9.0)])
 @pytest.mark.parametrize("name", CYCLES)
-def test_a_message_spends_all_its_time(name: str) -> None:
-    """In flight, queue and service make up the time from sending to being served or answered."""
+def test_a_message_spends_all_its_time(name: str, known: Delays) -> None:
+    """In flight, queue and service make up a message's time, whatever is known of the fleet."""
     trace = ordered(CYCLES[name])
     rows = trace.rows
     end = np.where(rows["verb"] == PULL, rows["done"], rows["time"])
-    found = lengths(spans(trace, KNOWN), "row", "in flight", "queue", "apply")
+    found = lengths(spans(trace, known), "row", "in flight", "queue", "apply")
     np.testing.assert_allclose(found, end - rows["sent"])
 
 
