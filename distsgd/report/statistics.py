@@ -124,7 +124,7 @@ def band(curves: Sequence[Curve]) -> Band:
     ConfigError
         If there is no curve.
     """
-    _check_any(len(curves))
+    check_any(len(curves))
     start = max(curve.positions[0] for curve in curves)
     lasting = [curve for curve in curves if not curve.is_diverged] or curves
     end = min(curve.positions[-1] for curve in lasting)
@@ -141,7 +141,7 @@ def time_to(target: float, curve: Curve) -> float | None:
 
 def median_time(times: Sequence[float | None]) -> float | None:
     """Return the median of `times`, where None is later than every time; None if the median is."""
-    _check_any(len(times))
+    check_any(len(times))
     ordered = np.sort([np.inf if time is None else time for time in times])
     median = float(np.median(ordered))
     return median if np.isfinite(median) else None
@@ -180,14 +180,15 @@ def shares(values: npt.NDArray[np.int64], *, bins: int, highest: int) -> Shares:
 
 def _quantiles(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     n_seeds = len(values)
-    _check_any(n_seeds)
+    check_any(n_seeds)
     tail = 0.0 if n_seeds < FEW else 0.1
     low = np.quantile(values, tail, axis=0, method="lower")
     high = np.quantile(values, 1 - tail, axis=0, method="higher")
     return low, np.median(values, axis=0), high
 
 
-def _check_any(n_values: int) -> None:
+def check_any(n_values: int) -> None:
+    """Raise a `ConfigError` if there are no values to take statistics of."""
     if n_values == 0:
         msg = "statistics need at least one finished run, not 0"
         raise ConfigError(msg)
