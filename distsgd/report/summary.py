@@ -12,6 +12,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
+from distsgd.report.findings import (
+    Contrast,
+    Mark,
+    ProfileLine,
+    Reference,
+    Scaling,
+    Target,
+    contrasts,
+    find_targets,
+    profiles,
+    scaling,
+)  # fmt: skip
 from distsgd.report.statistics import (
     Curve,
     Numbers,
@@ -21,6 +33,7 @@ from distsgd.report.statistics import (
     spread,
     time_to,
 )  # fmt: skip
+from distsgd.report.trials import Trial, Tuned, choose
 from distsgd.run import Run
 
 FORMAT = 1
@@ -37,17 +50,23 @@ class Outcome(NamedTuple):
     seed: int
     run: Run | None = None
     error: str = ""
+    problem: str = ""
 
 
 class TimeToTarget(msgspec.Struct, frozen=True):
-    """Virtual seconds until the training loss first met the target.
+    """When the training loss first met the target: virtual seconds, updates, gradients, epochs.
 
-    `median_s` counts a run that missed as later than every time, hence None if half of them missed.
+    A run that missed counts as later than every time: in a spread it is infinite, and `median_s` is
+    None if half of the runs missed.
     """
 
     target: float
     reached: int
     median_s: float | None
+    seconds: Spread
+    updates: Spread
+    gradients: Spread
+    epochs: Spread
 
 
 class Staleness(msgspec.Struct, frozen=True):
@@ -75,6 +94,7 @@ class Result(msgspec.Struct, frozen=True):
     staleness: Staleness | None = None
     dropped: int = 0
     utilisation: float | None = None
+    problem: str = ""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -87,6 +107,8 @@ class Line(msgspec.Struct, frozen=True):
     diverged_at: int | None = None
     hash: str = ""
     error: str = ""
+    problem: str = ""
+    seconds_to_target: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -100,14 +122,33 @@ class Summary(msgspec.Struct, frozen=True):
     fleets: dict[str, Settings]
     results: list[Result]
     runs: list[Line]
+    problems: dict[str, Settings] = {}
+    targets: dict[str, Target] = {}
+    contrasts: list[Contrast] = []
+    profiles: list[ProfileLine] = []
+    scaling: list[Scaling] = []
+    tuned: list[Tuned] = []
+    trials: list[Trial] = []
     format: int = FORMAT
 
-    def of_fleet(self, fleet: str) -> list[Result]:
-        """Return the results on one fleet, in the order of the algorithms."""
-        return [result for result in self.results if result.fleet == fleet]
+    @property
+    def cases(self) -> list[tuple[str, str]]:
+        """The pairs of problem and fleet that have results, in their order."""
+        return list(dict.fromkeys((result.problem, result.fleet) for result in self.results))
+
+    def of_fleet(self, fleet: str, problem: str | None = None) -> list[Result]:
+        """Return the results on one fleet, of one problem or of all, as the algorithms go."""
+        return [
+            result
+            for result in self.results
+            if result.fleet == fleet and problem in {None, result.problem}
+        ]
 
 
-def summarise(outcomes: Sequence[Outcome], settings: Settings, *, is_complete: bool) -> Summary:
+def summarise(
+    outcomes: Sequence[Outcome], settings: Settings, *, is_complete: bool,
+    trials: Sequence[Trial] = (),
+) -> Summary:  # fmt: skip
     """Return the numbers of a comparison.
 
     Parameters
@@ -115,29 +156,57 @@ def summarise(outcomes: Sequence[Outcome], settings: Settings, *, is_complete: b
     outcomes : sequence of Outcome
         What ran, in any order; algorithms and fleets keep the order in which they appear.
     settings : dict
-        Settings of the whole comparison, as JSON; a target, if any, is its key ``target``.
+        Settings of the whole comparison, as JSON; a target, if any, is its key ``target``: a
+        number, or the fields of a `findings.Reference`.
     is_complete : bool
         Whether every run that was asked for is among `outcomes`.
+    trials : sequence of Trial
+        What tuning tried.
 
     Returns
     -------
     Summary
-        Results per algorithm and fleet, and a line per run.
+        Results per problem, fleet and algorithm, contrasts between them, and a line per run.
     """
-    cells: dict[tuple[str, str], list[Outcome]] = {}
-    for outcome in outcomes:
-        cells.setdefault((outcome.fleet, outcome.algorithm), []).append(outcome)
-    finished = [outcome for outcome in outcomes if outcome.run is not None]
+    cells: dict[tuple[str, str, str], list[Outcome]] = {}
+    for one in outcomes:
+        cells.setdefault((one.problem, one.fleet, one.algorithm), []).append(one)
+    finished = _pairs(outcomes)
+    targets = find_targets([_mark(*pair, None) for pair in finished], _asked(settings))
+    losses = {problem: target.loss for problem, target in targets.items()}
+    marks = [_mark(one, run, losses.get(one.problem)) for one, run in finished]
+    fleets = {one.fleet: run.settings["fleet"] for one, run in finished}
     return Summary(
         is_complete=is_complete,
         band=band_name(max([1, *(len(_runs(cell)) for cell in cells.values())])),
         settings=settings,
-        versions=_runs(finished[:1])[0].versions if finished else {},
-        algorithms={one.algorithm: run.settings["algorithm"] for one, run in _pairs(finished)},
-        fleets={one.fleet: run.settings["fleet"] for one, run in _pairs(finished)},
-        results=[_result(cell, settings.get("target")) for cell in cells.values()],
-        runs=[_line(outcome) for outcome in outcomes],
+        versions=finished[0][1].versions if finished else {},
+        algorithms={one.algorithm: run.settings["algorithm"] for one, run in finished},
+        fleets=fleets,
+        results=[_result(cell, losses.get(cell[0].problem)) for cell in cells.values()],
+        runs=[_line(outcome, losses.get(outcome.problem)) for outcome in outcomes],
+        problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
+        targets=targets,
+        contrasts=contrasts(marks),
+        profiles=profiles(marks),
+        scaling=scaling(marks, fleets),
+        tuned=choose(trials),
+        trials=list(trials),
     )
+
+
+def _asked(settings: Settings) -> float | Reference | None:
+    target = settings.get("target")
+    return Reference(**target) if isinstance(target, dict) else target
+
+
+def _mark(outcome: Outcome, run: Run, target: float | None) -> Mark:
+    loss = float(_column(run, "loss")[-1])
+    seconds = None if target is None else time_to(target, loss_curve(run, "seconds"))
+    return Mark(
+        outcome.problem, outcome.fleet, outcome.algorithm, outcome.seed, seconds,
+        loss if math.isfinite(loss) else None,
+    )  # fmt: skip
 
 
 def loss_curve(run: Run, against: str) -> Curve:
@@ -162,7 +231,7 @@ def _result(cell: Sequence[Outcome], target: float | None) -> Result:
     runs = _runs(cell)
     first = cell[0]
     counts = Result(
-        algorithm=first.algorithm, fleet=first.fleet,
+        problem=first.problem, algorithm=first.algorithm, fleet=first.fleet,
         finished=len(runs), failed=len(cell) - len(runs),
         status=dict(Counter(run.status for run in runs)),
     )  # fmt: skip
@@ -201,13 +270,23 @@ def _utilisation(runs: Sequence[Run]) -> float | None:
 
 
 def _time_to_target(runs: Sequence[Run], target: float) -> TimeToTarget:
-    times = [time_to(target, loss_curve(run, "seconds")) for run in runs]
-    return TimeToTarget(target, sum(time is not None for time in times), median_time(times))
+    columns = ("seconds", "update", "gradients", "epoch")
+    times = {name: [time_to(target, loss_curve(run, name)) for run in runs] for name in columns}
+    return TimeToTarget(
+        target,
+        sum(time is not None for time in times["seconds"]),
+        median_time(times["seconds"]),
+        *(spread(np.array(times[name], dtype=np.float64)) for name in columns),
+    )
 
 
-def _line(outcome: Outcome) -> Line:
+def _line(outcome: Outcome, target: float | None) -> Line:
     labels = (outcome.algorithm, outcome.fleet, outcome.seed)
     if outcome.run is None:
-        return Line(*labels, status="failed", error=outcome.error)
+        return Line(*labels, status="failed", error=outcome.error, problem=outcome.problem)
     run = outcome.run
-    return Line(*labels, status=run.status, diverged_at=run.diverged_at, hash=run.hash)
+    reached = None if target is None else time_to(target, loss_curve(run, "seconds"))
+    return Line(
+        *labels, status=run.status, diverged_at=run.diverged_at, hash=run.hash,
+        problem=outcome.problem, seconds_to_target=reached,
+    )  # fmt: skip
