@@ -320,5 +320,5 @@ def settings(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def _name(schedule: Callable[[float], float] | None) -> str | None:
-    # The text of a function holds its address; that of a NamedTuple that is called, its numbers.
+    # the text of a function holds its address; that of a value that can be called, its numbers
     return getattr(schedule, "__qualname__", None) or (schedule and str(schedule))

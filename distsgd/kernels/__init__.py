@@ -18,6 +18,9 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+NotCompilable = numba.core.errors.NumbaError
+"""What the compiler raises on Python that it does not know."""
+
 
 def _folder() -> str:
     """Return where machine code is kept: a folder named after the source of all kernels.

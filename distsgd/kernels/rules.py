@@ -2,8 +2,7 @@
 
 1. A rule is compiled as it stands, and inlined by the compiler.
 2. The loops are generated as source, because only source can name columns: `State(S.x[i], S.z[i])`,
-   the rule, and the columns stored back. A loop costs about a tenth
-   more than one written by hand.
+   the rule, and the columns stored back. A loop costs about a tenth more than one written by hand.
 3. Hyper-parameters are an argument. Loops are compiled once for a server and a worker, and never
    again for another learning rate.
 
