@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distsgd import problems as problems
     from distsgd.comparison import Comparison as Comparison
     from distsgd.comparison import compare as compare
+    from distsgd.data.partition import Partition as Partition
     from distsgd.errors import ConfigError as ConfigError
     from distsgd.fleet import Failures as Failures
     from distsgd.fleet import Fleet as Fleet
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {
     "comparison": ("Comparison", "compare"),
+    "data.partition": ("Partition",),
     "errors": ("ConfigError",),
     "fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
     "laws": (

@@ -8,17 +8,20 @@ schedule gives a simulation, a recorded one gives the live run again, bit for bi
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
+from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.drivers.case import Case, Driver
 from distsgd.drivers.compiled import Dense, OnSupport
 from distsgd.drivers.interpreted import Interpreted
-from distsgd.errors import unknown_name
+from distsgd.errors import ConfigError, unknown_name
+from distsgd.kernels import NotCompilable
 from distsgd.plan import plan
 from distsgd.problem import Problem, Support
 from distsgd.trace import Trace
@@ -46,6 +49,7 @@ def fold(
     stops: NDArray[np.int64],
     batch: int = 32,
     seed: int = 0,
+    partition: Partition = SHARED,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
@@ -63,7 +67,9 @@ def fold(
     batch : int, default 32
         Samples of a step.
     seed : int, default 0
-        Seed of the samples and of the starting point.
+        Seed of the samples, of their division and of the starting point.
+    partition : Partition, optional
+        Who sees which samples; by default every worker draws from all, with replacement.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
         Who calls the rules; all have the same bits.
 
@@ -75,18 +81,33 @@ def fold(
     Raises
     ------
     ConfigError
-        If the rules do not fit together, or `driver` is unknown.
+        If the rules do not fit together or cannot be compiled, `driver` is unknown, or the samples
+        cannot be divided.
     """
     check_algorithm(algorithm)
-    stream = Stream(problem.samples, batch, seed)
+    data = problem.data if partition.is_divided else None
+    parts = partition.divide(data, trace.workers, seed)
+    stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
     case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
     folding = _driver(driver, case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), _compiling(algorithm.name):
             folding.advance(int(planned.ends[update - 1]) if update else 0)
         yield State(update, folding.x)
+
+
+@contextmanager
+def _compiling(name: str) -> Iterator[None]:
+    try:
+        yield
+    except NotCompilable as error:
+        msg = (
+            f"the rules of {name} must be + - * /, sqrt, abs, minimum, maximum and where to be "
+            "compiled, without calls of other functions; rewrite them, or use driver='interpreted'"
+        )
+        raise ConfigError(msg) from error
 
 
 def _driver(name: str, case: Case) -> Driver:

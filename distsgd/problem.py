@@ -70,6 +70,10 @@ class Problem(Protocol):
         """What identifies the problem: its name and numbers, and the digest of its data."""
 
     @property
+    def data(self) -> Data | None:
+        """The samples and their labels, None when samples are virtual."""
+
+    @property
     def support(self) -> Support | None:
         """What sparse loops need, None when gradients are dense."""
 

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, check_algorithm, message_columns, settings
+from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import DriverName, State, fold, on_support
@@ -45,6 +46,7 @@ def simulate(
     seed: int = 0,
     evaluate_every: int | None = None,
     evaluations: int | None = None,
+    partition: Partition = SHARED,
     target: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     driver: DriverName = "auto",
@@ -68,11 +70,14 @@ def simulate(
     batch : int, default 32
         Samples of one gradient.
     seed : int, default 0
-        Seed of machines, samples and starting point; each has streams of its own.
+        Seed of machines, samples, their division and starting point; each has streams of its own.
     evaluate_every : int, optional
         Updates between two points of the history.
     evaluations : int, optional
         Points of the history, equally spaced in gradients; 50 by default.
+    partition : Partition, optional
+        Which samples a worker sees, for example ``Partition("skewed", concentration=0.1)``; by
+        default every worker draws from all samples, with replacement.
     target : float, optional
         Training loss at which to end.
     stop : callable, optional
@@ -111,7 +116,7 @@ def simulate(
         "fleet": dict(fleet.settings), "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
-    }  # fmt: skip
+    } | _partition_settings(partition)  # fmt: skip
     ending = Ending(_target(target), stop)
     return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
 
@@ -125,6 +130,7 @@ def replay(
     seed: int | None = None,
     evaluate_every: int | None = None,
     evaluations: int | None = None,
+    partition: Partition | None = None,
     driver: DriverName = "auto",
 ) -> Run:
     """Fold a recorded order again: the same run, bit for bit.
@@ -139,6 +145,8 @@ def replay(
         The problem that was recorded.
     batch, seed, evaluate_every, evaluations : int, optional
         As in `simulate`; by default those of the run. A trace alone needs `batch` and `seed`.
+    partition : Partition, optional
+        As in `simulate`; by default that of the run. A trace alone does not know its own.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
         Who calls the rules. All have the same bits.
 
@@ -162,6 +170,9 @@ def replay(
         "batch": batch, "seed": seed, "evaluate_every": evaluate_every, "evaluations": evaluations
     }  # fmt: skip
     known |= asked | {name: value for name, value in given.items() if value is not None}
+    if partition is not None:
+        known.pop("partition", None)
+        known |= _partition_settings(partition)
     if "batch" not in known or "seed" not in known:
         msg = "a trace alone does not know its batch and its seed; give both to replay"
         raise ConfigError(msg)
@@ -192,6 +203,11 @@ def _scheduled(budget: dict[str, Any], batch: int, samples: int) -> dict[str, An
     return given
 
 
+def _partition_settings(partition: Partition) -> Settings:
+    """Return what a run with `partition` adds to its settings: nothing if it is the usual one."""
+    return {} if partition == SHARED else {"partition": partition.settings}
+
+
 def _target(target: float | None) -> float | None:
     return None if target is None else check_number("target", target)
 
@@ -214,7 +230,11 @@ def _run(
     batch, seed = known["batch"], known["seed"]
     stops = evaluation_points(trace, known.get("evaluate_every"), known.get("evaluations"))
     spent = _spent(trace, stops, batch / problem.samples, message_bytes(algorithm, problem, batch))
-    states = fold(algorithm, problem, trace, stops=stops, batch=batch, seed=seed, driver=driver)
+    partition = Partition(**known.get("partition", {}))
+    states = fold(
+        algorithm, problem, trace, stops=stops, batch=batch, seed=seed, partition=partition,
+        driver=driver,
+    )  # fmt: skip
     history: list[tuple[Any, ...]] = []
     status: Status = "done"
     for state, row in zip(states, spent, strict=False):  # whoever ends early leaves the rest

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "kernels": {"algorithm", "data", "problem", "trace", "errors"},
     "run": {"trace", "errors"},
     "simulation": {
-        "algorithm", "problem", "fleet", "laws", "schedule", "trace", "fold", "run", "errors",
+        "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
+        "errors",
     },
     "report": {"run", "trace", "errors"},
 }  # fmt: skip

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distsgd.errors import check_count, check_number, check_seed
-from distsgd.kernels.stream import fill_batches
+from distsgd.data.partition import SAMPLERS, Parts
+from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.kernels.stream import Sampling, fill_batches
 
 
 class Stream:
-    """Mini-batches drawn uniformly with replacement, as a function of (seed, worker, step) alone.
+    """Mini-batches as a function of (seed, worker, step) alone.
 
     A worker's samples do not depend on how fast it is, on the other workers, or on the engine. So a
     batch can be drawn before, after or without the batches of other steps.
@@ -23,18 +24,36 @@ class Stream:
         Samples of one step, >= 1. The papers' b.
     seed : int, default 0
         Seed of all workers' streams, >= 0 and < 2**63.
+    parts : Parts, optional
+        The samples of each worker; by default every worker draws from all.
+    sampler : {"replacement", "reshuffled"}, default "replacement"
+        Uniform draws, or a fresh random permutation for each epoch of the worker.
 
     Raises
     ------
     ConfigError
-        If a number is out of its bounds.
+        If a number is out of its bounds, or `sampler` is unknown.
     """
 
-    def __init__(self, samples: int, batch: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: int,
+        batch: int,
+        seed: int = 0,
+        *,
+        parts: Parts | None = None,
+        sampler: str = "replacement",
+    ) -> None:
         check_number("samples", samples, below=2.0**32 + 1)
         self.samples = check_count("samples", samples)
         self.batch_size = check_count("batch", batch)
         self.seed = check_seed(seed)
+        if sampler not in SAMPLERS:
+            raise unknown_name("sampler", sampler, SAMPLERS)
+        members, starts = parts or Parts(np.empty(0, np.uint32), np.zeros(1, np.uint64))
+        self.sampling = Sampling(self.seed, self.samples, members, starts, sampler == "reshuffled")
+        """What compiled loops draw from."""
+        self._workers = starts.size - 1 if parts else np.iinfo(np.int64).max
 
     def batch(self, worker: int, step: int) -> NDArray[np.uint32]:
         """Return the sample indices of one worker's step, uint32[b]."""
@@ -45,6 +64,9 @@ class Stream:
         """Return the sample indices of m steps, one per row, uint32[m, b]."""
         who: NDArray[Any] = np.asarray(workers, dtype=np.int64)
         when: NDArray[Any] = np.asarray(steps, dtype=np.int64)
+        if who.max(initial=0) >= self._workers:
+            msg = f"workers must be < {self._workers}, the number of parts, not {who.max()}"
+            raise ConfigError(msg)
         out = np.empty((who.size, self.batch_size), dtype=np.uint32)
-        fill_batches(self.seed, self.samples, who, when, out)
+        fill_batches(self.sampling, who, when, out)
         return out

@@ -95,7 +95,7 @@ class OnSupport:
         self._support = support._replace(slope=compiled_slope(support.slope))
         self._room = sparse.room(case.workers, dimension, n_entries, case.stream.batch_size)
         self._serve = sparse.sparse(Halves.of(case.algorithm))
-        self._order, self._seed, self._row = _order(case), case.stream.seed, 0
+        self._order, self._sampling, self._row = _order(case), case.stream.sampling, 0
 
     @property
     def x(self) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ class OnSupport:
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
-        known = self._order, self._support, self._room, self._seed
+        known = self._order, self._support, self._room, self._sampling
         self._serve(self._flight, *known, self._row, stop)
         self._row = stop
 

@@ -18,8 +18,8 @@ from distsgd.algorithm import At
 from distsgd.kernels import specialised
 from distsgd.kernels.folds import applying, receiving
 from distsgd.kernels.linear import add_row_gradient
-from distsgd.kernels.random import SAMPLES, below, draw, stream_key
 from distsgd.kernels.rules import Halves, Loop, loops
+from distsgd.kernels.stream import draw_batch
 from distsgd.trace import PULL, PUSH
 
 
@@ -75,14 +75,6 @@ def room(n_workers: int, dimension: int, n_entries: int, batch: int) -> Room:
 
 
 @specialised
-def draw_batch(seed, worker, step, samples, out):
-    """Write the samples of a worker's step, those of its stream, into `out`, uint32[b]."""
-    key, first = stream_key(seed, SAMPLES, worker), np.uint64(step) * np.uint64(out.size)
-    for i in range(out.size):
-        out[i] = below(draw(key, first + np.uint64(i)), samples)
-
-
-@specialised
 def find_support(data, batch, columns, place, position):
     """Write the columns that `batch` touches and the place of each non-zero; return their number.
 
@@ -126,7 +118,7 @@ def sparse(halves: Halves) -> Loop:
     margin_single, message_single = loop["margin_single"], loop["message_single"]
     apply, add, apply_touched = loop["apply_support"], loop["add_support"], loop["apply_touched"]
 
-    def serve(flight, order, support, room, seed, start, stop):
+    def serve(flight, order, support, room, sampling, start, stop):
         h, S, R, x, gradient, B, M = flight
         data, labels, shrink, slope = support
         values, all_columns, starts = data.values, data.columns, data.starts
@@ -137,7 +129,7 @@ def sparse(halves: Halves) -> Loop:
             worker = row.worker
             if row.verb == PULL:
                 batch = batches[worker]
-                draw_batch(seed, worker, row.step, labels.size, batch)
+                draw_batch(sampling, worker, row.step, batch)
                 at = receiving(row, order)
                 sent = At(at.version, 0, at.workers, at.step + 1, order.factors[at.step + 1])
                 if batch.size == 1:

@@ -30,6 +30,7 @@ class Quadratic:
     name = "quadratic"
     samples = 2**32
     """Samples are virtual: each is a key of its own noise."""
+    data = None
     support = None
 
     @property
