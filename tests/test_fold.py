@@ -316,6 +316,21 @@ def test_a_fold_by_hand(driver: str) -> None:
     assert [state.x.tolist() for state in states] == [[8.0, 4.0], [6.0, 2.0], [4.0, 0.0]]
 
 
+def helper(x: float) -> float:
+    """Double a number: a function that is not a rule."""
+    return 2 * x
+
+
+def test_a_rule_that_cannot_be_compiled_is_named() -> None:
+    """A rule that calls other functions can be interpreted, and whoever compiles it is told so."""
+    calling = sgd._replace(apply=lambda h, s, m: Parameters(helper(s.x) - h.learning_rate * m.g))
+    algorithm = algorithms.serial(0.1)._replace(name="calling", server=calling)
+    problem = ds.problems.quadratic([1.0])
+    assert np.isfinite(parameters(algorithm, problem, "interpreted")).all()
+    with pytest.raises(ConfigError, match="the rules of calling must be"):
+        parameters(algorithm, problem, "compiled")
+
+
 def test_an_unknown_driver_is_named() -> None:
     """A misspelt driver gets the nearest one."""
     with pytest.raises(ConfigError, match="unknown driver 'compield'; did you mean 'compiled'"):
