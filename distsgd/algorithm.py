@@ -279,6 +279,9 @@ def check_algorithm(algorithm: Algorithm) -> None:
     Each rule is called once on numbers, in the order of the cycle, and must return the NamedTuple
     that the next one takes.
     """
+    if not isinstance(algorithm, Algorithm):
+        msg = f"algorithm must be a value such as distsgd.algorithms.serial(0.1), not {algorithm!r}"
+        raise ConfigError(msg)
     check_cycle(algorithm.cycle)
     h, name = algorithm.hyper, algorithm.name
     for label, value in zip(h._fields, h, strict=True):

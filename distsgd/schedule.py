@@ -88,6 +88,9 @@ def schedule(
     budget = Budget.of(updates, gradients, seconds)
     if isinstance(fleet, StaleReads):
         return _read_stale(cycle, fleet, budget)
+    if not isinstance(fleet, Fleet):
+        msg = f"fleet must be a value such as distsgd.Fleet(workers=8), not {fleet!r}"
+        raise ConfigError(msg)
     pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
     push_bytes = check_number("push_bytes", push_bytes, at_least=0, unit=" bytes")
     if seconds is not None and any(law.is_zero for law in fleet.laws):

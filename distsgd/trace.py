@@ -59,6 +59,9 @@ class Trace:
             msg = f"rows must be a one-dimensional array of dtype ROW, not {self.rows.dtype}"
             raise ConfigError(msg)
 
+    def __repr__(self) -> str:
+        return f"Trace({len(self.rows)} rows, {self.n_updates} updates, {self.workers} workers)"
+
     @cached_property
     def closing(self) -> np.ndarray:
         """Rows that raised the version, ``int64[updates]``."""

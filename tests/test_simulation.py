@@ -203,6 +203,17 @@ def test_bad_arguments_are_refused(changed: dict[str, object], names: str) -> No
         ds.simulate(algorithms.serial(0.1), QUADRATIC, FLEET, **changed)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "fleet", "names"),
+    [("downpour", FLEET, "algorithm must be"), (algorithms.serial(0.1), 8, "fleet must be")],
+    ids=["algorithm", "fleet"],
+)
+def test_a_name_or_a_number_is_no_value(algorithm: object, fleet: object, names: str) -> None:
+    """What is not an algorithm or a fleet at all is answered with an example of one."""
+    with pytest.raises(ConfigError, match=names):
+        ds.simulate(algorithm, QUADRATIC, fleet, updates=5)
+
+
 def test_too_many_backups_are_refused() -> None:
     """A quorum that a fleet cannot fill is named with the fleet's workers."""
     with pytest.raises(ConfigError, match="backup must be < the number of workers \\(4\\), not 4"):

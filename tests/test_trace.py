@@ -170,3 +170,9 @@ def test_rows_of_another_shape_are_refused() -> None:
         Trace(np.zeros(3), 1)
     with pytest.raises(ConfigError, match="workers must be a whole number >= 1, not 0"):
         Trace(np.empty(0, ROW), 0)
+
+
+def test_a_trace_prints_as_one_line() -> None:
+    """A trace shows how long it is, and not its rows."""
+    trace = schedule((Pull(), Step(), Push()), Fleet(3), updates=5)
+    assert repr(trace) == f"Trace({len(trace.rows)} rows, 5 updates, 3 workers)"
