@@ -14,6 +14,7 @@ Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb 
 every `every`-th step. So between two steps the verbs behind `Step` come first, then those before.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -190,6 +191,7 @@ def signatures(server: Server, worker: Worker) -> list[tuple[Callable[..., Any],
     ]
 
 
+@functools.cache  # a signature takes longer to inspect than a short run to begin
 def takes_at(rule: Callable[..., Any], arguments: int) -> bool:
     """Return whether `rule` takes `at` behind its `arguments` others, or raise a `ConfigError`."""
     taken = len(inspect.signature(rule).parameters)
