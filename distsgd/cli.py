@@ -32,31 +32,48 @@ Staleness: TypeAlias = Annotated[
 Workers: TypeAlias = Annotated[
     str, typer.Option(help="The fleets of machines with these numbers of workers, such as 4,16.")
 ]
+Changes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the experiment."),
+]
 Quick: TypeAlias = Annotated[
-    bool, typer.Option("--quick", help="Two seeds, a fifth of the budget.")
+    bool, typer.Option("--quick", help="Two seeds, four trials, a fifth of the budget.")
 ]
 
 
-@app.command()
+@app.command(
+    epilog="Example: distsgd compare mine.toml --workers 4,16"
+    " --set fleets.machines.compute='exponential(1.0)'"
+)
 def compare(
     experiment: File = None,
     *,
     staleness: Staleness = "",
     workers: Workers = "",
+    changes: Changes = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Runs at the same time. Default: one per core.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Make runs again that the folder has already.")
+    ] = False,
     quick: Quick = False,
     out: Annotated[Path, typer.Option(help="Folder of report, summary and runs.")] = Path(
         "results/comparison"
     ),
 ) -> int:
-    """Compare algorithms on fleets, and write a report."""
-    code: int = _commands().compare(
-        experiment, staleness=staleness, workers=workers, seeds=seeds, quick=quick, out=out
-    )
+    """Tune and compare algorithms on fleets, and write a report; goes on where it was stopped."""
+    commands = _commands()
+    asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
+    code: int = commands.compare(asked, seeds=seeds, processes=processes, fresh=fresh, out=out)
     return code
 
 
-@app.command()
+@app.command(
+    epilog="Example: distsgd run Downpour --staleness 16"
+    " --set algorithms.Downpour.learning_rate=0.5"
+)
 def run(
     algorithm: Annotated[str, typer.Argument(help="Name of an algorithm in the experiment.")],
     *,
@@ -64,19 +81,19 @@ def run(
     fleet: Annotated[str | None, typer.Option(help="Name of a fleet. Default: the first.")] = None,
     staleness: Staleness = "",
     workers: Workers = "",
+    changes: Changes = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     quick: Quick = False,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("results/run"),
 ) -> int:
     """Run one algorithm once; print its history, and save it."""
-    code: int = _commands().run(
-        algorithm, experiment, fleet=fleet, staleness=staleness, workers=workers, seed=seed,
-        quick=quick, out=out,
-    )  # fmt: skip
+    commands = _commands()
+    asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
+    code: int = commands.run(asked, algorithm, fleet=fleet, seed=seed, out=out)
     return code
 
 
-@app.command()
+@app.command(epilog="Example: distsgd report results/comparison")
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a saved comparison.")],
 ) -> int:
@@ -85,14 +102,14 @@ def report(
     return code
 
 
-@app.command()
+@app.command(epilog="Example: distsgd algorithms")
 def algorithms() -> int:
     """List the algorithms: name, parameters with defaults, paper."""
     code: int = _commands().algorithms()
     return code
 
 
-@app.command()
+@app.command(epilog="Example: distsgd problems")
 def problems() -> int:
     """List the problems and the data, with their parameters."""
     code: int = _commands().list_problems()

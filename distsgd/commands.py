@@ -1,43 +1,79 @@
 """What the commands do, once their arguments are parsed. Each returns the exit code."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
 
-from distsgd import experiment, problems
+from distsgd import comparison, experiment, problems, tables
 from distsgd.algorithms import registry
-from distsgd.comparison import Comparison, Setup, load_comparison, outcomes, run_once
-from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.comparison import Comparison, load_comparison
+from distsgd.errors import ConfigError, check_seed, unknown_name
+from distsgd.jobs import Watch, run_once
 from distsgd.report.answer import answer
 from distsgd.report.summary import Outcome, Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
-from distsgd.report.text import troubles
+from distsgd.report.text import listed, troubles
 from distsgd.run import check_writable
+from distsgd.search import Tunable
+from distsgd.setup import Job, Setup
+from distsgd.work import locked
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes: a run ended in an unexpected error; Ctrl-C stopped the command."""
 
 
+class Asked(NamedTuple):
+    """Which experiment: a file, and what the command line changes in it."""
+
+    file: Path | None = None
+    """None for the built-in one."""
+    staleness: str = ""
+    workers: str = ""
+    """Whole numbers with commas, or nothing; see `Experiment.with_fleets`."""
+    changes: Sequence[str] = ()
+    """Lines of TOML, see `experiment.parse`."""
+    is_quick: bool = False
+    """Whether to spend less, see `Experiment.quick`."""
+
+    def setup(self, seeds: int | None = None) -> Setup:
+        """Return what it describes, with that many seeds if a number is given."""
+        read = experiment.builtin if self.file is None else partial(experiment.read, self.file)
+        described = read(self.changes).with_fleets(
+            whole_numbers("staleness", self.staleness, at_least=0),
+            whole_numbers("workers", self.workers),
+        )  # fmt: skip
+        described = described.with_seeds(seeds)
+        folder = Path() if self.file is None else self.file.parent
+        return (described.quick() if self.is_quick else described).build(folder)
+
+
 def compare(
-    file: Path | None, *, staleness: str, workers: str, seeds: int | None, quick: bool, out: Path
+    asked: Asked, *, seeds: int | None, processes: int | None, fresh: bool, out: Path
 ) -> int:
     """Run a comparison, save each run as it finishes, and write the report.
 
     Parameters
     ----------
-    file : Path or None
-        Experiment file; None for the built-in one.
-    staleness, workers : str
-        Whole numbers with commas, or nothing; see `Experiment.with_fleets`.
+    asked : Asked
+        The experiment.
     seeds : int or None
         How many seeds; None for those of the experiment.
-    quick : bool
-        Whether to spend less, see `Experiment.quick`.
+    processes : int or None
+        How many work at once; None for one per core if the work is worth starting them.
+    fresh : bool
+        Whether runs are made again that `out` has already.
     out : Path
         Folder of the comparison.
 
@@ -46,72 +82,53 @@ def compare(
     int
         0, or why not.
     """
-    setup = _setup(file, staleness, workers, seeds, quick=quick)
+    found = comparison.Progress(asked.setup(seeds))
     check_writable(out)
-    found: list[Outcome] = []
-    try:
-        with _progress(setup.n_runs) as advance:
-            for outcome in outcomes(setup, out):
-                found.append(outcome)
-                advance(f"{outcome.algorithm} on {outcome.fleet}")
-    except KeyboardInterrupt:
-        return _interrupted(setup, found, out)
-    return _finish(Comparison(setup.settings, found), out)
+    with locked(out):
+        try:
+            with _progress(found.n_runs) as watch:
+                found.carry_out(out, processes=processes, is_fresh=fresh, watch=watch)
+        except KeyboardInterrupt:
+            return _interrupted(found, out)
+        return _finish(found.comparison, out)
 
 
-def _setup(
-    file: Path | None, staleness: str, workers: str, seeds: int | None, *, quick: bool
-) -> Setup:
-    described = experiment.builtin() if file is None else experiment.read(file)
-    described = described.with_fleets(
-        whole_numbers("staleness", staleness, at_least=0), whole_numbers("workers", workers)
-    ).with_seeds(seeds)
-    folder = Path() if file is None else file.parent
-    return (described.quick() if quick else described).build(folder)
-
-
-def _interrupted(setup: Setup, found: list[Outcome], out: Path) -> int:
-    Console(stderr=True).print(f"stopped: {len(found)} of {setup.n_runs} runs had finished")
-    if found:
-        _finish(Comparison(setup.settings, found, is_complete=False), out)
+def _interrupted(found: comparison.Progress, out: Path) -> int:
+    text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
+    Console(stderr=True).print(f"{text}; the same command goes on from there", soft_wrap=True)
+    if found.outcomes:
+        _finish(found.comparison, out)
     return INTERRUPTED
 
 
-def _finish(comparison: Comparison, out: Path) -> int:
-    comparison.report(out)
+def _finish(found: Comparison, out: Path) -> int:
+    found.report(out)
     terminal = console()
-    print_summary(comparison.summary, terminal)
-    for sentence in answer(comparison.summary) + troubles(comparison.summary.runs):
+    print_summary(found.summary, terminal)
+    for sentence in answer(found.summary) + troubles(found.summary.runs):
         terminal.print(f"- {sentence}", markup=False, highlight=False)
     for name in ("report.html", "summary.json"):
         terminal.print(f"wrote {out / name}", markup=False, highlight=False, soft_wrap=True)
-    return FAILED if _has_failed(comparison.summary) else 0
+    return FAILED if _has_failed(found.summary) else 0
 
 
 def _has_failed(summary: Summary) -> bool:
     return any(line.status == "failed" for line in summary.runs)
 
 
-def run(
-    label: str, file: Path | None, *, fleet: str | None, staleness: str, workers: str, seed: int,
-    quick: bool, out: Path,
-) -> int:  # fmt: skip
+def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) -> int:
     """Run one algorithm of an experiment once, print its history and save it.
 
     Parameters
     ----------
+    asked : Asked
+        The experiment; of several problems the first.
     label : str
         Name of the algorithm in the experiment.
-    file : Path or None
-        Experiment file; None for the built-in one.
     fleet : str or None
         Name of the fleet in the experiment; None for the first one.
-    staleness, workers : str
-        As for `compare`.
     seed : int
         Seed of the run.
-    quick : bool
-        Whether to spend less, see `Experiment.quick`.
     out : Path
         Folder of the run.
 
@@ -120,16 +137,23 @@ def run(
     int
         0.
     """
-    setup = _setup(file, staleness, workers, None, quick=quick)
+    setup = asked.setup()
     machines = next(iter(setup.fleets)) if fleet is None else fleet
     for kind, name, known in (
         ("algorithm", label, setup.algorithms), ("fleet", machines, setup.fleets),
     ):  # fmt: skip
         if name not in known:
             raise unknown_name(kind, name, known)
-    check_count("seed", seed, at_least=0)
+    algorithm = setup.algorithms[label]
+    if isinstance(algorithm, Tunable):
+        names = listed(list(algorithm.ranges))
+        msg = f"{label} is to be tuned; give a value: --set 'algorithms.\"{label}\".{names}=0.1'"
+        raise ConfigError(msg)
+    check_seed(seed)
     check_writable(out.parent)
-    done = run_once(setup, label, machines, seed, target=setup.target)
+    target = setup.target if isinstance(setup.target, float) else None
+    job = Job(next(iter(setup.problems)), machines, label, seed, algorithm)
+    done = run_once(setup, job, target=target)
     done.save(out)
     terminal = console()
     print_history(done.history, terminal)
@@ -141,9 +165,10 @@ def run(
 
 def report(folder: Path) -> int:
     """Write the report of a saved comparison again, from its runs."""
-    comparison = load_comparison(folder)
+    saved = load_comparison(folder)
     check_writable(folder)
-    return _finish(comparison, folder)
+    with locked(folder):
+        return _finish(saved, folder)
 
 
 def algorithms() -> int:
@@ -157,7 +182,7 @@ def list_problems() -> int:
     """Print every problem with its parameters and their defaults, and the data it can read."""
     rows = [[name, _parameters(make)] for name, make in problems.registry.items()]
     print_table("problems", ("name", "parameters"), rows, console())
-    readers = [[name, _parameters(make)] for name, make in experiment.readers().items()]
+    readers = [[name, _parameters(make)] for name, make in tables.readers().items()]
     print_table("data", ("name", "parameters"), readers, console())
     return 0
 
@@ -200,14 +225,23 @@ def whole_numbers(name: str, text: str, *, at_least: int = 1) -> list[int]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar on a terminal, and nothing elsewhere."""
+def _progress(total: int) -> Iterator[Watch]:
+    """Show a bar on a terminal: runs, time left, how many diverged; and nothing elsewhere."""
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     shown = Progress(
-        *columns, TimeElapsedColumn(), console=terminal, transient=True,
+        *columns, TimeRemainingColumn(), console=terminal, transient=True,
         disable=not terminal.is_terminal,
     )  # fmt: skip
+    n_diverged = 0
     with shown as progress:
         task = progress.add_task("starting", total=total)
-        yield lambda text: progress.update(task, advance=1, description=text)
+
+        def watch(outcome: Outcome) -> None:
+            nonlocal n_diverged
+            n_diverged += outcome.run is not None and outcome.run.status == "diverged"
+            lost = f", {n_diverged} diverged" if n_diverged else ""
+            text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
+            progress.update(task, advance=1, description=text)
+
+        yield watch

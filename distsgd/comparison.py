@@ -1,208 +1,67 @@
-"""A comparison: every algorithm on every fleet, over the same seeds and the same budget.
+"""A comparison: every algorithm on every problem and fleet, over the same seeds and budget.
 
 1. All algorithms see the same samples, machine times and starting points: a seed is common to them.
 2. A run is saved when it has finished, so nothing is lost if the comparison is stopped.
 3. A run never stops at the target; the time to it is read off its history. So budgets stay equal.
-4. A run that ends in an unexpected error is listed, and the others go on.
+4. A folder may hold runs of many comparisons: each has the name of its settings, and none is ever
+   written over by another. Summary and report are those of the latest, and name its runs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from distsgd.algorithm import Algorithm, check_algorithm
-from distsgd.errors import ConfigError, check_count, check_number
-from distsgd.fleet import Fleet, StaleReads
+from distsgd.algorithm import Algorithm
+from distsgd.errors import ConfigError
+from distsgd.jobs import NOWHERE, Place, Watch, outcome_of, run_folder, run_jobs, worthwhile
 from distsgd.problem import Problem
 from distsgd.report.answer import answer
+from distsgd.report.findings import Reference
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
-from distsgd.run import Run, check_writable, decode, load, unwritable
-from distsgd.schedule import schedule
-from distsgd.simulation import simulate
-
-AnyFleet: TypeAlias = Fleet | StaleReads
-
-BUDGETS = ("epochs", "updates", "gradients", "seconds")
-"""Names of the budgets; a run has exactly one."""
+from distsgd.report.trials import Trial
+from distsgd.run import check_writable, decode, load, unwritable
+from distsgd.search import Tunable, Tuning
+from distsgd.setup import AnyFleet, Job, Setup
+from distsgd.tuning import chosen, n_tuning_runs, tune
+from distsgd.work import n_processes
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is compared, checked and ready to run.
-
-    Parameters
-    ----------
-    algorithms : mapping of str to Algorithm
-        By the name under which the report shows them.
-    problem : Problem
-        What they minimise.
-    fleets : mapping of str to Fleet or StaleReads
-        By the name under which the report shows them.
-    budget : mapping of str to float
-        Exactly one of epochs, updates, gradients, seconds (virtual) [s]; the same for every run.
-    batch : int, default 32
-        Samples per gradient.
-    seeds : int or sequence of int, default 3
-        The seeds, or how many: 0, 1, 2 and so on.
-    evaluations : int, default 40
-        Evaluations per run, equally spaced in the budget.
-    target : float, optional
-        Training loss whose first crossing is timed.
-    note : str, default ""
-        What a reader of the report should know.
-
-    Raises
-    ------
-    ConfigError
-        If nothing is left to run, or an algorithm cannot run on one of the fleets.
-    """
-
-    algorithms: Mapping[str, Algorithm]
-    problem: Problem
-    fleets: Mapping[str, AnyFleet]
-    budget: Mapping[str, Any]
-    batch: int = 32
-    seeds: int | Sequence[int] = 3
-    evaluations: int = 40
-    target: float | None = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seeds, int):
-            object.__setattr__(self, "seeds", range(check_count("seeds", self.seeds)))
-        for name in ("algorithms", "fleets", "seeds"):
-            check_count(f"number of {name}", len(getattr(self, name)))
-        for seed in self.cases:
-            check_count("seed", seed, at_least=0)
-        check_count("batch", self.batch)
-        check_count("evaluations", self.evaluations)
-        if self.target is not None:
-            check_number("target", self.target)
-        _check_budget(self.budget)
-        for name, algorithm in self.algorithms.items():
-            _check_runnable(name, algorithm, self.fleets)
-
-    @property
-    def cases(self) -> tuple[int, ...]:
-        """The seeds."""
-        return tuple(self.seeds) if isinstance(self.seeds, Iterable) else (self.seeds,)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What all runs have in common, as JSON."""
-        return {
-            "problem": dict(self.problem.settings),
-            "budget": dict(self.budget),
-            "batch": self.batch,
-            "seeds": list(self.cases),
-            "evaluations": self.evaluations,
-            "target": self.target,
-            "note": self.note,
-        }
-
-    @property
-    def n_runs(self) -> int:
-        """Number of runs: algorithms times fleets times seeds."""
-        return len(self.algorithms) * len(self.fleets) * len(self.cases)
-
-
-def _check_budget(budget: Mapping[str, float]) -> None:
-    if len(budget) != 1 or not set(budget) <= set(BUDGETS):
-        given = " and ".join(budget) or "none"
-        msg = f"the budget must be exactly one of {', '.join(BUDGETS)}, not {given}"
-        raise ConfigError(msg)
-    for name, amount in budget.items():
-        check_number(name, amount, above=0)
-
-
-def _check_runnable(name: str, algorithm: Algorithm, fleets: Mapping[str, AnyFleet]) -> None:
-    check_algorithm(algorithm)
-    for label, fleet in fleets.items():
-        try:
-            schedule(algorithm.cycle, fleet, updates=1)
-        except ConfigError as error:
-            msg = f"algorithm {name!r} on fleet {label!r}: {error}"
-            raise ConfigError(msg) from None
-
-
-def outcomes(setup: Setup, folder: Path | None = None) -> Iterator[Outcome]:
+def outcomes(
+    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = ()
+) -> Iterator[Outcome]:
     """Run everything, and give each run as it finishes.
 
     Parameters
     ----------
     setup : Setup
         What is compared.
-    folder : Path, optional
-        Folder of the comparison, in which each run is saved at once.
+    place : Place
+        Where runs are made, saved and found.
+    trials : sequence of Trial
+        What tuning tried, if there is something to tune.
 
     Yields
     ------
     Outcome
-        Fleet by fleet, algorithm by algorithm, seed by seed.
+        In one process fleet by fleet, algorithm by algorithm, seed by seed; in several as it comes.
 
     Raises
     ------
     ConfigError
         If settings turn out not to fit together.
     """
-    for fleet in setup.fleets:
-        for algorithm in setup.algorithms:
-            for seed in setup.cases:
-                outcome = _outcome(setup, algorithm, fleet, seed)
-                if folder is not None and outcome.run is not None:
-                    outcome.run.save(_run_folder(folder, outcome.run.hash))
-                yield outcome
-
-
-def _outcome(setup: Setup, algorithm: str, fleet: str, seed: int) -> Outcome:
-    labels = (algorithm, fleet, seed)
-    try:
-        return Outcome(*labels, run=run_once(setup, *labels))
-    except ConfigError:
-        raise
-    except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
-        return Outcome(*labels, error=f"{type(error).__name__}: {error}")
-
-
-def run_once(
-    setup: Setup, algorithm: str, fleet: str, seed: int, *, target: float | None = None
-) -> Run:
-    """Make one run of a comparison.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    algorithm, fleet : str
-        Names in `setup`.
-    seed : int
-        Seed of the run, >= 0.
-    target : float, optional
-        Training loss that ends the run.
-
-    Returns
-    -------
-    Run
-        The run.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together; it names algorithm and fleet.
-    """
-    try:
-        return simulate(
-            setup.algorithms[algorithm], setup.problem, setup.fleets[fleet], **setup.budget,
-            batch=setup.batch, seed=seed, evaluations=setup.evaluations, target=target,
-        )  # fmt: skip
-    except ConfigError as error:
-        msg = f"algorithm {algorithm!r} on fleet {fleet!r}: {error}"
-        raise ConfigError(msg) from None
+    jobs = [
+        Job(*group, seed, algorithm)
+        for group, algorithm in chosen(setup, trials).items()
+        for seed in setup.cases
+    ]
+    for job, done in run_jobs(setup, jobs, place):
+        yield outcome_of(job, done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,11 +76,14 @@ class Comparison:
         A run, or an error, per algorithm, fleet and seed.
     is_complete : bool, default True
         Whether everything that was asked for has run.
+    trials : sequence of Trial
+        What tuning tried.
     """
 
     settings: dict[str, Any]
     outcomes: Sequence[Outcome] = field(repr=False)
     is_complete: bool = True
+    trials: Sequence[Trial] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return "\n".join(answer(self.summary))
@@ -229,7 +91,9 @@ class Comparison:
     @cached_property
     def summary(self) -> Summary:
         """Its numbers: the content of ``summary.json``."""
-        return summarise(self.outcomes, self.settings, is_complete=self.is_complete)
+        return summarise(
+            self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.json``, ``report.html`` and the runs into `folder`.
@@ -253,7 +117,7 @@ class Comparison:
         check_writable(target)
         for outcome in self.outcomes:
             if outcome.run is not None:
-                outcome.run.save(_run_folder(target, outcome.run.hash))
+                outcome.run.save(run_folder(target, outcome.run.hash))
         return self.report(target)
 
     def report(self, folder: Path) -> Path:
@@ -273,14 +137,11 @@ def _write(path: Path, content: bytes) -> None:
         raise unwritable(path, error) from None
 
 
-def _run_folder(folder: Path, name: str) -> Path:
-    return folder / "runs" / name
-
-
 class _Saved(msgspec.Struct):
     is_complete: bool
     settings: dict[str, Any]
     runs: list[Line]
+    trials: list[Trial] = []
 
 
 def load_comparison(folder: str | Path) -> Comparison:
@@ -295,38 +156,43 @@ def load_comparison(folder: str | Path) -> Comparison:
     try:
         content = path.read_bytes()
     except OSError as error:
-        msg = (
-            f"{folder} holds no comparison ({path.name}: {error.strerror}); give the folder of one"
-        )
-        raise ConfigError(msg) from None
+        raise _no_summary(Path(folder), error) from None
     saved: _Saved = decode(content, _Saved, path, FORMAT)
     loaded = [_loaded(Path(folder), line) for line in saved.runs]
-    return Comparison(saved.settings, loaded, is_complete=saved.is_complete)
+    return Comparison(saved.settings, loaded, saved.is_complete, saved.trials)
+
+
+def _no_summary(folder: Path, error: OSError) -> ConfigError:
+    if (folder / "runs").is_dir():
+        msg = f"{folder} has no report yet: its comparison has not finished; run it again to go on"
+        return ConfigError(msg)
+    msg = f"{folder} holds no comparison (summary.json: {error.strerror}); give the folder of one"
+    return ConfigError(msg)
 
 
 def _loaded(folder: Path, line: Line) -> Outcome:
     labels = (line.algorithm, line.fleet, line.seed)
     if line.status == "failed":
-        return Outcome(*labels, error=line.error)
-    return Outcome(*labels, run=load(_run_folder(folder, line.hash)))
+        return Outcome(*labels, error=line.error, problem=line.problem)
+    return Outcome(*labels, run=load(run_folder(folder, line.hash)), problem=line.problem)
 
 
 def compare(
-    algorithms: Mapping[str, Algorithm], problem: Problem,
+    algorithms: Mapping[str, Algorithm | Tunable], problem: Problem | Mapping[str, Problem],
     fleets: AnyFleet | Mapping[str, AnyFleet], *,
     epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
-    evaluations: int = 40, target: float | None = None, note: str = "",
-    watch: Callable[[Outcome], None] | None = None,
+    evaluations: int = 40, target: float | Reference | None = None, note: str = "",
+    tuning: Tuning | None = None, processes: int | None = 1, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
-    """Run every algorithm on every fleet, over the same seeds and the same budget.
+    """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
 
     Parameters
     ----------
-    algorithms : mapping of str to Algorithm
+    algorithms : mapping of str to Algorithm or Tunable
         By the name under which the report shows them.
-    problem : Problem
-        What they minimise.
+    problem : Problem or mapping of str to Problem
+        What they minimise; a single one is called by its name.
     fleets : Fleet, StaleReads or mapping of str to these
         The machines; a single one is called "fleet".
     epochs, updates, gradients, seconds : float, optional
@@ -337,12 +203,16 @@ def compare(
         The seeds, or how many: 0, 1, 2 and so on.
     evaluations : int, default 40
         Evaluations per run, equally spaced in the budget.
-    target : float, optional
+    target : float or Reference, optional
         Training loss whose first crossing is timed; it does not stop a run.
     note : str, default ""
         What a reader of the report should know.
+    tuning : Tuning, optional
+        How every `Tunable` among the algorithms is tuned.
+    processes : int, optional
+        How many work at once; None for one per core if the work is worth starting them.
     watch : callable, optional
-        Called with each outcome as it comes.
+        Called with each outcome as it comes, those of tuning first.
 
     Returns
     -------
@@ -358,11 +228,71 @@ def compare(
     setup = Setup(
         algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
         {name: amount for name, amount in given.items() if amount is not None},
-        batch, seeds, evaluations, target, note,
+        batch, seeds, evaluations, target, note, tuning or Tuning(),
     )  # fmt: skip
-    found = []
-    for outcome in outcomes(setup):
-        found.append(outcome)
-        if watch is not None:
-            watch(outcome)
-    return Comparison(setup.settings, found)
+    found = Progress(setup)
+    found.carry_out(watch=watch, processes=processes)
+    return found.comparison
+
+
+@dataclass
+class Progress:
+    """A comparison on its way: whatever stops it, what has finished by then is here.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    trials : list of Trial
+        What tuning has tried.
+    outcomes : list of Outcome
+        What has run.
+    """
+
+    setup: Setup
+    trials: list[Trial] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs, those of tuning included, at most."""
+        return self.setup.n_runs + n_tuning_runs(self.setup)
+
+    def carry_out(
+        self, folder: Path | None = None, *, processes: int | None = None, is_fresh: bool = False,
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
+        """Tune what is to be tuned, then run everything.
+
+        Parameters
+        ----------
+        folder : Path, optional
+            Folder in which runs are saved and found.
+        processes : int, optional
+            How many work at once; None for one per core if the work is worth starting them.
+        is_fresh : bool, default False
+            Whether runs are made again that are saved already.
+        watch : callable, optional
+            Called with each outcome as it comes.
+
+        Raises
+        ------
+        ConfigError
+            If settings turn out not to fit together.
+        """
+        if processes is None:
+            processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
+        place = Place(folder, n_processes(processes), is_fresh)
+        self.trials += tune(self.setup, place, watch)
+        for outcome in outcomes(self.setup, place, self.trials):
+            self.outcomes.append(outcome)
+            if watch is not None:
+                watch(outcome)
+
+    @property
+    def comparison(self) -> Comparison:
+        """What has been found: runs in the order of the set-up, however they came."""
+        return Comparison(
+            self.setup.settings, sorted(self.outcomes, key=self.setup.place),
+            is_complete=len(self.outcomes) == self.setup.n_runs, trials=self.trials,
+        )  # fmt: skip

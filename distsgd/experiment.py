@@ -5,98 +5,42 @@ Nothing is computed here.
 """
 
 import contextlib
-import inspect
-import math
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from distsgd import algorithms, data, problems
-from distsgd.comparison import BUDGETS, AnyFleet, Setup
-from distsgd.errors import ConfigError, check_count, unknown_name
-from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
-from distsgd.laws import Law
+from distsgd import tables
+from distsgd.errors import ConfigError
+from distsgd.report.findings import Reference
+from distsgd.search import Tuning
+from distsgd.setup import BUDGETS, Setup
+from distsgd.tables import ExactStaleness, Machines, SampledStaleness, Table
 
-Table: TypeAlias = dict[str, Any]
+__all__ = [
+    "ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read",
+]  # fmt: skip
 
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
-"""A quick comparison has at most this many seeds, and this share of the budget."""
-
-
-class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Table ``failures`` of a fleet, see `distsgd.fleet.Failures`."""
-
-    mean_time: float
-    repair: float
-
-    def build(self) -> Failures:
-        """Return the failures."""
-        return Failures(self.mean_time, self.repair)
-
-
-class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A fleet of machines, see `distsgd.fleet.Fleet`; a law is text: ``exponential(1.0)``."""
-
-    workers: int
-    compute: str | list[str] = "constant(1.0)"
-    speeds: list[float] | None = None
-    latency: float = 0.0
-    bandwidth: float = math.inf
-    service: float = 0.0
-    shards: int = 1
-    failures: Breakdowns | None = None
-
-    def build(self) -> AnyFleet:
-        """Return the fleet."""
-        return Fleet(
-            self.workers, _laws(self.compute), speeds=self.speeds, latency=self.latency,
-            bandwidth=self.bandwidth, service=self.service, shards=self.shards,
-            failures=None if self.failures is None else self.failures.build(),
-        )  # fmt: skip
-
-
-def _laws(text: str | list[str]) -> Law | list[Law]:
-    return Law.parse(text) if isinstance(text, str) else [Law.parse(one) for one in text]
-
-
-class ExactStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Equal workers in turn: every gradient has the same staleness."""
-
-    staleness: int
-
-    def build(self) -> AnyFleet:
-        """Return the fleet."""
-        return fixed_staleness(check_count("staleness", self.staleness, at_least=0))
-
-
-class SampledStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Each gradient is read a sampled number of versions ago."""
-
-    stale_reads: str
-    seed: int = 0
-
-    def build(self) -> AnyFleet:
-        """Return the order."""
-        return stale_reads(Law.parse(self.stale_reads), self.seed)
-
-
-FleetTable: TypeAlias = Machines | ExactStaleness | SampledStaleness
+QUICK_TRIALS = 4
+"""A quick comparison has at most this many seeds and trials, and this share of the budget."""
 
 
 class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The content of an experiment file, which README.md describes key by key.
 
-    Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget of every run.
+    Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget of every run, and
+    exactly one of `problem` and `problems` is given.
     """
 
-    problem: Table
     algorithms: dict[str, Table]
     fleets: dict[str, Table]
+    problem: Table | None = None
+    problems: dict[str, Table] | None = None
     epochs: float | None = None
     updates: int | None = None
     gradients: int | None = None
@@ -104,8 +48,9 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     batch: int = 32
     seeds: int | list[int] = 3
     evaluations: int = 40
-    target: float | None = None
+    target: float | Reference | None = None
     note: str = ""
+    tuning: Tuning = Tuning()
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
         """Return the experiment on other fleets.
@@ -120,7 +65,8 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Returns
         -------
         Experiment
-            With only the fleets that were asked for; unchanged if none was.
+            With only the fleets that were asked for; unchanged if none was. A target or a tuning
+            on a fleet that is gone is on the first fleet, or on each.
 
         Raises
         ------
@@ -137,20 +83,34 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             for count in workers
         }
         exact = {f"staleness {tau}": {"staleness": tau} for tau in staleness}
-        return msgspec.structs.replace(self, fleets={**sized, **exact} or self.fleets)
+        fleets = {**sized, **exact}
+        return self._on(fleets) if fleets else self
+
+    def _on(self, fleets: dict[str, Table]) -> "Experiment":
+        target, tuning = self.target, self.tuning
+        if isinstance(target, Reference) and target.fleet not in fleets:
+            target = msgspec.structs.replace(target, fleet=None)
+        if tuning.fleet not in fleets:
+            tuning = msgspec.structs.replace(tuning, fleet=None)
+        return msgspec.structs.replace(self, fleets=fleets, target=target, tuning=tuning)
 
     def with_seeds(self, seeds: int | None) -> "Experiment":
         """Return the experiment with that many seeds: 0, 1, 2 and so on; None changes nothing."""
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
 
     def quick(self) -> "Experiment":
-        """Return the experiment with two seeds at most and a fifth of the budget."""
+        """Return the experiment with two seeds and four trials at most, a fifth of the budget."""
         seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
         (name, amount), = self.budget.items()  # fmt: skip
         less = (
             amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
         )
-        return msgspec.structs.replace(self, **{name: less, "seeds": seeds[:QUICK_SEEDS]})
+        tuning = msgspec.structs.replace(
+            self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
+            seeds=list(self.tuning.cases[:1]),
+        )  # fmt: skip
+        changed = {name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning}
+        return msgspec.structs.replace(self, **changed)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -177,20 +137,35 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             If a name, a key or a value cannot be used.
         """
         return Setup(
-            algorithms={name: _algorithm(name, own) for name, own in self.algorithms.items()},
-            problem=_problem(self.problem, folder),
-            fleets={name: _fleet(name, own) for name, own in self.fleets.items()},
+            algorithms={
+                name: tables.algorithm(name, own, self.tuning)
+                for name, own in self.algorithms.items()
+            },
+            problem=self._problems(folder),
+            fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
             budget=self.budget,
             batch=self.batch,
             seeds=self.seeds,
             evaluations=self.evaluations,
             target=self.target,
             note=self.note,
+            tuning=self.tuning,
         )
 
+    def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label
+        if (self.problem is None) == (self.problems is None):
+            msg = "an experiment needs exactly one of [problem] and [problems.LABEL]"
+            raise ConfigError(msg)
+        if self.problem is not None:
+            return tables.problem(self.problem, folder, "problem")
+        labelled = self.problems or {}
+        return {
+            name: tables.problem(own, folder, f"problems.{name}") for name, own in labelled.items()
+        }
 
-def read(path: Path) -> Experiment:
-    """Return the experiment in the TOML file `path`.
+
+def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in the TOML file `path`, with `changes`, see `parse`.
 
     Raises
     ------
@@ -205,132 +180,64 @@ def read(path: Path) -> Experiment:
             f"cannot read {path} ({reason}); give an experiment file, or none for the built-in one"
         )
         raise ConfigError(msg) from None
-    return parse(text, str(path))
+    return parse(text, str(path), changes)
 
 
-def builtin() -> Experiment:
+def builtin(changes: Sequence[str] = ()) -> Experiment:
     """Return the experiment that comes with distsgd: every algorithm, softmax on digits."""
     file = resources.files("distsgd").joinpath("builtin.toml")
-    return parse(file.read_text(encoding="utf-8"), "builtin.toml")
+    return parse(file.read_text(encoding="utf-8"), "builtin.toml", changes)
 
 
-def parse(text: str, name: str) -> Experiment:
-    """Return the experiment in the TOML `text`, which errors call `name`."""
+def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in the TOML `text`, which errors call `name`.
+
+    Parameters
+    ----------
+    text : str
+        Content of an experiment file.
+    name : str
+        What errors call it.
+    changes : sequence of str
+        Lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``. A value that
+        is no TOML is text: a shell takes quotes away.
+
+    Returns
+    -------
+    Experiment
+        Typed, not yet built.
+
+    Raises
+    ------
+    ConfigError
+        If something is not TOML, or has an unknown key or a value of a wrong type.
+    """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         msg = f"{name} is not valid TOML: {error}"
         raise ConfigError(msg) from None
-    experiment: Experiment = _typed(table, Experiment, name)
+    for change in changes:
+        _put_over(table, _changed(change))
+    experiment: Experiment = tables.typed(table, Experiment, name)
     return experiment
 
 
-def _typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
-    _check_keys(table, kind.__struct_fields__, where)
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
-        raise ConfigError(msg) from None
+def _changed(change: str) -> Table:
+    key, _, value = change.partition("=")
+    for line in (change, f"{key} = {msgspec.json.encode(value.strip()).decode()}"):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(line)
+    msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"
+    raise ConfigError(msg)
 
 
-def _check_keys(table: Table, known: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise unknown_name(f"key in {where}:", key, known)
-
-
-def _algorithm(label: str, table: Table) -> Any:  # noqa: ANN401 # an Algorithm
-    where = f"[algorithms.{label}]"
-    name, parameters = _named(table, "algorithm", where)
-    if name not in algorithms.registry:
-        raise unknown_name(f"algorithm in {where}:", name, algorithms.registry)
-    return construct(algorithms.registry[name].constructor, parameters, where)
-
-
-def _problem(table: Table, folder: Path) -> Any:  # noqa: ANN401 # a Problem
-    name, parameters = _named(table, "name", "[problem]")
-    if name not in problems.registry:
-        raise unknown_name("problem in [problem]:", name, problems.registry)
-    if "data" in parameters:
-        parameters["data"] = _data(parameters["data"], folder)
-    return construct(problems.registry[name], parameters, "[problem]")
-
-
-def _data(given: str | Table, folder: Path) -> Any:  # noqa: ANN401 # a Data
-    where = "[problem.data]"
-    name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
-    known = readers()
-    if name not in known:
-        raise unknown_name(f"data in {where}:", name, known)
-    if "path" in parameters:
-        parameters["path"] = folder / str(parameters["path"])
-    return construct(known[name], parameters, where)
-
-
-def readers() -> dict[str, Callable[..., Any]]:
-    """Return the data that an experiment file can name: by name, what reads or makes them."""
-    return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
-
-
-def _fleet(label: str, table: Table) -> AnyFleet:
-    where = f"[fleets.{label}]"
-    kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
-    kind = next((kind for key, kind in kinds.items() if key in table), Machines)
-    with located(where):
-        fleet: AnyFleet = _typed(table, kind, where).build()
-        return fleet
-
-
-def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
-    if not isinstance(table, dict) or not isinstance(table.get(key), str):
-        msg = f"{where} needs the key {key!r} with a name as its value"
-        raise ConfigError(msg)
-    return table[key], {name: value for name, value in table.items() if name != key}
-
-
-def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
-    """Return ``make(**parameters)``, with errors that say where the parameters stand.
-
-    Parameters
-    ----------
-    make : callable
-        Constructor, whose signature says which parameters there are.
-    parameters : dict
-        Its arguments by name.
-    where : str
-        Name of the table that holds them.
-
-    Returns
-    -------
-    object
-        What `make` returns.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter is unknown, missing or out of bounds.
-    """
-    known = inspect.signature(make).parameters
-    _check_keys(parameters, known, where)
-    missing = [
-        name for name, one in known.items() if one.default is one.empty and name not in parameters
-    ]
-    if missing:
-        msg = f"{where} needs the key {missing[0]!r}"
-        raise ConfigError(msg)
-    with located(where):
-        return make(**parameters)
-
-
-@contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
-    """Let a `ConfigError` of the block begin with `where`, unless it does so already."""
-    try:
-        yield
-    except ConfigError as error:
-        text = str(error)
-        raise ConfigError(text if where in text else f"{where} {text}") from None
+def _put_over(table: Table, changes: Table) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _put_over(table[key], value)
+        else:
+            table[key] = value
 
 
 def _sized(name: str, count: int, of: int) -> str:

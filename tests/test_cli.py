@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from distsgd import ConfigError, commands, comparison
+from distsgd import ConfigError, commands, jobs
 from distsgd.algorithms import registry
 from distsgd.cli import main
 from distsgd.commands import whole_numbers
@@ -152,7 +152,7 @@ def test_an_unwritable_folder_is_found_before_computing(
     def fail(*_: object, **__: object) -> None:
         pytest.fail("it has begun")
 
-    monkeypatch.setattr(comparison, "simulate", fail)
+    monkeypatch.setattr(jobs, "simulate", fail)
     assert call("compare", file, "--out", "/proc/none")[0] == 2
     assert call("run", "mine", "--experiment", file, "--out", "/proc/none/run")[0] == 2
 
@@ -168,14 +168,14 @@ def test_an_unexpected_error_of_a_run_is_told(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison with a failed run writes its report, names the error, and exits with 1."""
-    simulate = comparison.simulate
+    simulate = jobs.simulate
 
     def fail_once(algorithm: object, *arguments: object, **settings: object) -> object:
         if algorithm.name == "serial":
             raise ZeroDivisionError("oh")
         return simulate(algorithm, *arguments, **settings)
 
-    monkeypatch.setattr(comparison, "simulate", fail_once)
+    monkeypatch.setattr(jobs, "simulate", fail_once)
     code, said, _ = call("compare", file, "--out", tmp_path / "out")
     assert code == 1
     assert "other on machines, seed 0: failed ZeroDivisionError: oh" in said
@@ -185,14 +185,14 @@ def test_an_interruption_keeps_what_has_finished(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the second run leaves the first one and a report that says so; exit code 130."""
-    simulate = comparison.simulate
+    simulate = jobs.simulate
 
     def interrupt(algorithm: object, *arguments: object, **settings: object) -> object:
         if algorithm.name == "serial":
             raise KeyboardInterrupt
         return simulate(algorithm, *arguments, **settings)
 
-    monkeypatch.setattr(comparison, "simulate", interrupt)
+    monkeypatch.setattr(jobs, "simulate", interrupt)
     code, said, errors = call("compare", file, "--out", tmp_path / "out")
     assert code == 130
     assert "1 of 2 runs had finished" in errors
@@ -209,7 +209,7 @@ def test_an_interruption_before_the_first_run(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "simulate", interrupt)
+    monkeypatch.setattr(jobs, "simulate", interrupt)
     assert call("compare", file, "--out", tmp_path / "out")[0] == 130
     monkeypatch.setattr(commands, "compare", interrupt)
     assert call("compare", file) == (130, "", "")

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd import ConfigError, comparison
-from distsgd.comparison import Setup, load_comparison, outcomes
+from distsgd import ConfigError, jobs
+from distsgd.comparison import load_comparison, outcomes
+from distsgd.jobs import Place
+from distsgd.setup import Setup
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
@@ -106,14 +108,14 @@ def test_one_failure_does_not_stop_the_others(
     problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A run that ends in an unexpected error is listed with it, and all others are there."""
-    simulate = comparison.simulate
+    simulate = jobs.simulate
 
     def fail_once(algorithm: object, *arguments: object, **settings: object) -> ds.Run:
         if algorithm is ALGORITHMS["Downpour"] and settings["seed"] == 1:
             raise ZeroDivisionError("just once")
         return simulate(algorithm, *arguments, **settings)
 
-    monkeypatch.setattr(comparison, "simulate", fail_once)
+    monkeypatch.setattr(jobs, "simulate", fail_once)
     found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=2, seeds=2)
     assert [one.error for one in found.outcomes] == ["", "", "", "ZeroDivisionError: just once"]
     found.save(tmp_path)
@@ -128,7 +130,7 @@ def test_a_comparison_of_failures_alone_can_be_saved(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("always")
 
-    monkeypatch.setattr(comparison, "simulate", fail)
+    monkeypatch.setattr(jobs, "simulate", fail)
     ds.compare(ALGORITHMS, problem, FLEETS, updates=2, seeds=1).save(tmp_path)
     assert "ZeroDivisionError: always" in (tmp_path / "report.html").read_text()
 
@@ -138,7 +140,7 @@ def test_finished_runs_survive_an_interruption(
 ) -> None:
     """Each run is on disk before the next one begins."""
     setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 3}, seeds=1)
-    running = outcomes(setup, tmp_path)
+    running = outcomes(setup, Place(tmp_path))
     for n_finished in (1, 2):
         last = next(running).run
         saved = {path.name for path in (tmp_path / "runs").iterdir()}

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from distsgd import ConfigError, fixed_staleness
 from distsgd.algorithms import registry
-from distsgd.experiment import Experiment, builtin, construct, parse, read
+from distsgd.experiment import Experiment, builtin, parse, read
 from distsgd.fleet import Failures, Fleet, StaleReads
 from distsgd.laws import exponential, lognormal
+from distsgd.tables import construct
 
 SMALL = """
 updates = 3

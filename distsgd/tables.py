@@ -1,0 +1,217 @@
+"""From a table of an experiment file to the object that it describes.
+
+A wrong key, name or value is a `ConfigError` that says where it stands and what is nearest to it.
+"""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from distsgd import algorithms, data, problems
+from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
+from distsgd.laws import Law
+from distsgd.search import TUNE, Range, Tunable, Tuning
+from distsgd.setup import AnyFleet
+
+Table: TypeAlias = dict[str, Any]
+
+
+class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Table ``failures`` of a fleet, see `distsgd.fleet.Failures`."""
+
+    mean_time: float
+    repair: float
+
+    def build(self) -> Failures:
+        """Return the failures."""
+        return Failures(self.mean_time, self.repair)
+
+
+class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A fleet of machines, see `distsgd.fleet.Fleet`; a law is text: ``exponential(1.0)``."""
+
+    workers: int
+    compute: str | list[str] = "constant(1.0)"
+    speeds: list[float] | None = None
+    latency: float = 0.0
+    bandwidth: float = math.inf
+    service: float = 0.0
+    shards: int = 1
+    failures: Breakdowns | None = None
+
+    def build(self) -> AnyFleet:
+        """Return the fleet."""
+        return Fleet(
+            self.workers, _laws(self.compute), speeds=self.speeds, latency=self.latency,
+            bandwidth=self.bandwidth, service=self.service, shards=self.shards,
+            failures=None if self.failures is None else self.failures.build(),
+        )  # fmt: skip
+
+
+def _laws(text: str | list[str]) -> Law | list[Law]:
+    return Law.parse(text) if isinstance(text, str) else [Law.parse(one) for one in text]
+
+
+class ExactStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Equal workers in turn: every gradient has the same staleness."""
+
+    staleness: int
+
+    def build(self) -> AnyFleet:
+        """Return the fleet."""
+        return fixed_staleness(check_count("staleness", self.staleness, at_least=0))
+
+
+class SampledStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Each gradient is read a sampled number of versions ago."""
+
+    stale_reads: str
+    seed: int = 0
+
+    def build(self) -> AnyFleet:
+        """Return the order."""
+        return stale_reads(Law.parse(self.stale_reads), self.seed)
+
+
+FleetTable: TypeAlias = Machines | ExactStaleness | SampledStaleness
+
+
+def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
+    """Return `table` as a `kind` of struct, with errors that say `where` it stands."""
+    _check_keys(table, kind.__struct_fields__, where)
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
+        raise ConfigError(msg) from None
+
+
+def _check_keys(table: Table, known: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+
+
+def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
+    """Return the algorithm that is called `label`, tunable if a parameter is to be tuned."""
+    where = f"[algorithms.{label}]"
+    name, parameters = _named(table, "algorithm", where)
+    if name not in algorithms.registry:
+        raise unknown_name(f"algorithm in {where}:", name, algorithms.registry)
+    make = algorithms.registry[name].constructor
+    ranges = {
+        key: _range(key, parameters.pop(key), tuning, where)
+        for key, value in table.items()
+        if value == TUNE or isinstance(value, dict)
+    }
+    if not ranges:
+        return construct(make, parameters, where)
+    _check_keys(ranges, inspect.signature(make).parameters, where)
+    return Tunable(partial(_constructed, make, parameters, where), ranges)
+
+
+def _constructed(make: Callable[..., Any], fixed: Table, where: str, **tuned: float) -> Any:  # noqa: ANN401 # an Algorithm
+    return construct(make, fixed | tuned, where)
+
+
+def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
+    if isinstance(given, str) and key != "learning_rate":
+        msg = f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}'
+        raise ConfigError(msg)
+    table = {"low": tuning.low, "high": tuning.high} if isinstance(given, str) else given
+    found: Range = typed(table, Range, f"{where} {key}")
+    return found
+
+
+def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a Problem
+    """Return the problem at `place`; relative paths of its data start at `folder`."""
+    where = f"[{place}]"
+    name, parameters = _named(table, "name", where)
+    if name not in problems.registry:
+        raise unknown_name(f"problem in {where}:", name, problems.registry)
+    if "data" in parameters:
+        parameters["data"] = _data(parameters["data"], folder, f"[{place}.data]")
+    return construct(problems.registry[name], parameters, where)
+
+
+def _data(given: str | Table, folder: Path, where: str) -> Any:  # noqa: ANN401 # a Data
+    name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
+    known = readers()
+    if name not in known:
+        raise unknown_name(f"data in {where}:", name, known)
+    if "path" in parameters:
+        parameters["path"] = folder / str(parameters["path"])
+    return construct(known[name], parameters, where)
+
+
+def readers() -> dict[str, Callable[..., Any]]:
+    """Return the data that an experiment file can name: by name, what reads or makes them."""
+    return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
+
+
+def fleet(label: str, table: Table) -> AnyFleet:
+    """Return the fleet that is called `label`."""
+    where = f"[fleets.{label}]"
+    kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
+    kind = next((kind for key, kind in kinds.items() if key in table), Machines)
+    with located(where):
+        found: AnyFleet = typed(table, kind, where).build()
+        return found
+
+
+def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
+    if not isinstance(table, dict) or not isinstance(table.get(key), str):
+        msg = f"{where} needs the key {key!r} with a name as its value"
+        raise ConfigError(msg)
+    return table[key], {name: value for name, value in table.items() if name != key}
+
+
+def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
+    """Return ``make(**parameters)``, with errors that say where the parameters stand.
+
+    Parameters
+    ----------
+    make : callable
+        Constructor, whose signature says which parameters there are.
+    parameters : dict
+        Its arguments by name.
+    where : str
+        Name of the table that holds them.
+
+    Returns
+    -------
+    object
+        What `make` returns.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is unknown, missing or out of bounds.
+    """
+    known = inspect.signature(make).parameters
+    _check_keys(parameters, known, where)
+    missing = [
+        name for name, one in known.items() if one.default is one.empty and name not in parameters
+    ]
+    if missing:
+        msg = f"{where} needs the key {missing[0]!r}"
+        raise ConfigError(msg)
+    with located(where):
+        return make(**parameters)
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Let a `ConfigError` of the block begin with `where`, unless it does so already."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if where in text else f"{where} {text}") from None

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+
+import distsgd as ds
+from distsgd import jobs
+from distsgd.jobs import Place, run_folder, run_jobs, worthwhile
+from distsgd.setup import Job, Setup
+
+ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
+FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
+
+
+@pytest.fixture
+def setup() -> Setup:
+    """Return two algorithms, two fleets and two seeds on softmax with few epochs."""
+    problem = ds.problems.softmax(ds.data.digits(), l2=1e-4)
+    return Setup(ALGORITHMS, problem, FLEETS, {"updates": 30}, seeds=2, evaluations=3)
+
+
+@pytest.fixture
+def planned(setup: Setup) -> list[Job]:
+    """Return its runs."""
+    return [
+        Job("softmax", fleet, label, seed, algorithm)
+        for fleet in FLEETS for label, algorithm in ALGORITHMS.items() for seed in setup.cases
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def n_simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the simulations in this process."""
+    count = [0]
+    simulate = jobs.simulate
+
+    def counted(*arguments: object, **settings: object) -> ds.Run:
+        count[0] += 1
+        return simulate(*arguments, **settings)
+
+    monkeypatch.setattr(jobs, "simulate", counted)
+    return count
+
+
+def test_processes_do_not_change_bits(setup: Setup, planned: list[Job], tmp_path: Path) -> None:
+    """Runs made by two processes, and loaded afterwards, have the bits of those made here."""
+    here = {job[:4]: run for job, run in run_jobs(setup, planned, Place())}
+    there = {job[:4]: run for job, run in run_jobs(setup, planned, Place(tmp_path, 2))}
+    found = {job[:4]: run for job, run in run_jobs(setup, planned, Place(tmp_path))}
+    for label, run in here.items():
+        for same in (there[label], found[label]):
+            assert same.x.tobytes() == run.x.tobytes()
+            assert same.history.equals(run.history, null_equal=True)
+            assert same.trace.rows.tobytes() == run.trace.rows.tobytes()
+            assert same.hash == run.hash
+
+
+def test_the_hash_is_known_before_the_run(setup: Setup, planned: list[Job]) -> None:
+    """The settings from which a run is found again are those that it has."""
+    for job, run in run_jobs(setup, planned, Place()):
+        assert setup.run_settings(job) == run.settings
+
+
+def test_nothing_is_computed_twice(
+    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]
+) -> None:
+    """Equal runs are made once, saved ones not again, and a fresh start makes all of them."""
+    doubled = [*planned, planned[0]._replace(label="again")]
+    assert len(list(run_jobs(setup, doubled, Place(tmp_path)))) == len(doubled)
+    assert n_simulated == [len(planned)]
+    assert len(list(run_jobs(setup, doubled, Place(tmp_path)))) == len(doubled)
+    assert n_simulated == [len(planned)]
+    list(run_jobs(setup, planned, Place(tmp_path, is_fresh=True)))
+    assert n_simulated == [2 * len(planned)]
+
+
+def test_an_interrupted_comparison_goes_on(
+    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]
+) -> None:
+    """What had finished before an interruption is found, and only the rest is computed."""
+    running = run_jobs(setup, planned, Place(tmp_path))
+    next(running), next(running), next(running)
+    running.close()
+    assert len(list(run_jobs(setup, planned, Place(tmp_path)))) == len(planned)
+    assert n_simulated == [len(planned)]
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"format": 99}'])
+def test_a_damaged_run_is_made_again(
+    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int], content: bytes
+) -> None:
+    """A run that is half written, or of another version's layout, is made again and replaced."""
+    ((_, run),) = run_jobs(setup, planned[:1], Place(tmp_path))
+    record = run_folder(tmp_path, run.hash) / "run.json"
+    record.write_bytes(content)
+    ((_, again),) = run_jobs(setup, planned[:1], Place(tmp_path))
+    assert n_simulated == [2]
+    assert ds.load(run_folder(tmp_path, run.hash)).x.tobytes() == again.x.tobytes()
+
+
+def test_other_configurations_are_left_alone(
+    setup: Setup, planned: list[Job], tmp_path: Path
+) -> None:
+    """Runs of another configuration in the same folder stay as they are."""
+    ((_, first),) = run_jobs(setup, planned[:1], Place(tmp_path))
+    before = {path: path.read_bytes() for path in run_folder(tmp_path, first.hash).iterdir()}
+    list(run_jobs(setup, planned[1:3], Place(tmp_path)))
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_processes_start_only_for_enough_work(setup: Setup) -> None:
+    """A few short runs are made in this process, many or unknown ones by one process per core."""
+    assert worthwhile(setup, 2) == 1
+    assert worthwhile(setup, 1000) == jobs.n_processes()
+    timed = Setup(ALGORITHMS, setup.problem, FLEETS, {"seconds": 5.0})
+    assert worthwhile(timed, 1) == jobs.n_processes()
