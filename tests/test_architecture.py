@@ -40,7 +40,10 @@ MAY_IMPORT = {
     "report": {"run", "trace", "errors"},
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
-ON_TOP = {"comparison", "experiment", "commands", "cli", "__init__", "__main__"}
+ON_TOP = {
+    "work", "search", "setup", "tables", "jobs", "tuning", "comparison", "experiment", "commands",
+    "cli", "__init__", "__main__",
+}  # fmt: skip
 
 OTHERS = {"numba": {"kernels"}, "typer": {"cli"}, "altair": {"report"}, "vl_convert": {"report"}}
 """Packages that only these rooms import."""
