@@ -90,9 +90,8 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
 
 def test_a_range_that_an_algorithm_refuses_is_named(problem: ds.problems.Problem) -> None:
     """A grid with values that the algorithm does not take is an error with its name."""
-    make = partial(ds.algorithms.elastic_averaging, 0.1, period=1)
-    bad = Tunable(make, {"moving_rate": Range(0.1, 90.0)})
-    with pytest.raises(ConfigError, match=r"tuning of 'bad': moving_rate .*; change the range"):
+    bad = Tunable(partial(ds.algorithms.hogwild, 0.1), {"backoff": Range(0.5, 90.0)})
+    with pytest.raises(ConfigError, match=r"tuning of 'bad': backoff .*; change the range"):
         tune(Setup({"bad": bad}, problem, FLEETS, {"updates": 2}), NOWHERE)
 
 
