@@ -7,9 +7,10 @@ function of the order in which the server served its workers, and of nothing els
 schedule gives a simulation, a recorded one gives the live run again, bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,14 @@ from distsgd.drivers.case import Case, Driver
 from distsgd.drivers.compiled import Dense, OnSupport
 from distsgd.drivers.interpreted import Interpreted
 from distsgd.errors import ConfigError, unknown_name
+from distsgd.interleave import Interleaved
 from distsgd.kernels import NotCompilable
 from distsgd.plan import plan
 from distsgd.problem import Problem, Support
 from distsgd.trace import Trace
 
 DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
+ReadsName: TypeAlias = Literal["consistent", "interleaved"]
 
 INTERPRETED_ROWS = 100_000
 """Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
@@ -39,6 +42,8 @@ class State(NamedTuple):
     """Updates applied."""
     x: NDArray[np.float64]
     """The server's parameters, float64[d]."""
+    counts: Mapping[str, int] = MappingProxyType({})
+    """What an engine counts on the way; interleaved reads count `interleave.Counts`."""
 
 
 def fold(
@@ -50,6 +55,8 @@ def fold(
     batch: int = 32,
     seed: int = 0,
     partition: Partition = SHARED,
+    reads: ReadsName = "consistent",
+    atomic: bool = True,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
@@ -70,6 +77,11 @@ def fold(
         Seed of the samples, of their division and of the starting point.
     partition : Partition, optional
         Who sees which samples; by default every worker draws from all, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        Whether a pull is a snapshot and a push is applied whole, or both coordinate by coordinate,
+        between those of others (`distsgd.interleave`).
+    atomic : bool, default True
+        Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
         Who calls the rules; all have the same bits.
 
@@ -81,8 +93,8 @@ def fold(
     Raises
     ------
     ConfigError
-        If the rules do not fit together or cannot be compiled, `driver` is unknown, or the samples
-        cannot be divided.
+        If the rules do not fit together or cannot be compiled, `driver` or `reads` is unknown, the
+        samples cannot be divided, or reads cannot interleave.
     """
     check_algorithm(algorithm)
     data = problem.data if partition.is_divided else None
@@ -90,12 +102,29 @@ def fold(
     stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
     case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
-    folding = _driver(driver, case)
+    check_reads(reads, driver, is_atomic=atomic)
+    if reads == "interleaved":
+        folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
+    else:
+        folding = _driver(driver, case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
         with np.errstate(over="ignore", invalid="ignore"), _compiling(algorithm.name):
             folding.advance(int(planned.ends[update - 1]) if update else 0)
-        yield State(update, folding.x)
+        counts = folding.counts._asdict() if isinstance(folding, Interleaved) else {}
+        yield State(update, folding.x, counts)
+
+
+def check_reads(reads: str, driver: str, *, is_atomic: bool) -> None:
+    """Raise a `ConfigError` unless these settings of a fold fit together."""
+    if reads not in get_args(ReadsName):
+        raise unknown_name("reads", reads, get_args(ReadsName))
+    if reads == "interleaved" and driver == "interpreted":
+        msg = "interleaved reads are compiled; use driver='auto', not 'interpreted'"
+        raise ConfigError(msg)
+    if reads == "consistent" and not is_atomic:
+        msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
+        raise ConfigError(msg)
 
 
 @contextmanager

@@ -94,6 +94,9 @@ class Run:
         What was run, as JSON.
     versions : dict
         Package name to version.
+    counts : dict
+        What the engine counted on the way; after interleaved reads ``writes`` of coordinates and
+        those of them that were ``lost``.
     """
 
     x: npt.NDArray[np.float64]
@@ -103,6 +106,7 @@ class Run:
     diverged_at: int | None
     settings: Settings
     versions: dict[str, str] = field(default_factory=versions)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def hash(self) -> str:
@@ -143,7 +147,7 @@ class Run:
         return _Record(
             format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
             settings=self.settings, versions=self.versions, workers=self.trace.workers,
-            files={name: _digest(folder / name) for name in _FILES},
+            counts=self.counts, files={name: _digest(folder / name) for name in _FILES},
         )  # fmt: skip
 
 
@@ -156,6 +160,7 @@ class _Record(msgspec.Struct):
     versions: dict[str, str]
     workers: int
     files: dict[str, str]
+    counts: dict[str, int] = {}
 
 
 def load(folder: str | Path) -> Run:
@@ -188,6 +193,7 @@ def load(folder: str | Path) -> Run:
         diverged_at=record.diverged_at,
         settings=record.settings,
         versions=record.versions,
+        counts=record.counts,
     )
 
 

@@ -14,7 +14,7 @@ from distsgd.algorithm import Algorithm, check_algorithm, message_columns, setti
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
-from distsgd.fold import DriverName, State, fold, on_support
+from distsgd.fold import DriverName, ReadsName, State, check_reads, fold, on_support
 from distsgd.problem import Problem
 from distsgd.run import HISTORY, Run, Settings, Status
 from distsgd.schedule import schedule
@@ -47,6 +47,8 @@ def simulate(
     evaluate_every: int | None = None,
     evaluations: int | None = None,
     partition: Partition = SHARED,
+    reads: ReadsName = "consistent",
+    atomic: bool = True,
     target: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     driver: DriverName = "auto",
@@ -78,6 +80,12 @@ def simulate(
     partition : Partition, optional
         Which samples a worker sees, for example ``Partition("skewed", concentration=0.1)``; by
         default every worker draws from all samples, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        Whether a worker reads one version, or coordinate by coordinate while others write: as in
+        Hogwild!, for sparse data and workers that wait for nobody (`distsgd.interleave`).
+    atomic : bool, default True
+        Whether interleaved changes of a coordinate are atomic. Otherwise some overwrite others;
+        ``run.counts`` says how many are lost.
     target : float, optional
         Training loss at which to end.
     stop : callable, optional
@@ -116,7 +124,9 @@ def simulate(
         "fleet": dict(fleet.settings), "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
-    } | _partition_settings(partition)  # fmt: skip
+    }  # fmt: skip
+    known |= _partition_settings(partition)
+    known |= _reads_settings(reads, fleet, driver, is_atomic=atomic)
     ending = Ending(_target(target), stop)
     return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
 
@@ -208,6 +218,19 @@ def _partition_settings(partition: Partition) -> Settings:
     return {} if partition == SHARED else {"partition": partition.settings}
 
 
+def _reads_settings(
+    reads: str, fleet: Fleet | StaleReads, driver: str, *, is_atomic: bool
+) -> Settings:
+    """Return what a run with `reads` adds to its settings: nothing if they are consistent."""
+    check_reads(reads, driver, is_atomic=is_atomic)
+    if reads == "consistent":
+        return {}
+    if isinstance(fleet, StaleReads):
+        msg = "interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet"
+        raise ConfigError(msg)
+    return {"reads": reads, "atomic": bool(is_atomic)}
+
+
 def _target(target: float | None) -> float | None:
     return None if target is None else check_number("target", target)
 
@@ -233,7 +256,7 @@ def _run(
     partition = Partition(**known.get("partition", {}))
     states = fold(
         algorithm, problem, trace, stops=stops, batch=batch, seed=seed, partition=partition,
-        driver=driver,
+        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
     )  # fmt: skip
     history: list[tuple[Any, ...]] = []
     status: Status = "done"
@@ -250,6 +273,7 @@ def _run(
         status=status,
         diverged_at=state.update if status == "diverged" else None,
         settings=known,
+        counts=dict(state.counts),
     )
 
 

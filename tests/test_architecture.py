@@ -30,7 +30,10 @@ MAY_IMPORT = {
     "schedule": {"algorithm", "fleet", "laws", "trace", "kernels", "errors"},
     "plan": {"algorithm", "trace", "kernels", "errors"},
     "drivers": {"algorithm", "problem", "plan", "trace", "data", "kernels", "errors"},
-    "fold": {"algorithm", "problem", "trace", "plan", "drivers", "data", "kernels", "errors"},
+    "interleave": {"algorithm", "problem", "trace", "drivers", "kernels", "errors"},
+    "fold": {
+        "algorithm", "problem", "trace", "plan", "drivers", "interleave", "data", "kernels", "errors",
+    },
     "kernels": {"algorithm", "data", "problem", "trace", "errors"},
     "run": {"trace", "errors"},
     "simulation": {

@@ -48,11 +48,11 @@ def hogwild(learning_rate: float, backoff: float = 0.9) -> Algorithm:
 
     Notes
     -----
-    Differences from the paper: in simulation a read is a consistent snapshot of one version, and an
-    update is applied whole, so that what remains of the races is staleness; the paper's processors
-    interleave single coordinates. Samples are drawn with replacement, as in the paper's analysis;
-    its experiments permute them every epoch. The paper's step contains |E|, the number of
-    examples, which its code, and this one, leave to the step size.
+    Differences from the paper: unless a simulation is told that reads are interleaved, a read is a
+    consistent snapshot of one version, and an update is applied whole, so that what remains of the
+    races is staleness. Unless a partition says otherwise, samples are drawn with replacement, as in
+    the paper's analysis; its experiments permute them every epoch. The paper's step contains |E|,
+    the number of examples, which its code, and this one, leave to the step size.
 
     References
     ----------

@@ -22,7 +22,7 @@ class Dense:
     """Folds any algorithm on any problem."""
 
     def __init__(self, case: Case) -> None:
-        self._case, self._order, self._waves = case, _order(case), Waves(case)
+        self._case, self._order, self._waves = case, order_of(case), Waves(case)
         self._held: folds.Shared | folds.Private
         halves = Halves.of(case.algorithm)
         if case.is_memoryless:
@@ -56,9 +56,9 @@ def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
     slot, fills, n_slots = share_versions(case.plan.rows, case.workers)
     return folds.Shared(
         h=generated.hyper(*case.hyper),
-        server=_server(case, generated),
-        versions=_empty(generated.reads, (n_slots, case.start.size)),
-        round=_empty(generated.message, case.start.size),
+        server=server_columns(case, generated),
+        versions=empty_columns(generated.reads, (n_slots, case.start.size)),
+        round=empty_columns(generated.message, case.start.size),
         slot=slot,
         fills=fills,
         number=numbers,
@@ -70,9 +70,9 @@ def _private(case: Case) -> folds.Private:
     first = case.algorithm.worker.init(case.hyper, case.start)
     return folds.Private(
         h=generated.hyper(*case.hyper),
-        server=_server(case, generated),
+        server=server_columns(case, generated),
         replicas=_filled(generated.replica, first, (case.workers, case.start.size)),
-        round=_empty(generated.message, case.start.size),
+        round=empty_columns(generated.message, case.start.size),
     )
 
 
@@ -85,17 +85,17 @@ class OnSupport:
         most = min(n_entries, dimension)
         self._flight = sparse.Flight(
             h=generated.hyper(*case.hyper),
-            server=_server(case, generated),
-            read=_empty(generated.reads, most),
+            server=server_columns(case, generated),
+            read=empty_columns(generated.reads, most),
             point=np.empty(most),
             gradient=np.empty(most),
-            messages=_empty(generated.message, (case.workers, most)),
-            round=_empty(generated.message, dimension),
+            messages=empty_columns(generated.message, (case.workers, most)),
+            round=empty_columns(generated.message, dimension),
         )
         self._support = support._replace(slope=compiled_slope(support.slope))
         self._room = sparse.room(case.workers, dimension, n_entries, case.stream.batch_size)
         self._serve = sparse.sparse(Halves.of(case.algorithm))
-        self._order, self._sampling, self._row = _order(case), case.stream.sampling, 0
+        self._order, self._sampling, self._row = order_of(case), case.stream.sampling, 0
 
     @property
     def x(self) -> NDArray[np.float64]:
@@ -110,11 +110,13 @@ class OnSupport:
         self._row = stop
 
 
-def _order(case: Case) -> folds.Order:
+def order_of(case: Case) -> folds.Order:
+    """Return what kernels know before the numbers."""
     return folds.Order(case.plan.rows, case.workers, case.plan.worker_factors)
 
 
-def _empty(columns: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 # a NamedTuple class
+def empty_columns(columns: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
+    """Return room for the NamedTuple class `columns`."""
     return columns(*(np.empty(shape) for _ in columns._fields))
 
 
@@ -122,6 +124,7 @@ def _filled(columns: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: A
     return columns(*(np.full(shape, column) for column in first))
 
 
-def _server(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+def server_columns(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+    """Return the server's state before the first update."""
     first = case.algorithm.server.init(case.hyper, case.start)
     return _filled(generated.state, first, case.start.shape)

@@ -7,7 +7,8 @@
    again for another learning rate.
 
 In the loops, S is the server's state, W the workers' states, V the versions that workers have
-pulled, R what one worker has read at its support, M one message, and B the messages in flight.
+pulled, R what one worker has read at its support (or each of them, where reads interleave), L what
+each has loaded in order to change it, M one message, and B the messages in flight.
 """
 
 import functools
@@ -198,6 +199,32 @@ def apply_touched(h, S, touched, M, is_touched, members, at):
 """
 
 
+def interleaved_source(names: Names, asks: Asks) -> str:
+    """Return the accesses to single coordinates, between which others have theirs."""
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[worker, p]')}{also(asks.receive)})"
+    return f"""
+def read_one(S, i, R, worker, p):
+    {stores(names.reads, "R.{0}[worker, p] = S.{0}[i]")}
+
+def point_read(h, R, worker, at, out):
+    for p in range(out.size):
+        out[p] = position(h, {read}{also(asks.at)})
+
+def message_read(h, R, worker, at, sent, g, B):
+    for p in range(g.size):
+        w, m = send(h, step(h, {read}, g[p]{also(asks.step)}){also(asks.send, "sent")})
+        {stores(names.message, "B.{0}[worker, p] = m.{0}")}
+
+def load_one(S, i, L, worker):
+    {stores(names.state, "L.{0}[worker] = S.{0}[i]")}
+
+def store_one(h, S, i, L, B, worker, p, at):
+    m = Message({values(names.message, "B.{}[worker, p]")})
+    s = apply(h, State({values(names.state, "L.{}[worker]")}), m{also(asks.apply)})
+    {stores(names.state, "S.{0}[i] = s.{0}")}
+"""
+
+
 _serial_numbers = itertools.count()
 
 
@@ -244,9 +271,8 @@ def loops(halves: Halves) -> Loops:
     namespace |= {
         name: specialised(rule) for name, (rule, _) in zip(rule_names, rules, strict=True)
     }
-    source = "".join(
-        part(names, asks) for part in (shared_source, private_source, support_source, server_source)
-    )
+    parts = (shared_source, private_source, support_source, interleaved_source, server_source)
+    source = "".join(part(names, asks) for part in parts)
     exec(source, namespace)
     generated = re.findall(r"^def (\w+)", source, re.MULTILINE)
     by_name = {name: specialised(namespace[name]) for name in generated}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import At
-from distsgd.kernels import specialised
+from distsgd.kernels import compiled, specialised
 from distsgd.kernels.folds import applying, receiving
 from distsgd.kernels.linear import add_row_gradient
 from distsgd.kernels.rules import Halves, Loop, loops
@@ -74,7 +74,7 @@ def room(n_workers: int, dimension: int, n_entries: int, batch: int) -> Room:
     )
 
 
-@specialised
+@compiled
 def find_support(data, batch, columns, place, position):
     """Write the columns that `batch` touches and the place of each non-zero; return their number.
 
