@@ -1,38 +1,52 @@
 """The answer in sentences: pure functions of a summary, each number as the summary has it.
 
-An order between two algorithms is claimed only where their bands do not overlap.
+An order between two algorithms is claimed where the interval of their ratio, seed by seed, does not
+hold 1; with fewer than three common seeds, where their bands do not overlap.
 """
 
 import math
 from collections.abc import Sequence
 
+from distsgd.report.findings import Contrast, Quantity
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Result, Summary
 from distsgd.report.text import listed, number, spread_text
 
 
 def answer(summary: Summary) -> list[str]:
-    """Return what the comparison found: a point per fleet, then what staleness did."""
-    per_fleet = [_on_fleet(fleet, summary.of_fleet(fleet)) for fleet in summary.fleets]
-    return per_fleet + _across_fleets(summary) + _troubles(summary)
+    """Return what the comparison found: a point per problem and fleet, then what lies across."""
+    per_case = [_on_case(summary, problem, fleet) for problem, fleet in summary.cases]
+    across = [point for problem in _problems(summary) for point in _across_fleets(summary, problem)]
+    return per_case + _certainty(summary) + _tuning(summary) + across + _troubles(summary)
 
 
-def _on_fleet(fleet: str, results: Sequence[Result]) -> str:
-    texts = [_lowest(results), _fastest(results), _mostly_diverged(results)]
-    return f"On {fleet}, {' '.join(text for text in texts if text)}"
+def _problems(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(problem for problem, _ in summary.cases))
+
+
+def _on_case(summary: Summary, problem: str, fleet: str) -> str:
+    results = summary.of_fleet(fleet, problem)
+    contrasts = [one for one in summary.contrasts if (one.problem, one.fleet) == (problem, fleet)]
+    texts = [_lowest(results, contrasts), _fastest(results, contrasts), _mostly_diverged(results)]
+    place = fleet if len(_problems(summary)) == 1 else f"{fleet} with {problem}"
+    return f"On {place}, {' '.join(text for text in texts if text)}"
 
 
 def _loss(result: Result) -> float:
     return math.inf if result.loss is None else result.loss.median
 
 
-def _lowest(results: Sequence[Result]) -> str:
+def _lowest(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
     ordered = sorted((result for result in results if _loss(result) < math.inf), key=_loss)
     if not ordered:
         return "no algorithm ended with a finite loss."
     best, *others = ordered
     text = f"{best.algorithm} ended with the lowest training loss, {spread_text(best.loss)}"
-    rivals = [other.algorithm for other in others if _overlap(other.loss, best.loss)]
+    ratios = _ratios(contrasts, "loss")
+    rivals = [
+        other.algorithm for other in others
+        if not _is_settled(ratios.get(other.algorithm), other.loss, best.loss)
+    ]  # fmt: skip
     if rivals:
         against = _few(rivals, "others")
         return f"{text}; the seeds do not settle its order against {against}."
@@ -41,26 +55,51 @@ def _lowest(results: Sequence[Result]) -> str:
     return f"{text}, ahead of {others[0].algorithm} at {spread_text(others[0].loss)}."
 
 
+def _ratios(contrasts: Sequence[Contrast], quantity: Quantity) -> dict[str, Contrast]:
+    return {one.algorithm: one for one in contrasts if one.quantity == quantity}
+
+
+def _is_settled(ratio: Contrast | None, other: Spread | None, best: Spread | None) -> bool:
+    if ratio is not None and ratio.low is not None:
+        return ratio.low > 1
+    return not _overlap(other, best)
+
+
 def _overlap(one: Spread | None, other: Spread | None) -> bool:
     return one is not None and other is not None and one.low <= other.high and other.low <= one.high
 
 
-def _fastest(results: Sequence[Result]) -> str:
+def _fastest(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
     timed = [result.time_to_target for result in results if result.time_to_target is not None]
     if not timed:
         return ""
     times = _times(results)
     if not times:
         return f"None met the target loss of {number(timed[0].target)} in most runs."
-    first, last = min(times, key=times.__getitem__), max(times, key=times.__getitem__)
+    first, *others = sorted(times, key=times.__getitem__)
     text = f"The target loss of {number(timed[0].target)} was met first by {first}"
     text += f", after {number(times[first])} virtual seconds"
-    if times[first] < times[last]:
-        ratio = number(times[last] / times[first])
-        text += f", and last by {last}, after {number(times[last])} ({ratio} times as long)"
+    ratios = _ratios(contrasts, "seconds")
+    if others:
+        text += f"; {others[0]} took {_longer(times[others[0]], ratios[others[0]])}"
+    if len(others) > 1:
+        last = others[-1]
+        text += f", and {last}, the last, {_longer(times[last], ratios[last])}"
     missed = [result.algorithm for result in results if result.algorithm not in times]
     text += f"; half or more of the runs of {_few(missed, 'others')} missed it" if missed else ""
     return f"{text}."
+
+
+def _longer(time: float, ratio: Contrast) -> str:
+    """Return how many times as long, with the interval or why there is none."""
+    if ratio.median is None:
+        return f"{number(time)}"
+    seeds = f"{ratio.n_pairs} seed{'s' * (ratio.n_pairs != 1)}"
+    text = f"{number(ratio.median)} times as long"
+    if ratio.low is None or ratio.high is None:
+        return f"{text} (from {seeds}: too few to say how sure)"
+    high = number(ratio.high) if ratio.high < math.inf else "unbounded"
+    return f"{text} [{number(ratio.low)}, {high}] ({seeds})"
 
 
 def _few(names: Sequence[str], kind: str) -> str:
@@ -84,17 +123,18 @@ def _mostly_diverged(results: Sequence[Result]) -> str:
     return f"Most runs of {listed(names)} diverged." if names else ""
 
 
-def _across_fleets(summary: Summary) -> list[str]:
-    stale = {fleet: _staleness(summary, fleet) for fleet in summary.fleets}
+def _across_fleets(summary: Summary, problem: str) -> list[str]:
+    stale = {fleet: _staleness(summary.of_fleet(fleet, problem)) for fleet in summary.fleets}
     fresh = min(stale, key=stale.__getitem__, default="")
     worst = max(stale, key=stale.__getitem__, default="")
-    growth = _growth(summary.of_fleet(fresh), summary.of_fleet(worst))
+    growth = _growth(summary.of_fleet(fresh, problem), summary.of_fleet(worst, problem))
     if fresh == worst or len(growth) < 2:
         return []
     most, least = max(growth, key=growth.__getitem__), min(growth, key=growth.__getitem__)
     means = f"mean staleness {number(stale[fresh])} and {number(stale[worst])}"
+    where = f", {problem}" if len(_problems(summary)) > 1 else ""
     text = (
-        f"Between {fresh} and {worst} ({means}), the final loss of {most} suffered most: "
+        f"Between {fresh} and {worst} ({means}{where}), the final loss of {most} suffered most: "
         f"it was {number(growth[most])} times as large; that of {least} least: "
         f"{number(growth[least])} times."
     )
@@ -114,9 +154,31 @@ def _growth(fresh: Sequence[Result], worst: Sequence[Result]) -> dict[str, float
     }
 
 
-def _staleness(summary: Summary, fleet: str) -> float:
-    means = [result.staleness.mean for result in summary.of_fleet(fleet) if result.staleness]
-    return max(means, default=0.0)
+def _staleness(results: Sequence[Result]) -> float:
+    return max([result.staleness.mean for result in results if result.staleness], default=0.0)
+
+
+def _certainty(summary: Summary) -> list[str]:
+    is_alone = len({line.seed for line in summary.runs}) == 1
+    return ["One seed was run: how far others differ from it is not known."] if is_alone else []
+
+
+def _tuning(summary: Summary) -> list[str]:
+    set_by_reference = {
+        problem: target for problem, target in summary.targets.items() if target.origin != "given"
+    }
+    points = [
+        f"The target loss{f' of {problem}' * bool(problem)}, {number(target.loss)}, is"
+        f" {target.origin}."
+        for problem, target in set_by_reference.items()
+    ]
+    at_edge = [f"{one.algorithm} on {one.fleet}" for one in summary.tuned if one.at_edge]
+    if at_edge:
+        points.append(
+            f"The best value that was tried for {_few(at_edge, 'tuned algorithms')} lies at the"
+            " edge of what was tried: a better one may lie beyond."
+        )
+    return points
 
 
 def _troubles(summary: Summary) -> list[str]:

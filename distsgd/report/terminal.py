@@ -8,12 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from distsgd.report.summary import Summary
-from distsgd.report.text import COLUMNS, cells, number
+from distsgd.report.text import COLUMNS, MISSING, cells, number
+from distsgd.report.trials import Tuned
 
 WIDE = 132
 """Columns of a table that is written into a file or a pipe."""
 
 _SHOWN = ("algorithm", "training loss", "accuracy", "time to target", "mean staleness", "runs")
+_TUNED = ("algorithm", "problem", "fleet", "best", "loss within twice the best", "trials")
 
 
 def console() -> Console:
@@ -23,7 +25,7 @@ def console() -> Console:
 
 
 def print_summary(summary: Summary, to: Console) -> None:
-    """Print one table per fleet.
+    """Print one table per problem and fleet, and what tuning chose.
 
     Parameters
     ----------
@@ -32,12 +34,24 @@ def print_summary(summary: Summary, to: Console) -> None:
     to : Console
         Where to print.
     """
-    for fleet in summary.fleets:
-        rows = [
-            dict(zip(COLUMNS, cells(result), strict=True)) for result in summary.of_fleet(fleet)
-        ]
-        print_table(fleet, _SHOWN, [[row[name] for name in _SHOWN] for row in rows], to)
+    for problem, fleet in summary.cases:
+        results = summary.of_fleet(fleet, problem)
+        rows = [dict(zip(COLUMNS, cells(result), strict=True)) for result in results]
+        title = fleet if len(summary.problems) < 2 else f"{fleet}, {problem}"
+        print_table(title, _SHOWN, [[row[name] for name in _SHOWN] for row in rows], to)
+    if summary.tuned:
+        print_table("tuned", _TUNED, [_tuned_cells(one) for one in summary.tuned], to)
     to.print(Text(f"Final values: {summary.band}."), style="dim")
+
+
+def _tuned_cells(tuned: Tuned) -> list[str]:
+    values = ", ".join(f"{name} {number(value)}" for name, value in tuned.parameters.items())
+    near = tuned.tolerance
+    return [
+        tuned.algorithm, tuned.problem, tuned.fleet, values + " (edge)" * bool(tuned.at_edge),
+        f"{number(near.low)} to {number(near.high)}" if near else MISSING,
+        str(tuned.n_trials),
+    ]  # fmt: skip
 
 
 def print_history(history: pl.DataFrame, to: Console) -> None:
