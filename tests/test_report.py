@@ -1,23 +1,17 @@
+import html
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
+from small_comparison import small
 
 from distsgd.report.answer import answer
-from distsgd.report.charts import (
-    COLOURS,
-    DASHES,
-    loss_chart,
-    staleness_chart,
-    styles,
-)
-from distsgd.report.page import render
+from distsgd.report.page import checks, render
 from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.terminal import console, print_summary
 from distsgd.report.text import COLUMNS, cells, number, pairs
@@ -36,11 +30,12 @@ SETTINGS = {
 def outcomes(make_run: MakeRun) -> list[Outcome]:
     """Return two algorithms on one fleet, three seeds: one falls, one diverges twice."""
     name = "<b>bold</b> & co"
-    lost = make_run([2.0, 9.0, NAN], status="diverged")
+    problem = SETTINGS["problem"]
+    lost = make_run([2.0, 9.0, NAN], status="diverged", problem=problem)
     return [
-        Outcome("steady", "machines", 0, make_run([2.0, 0.6, 0.3])),
-        Outcome("steady", "machines", 1, make_run([2.0, 0.4, 0.2], seed=1)),
-        Outcome("steady", "machines", 2, make_run([2.0, 0.9, 0.8], seed=2)),
+        Outcome("steady", "machines", 0, make_run([2.0, 0.6, 0.3], problem=problem)),
+        Outcome("steady", "machines", 1, make_run([2.0, 0.4, 0.2], seed=1, problem=problem)),
+        Outcome("steady", "machines", 2, make_run([2.0, 0.9, 0.8], seed=2, problem=problem)),
         Outcome(name, "machines", 0, lost),
         Outcome(name, "machines", 1, lost),
         Outcome(name, "machines", 2, error="ValueError: </script><script>alert(1)</script>"),
@@ -97,33 +92,6 @@ def test_an_incomplete_comparison_says_so(outcomes: list[Outcome]) -> None:
     assert "stopped" in answer(summarise(outcomes, SETTINGS, is_complete=False))[-1]
 
 
-def test_an_algorithm_has_one_style() -> None:
-    """Up to 27 algorithms differ in colour or dash, and neighbours differ in both."""
-    drawn = list(styles([str(place) for place in range(len(COLOURS) * len(DASHES))]).values())
-    assert len(set(drawn)) == len(drawn)
-    assert all(
-        one.colour != next_.colour and one.dash != next_.dash for one, next_ in pairwise(drawn)
-    )
-
-
-def test_charts_give_an_algorithm_the_same_colour(outcomes: list[Outcome]) -> None:
-    """Every chart maps all algorithms to colours in one order, also where some did not finish."""
-    names = ["absent", "steady", "<b>bold</b> & co"]
-    found = [outcome for outcome in outcomes if outcome.run is not None]
-    charts = [loss_chart(found, names, "seconds"), staleness_chart(found, names)]
-    for chart in charts:
-        assert chart.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] == names
-
-
-def test_a_chart_ends_with_its_runs(outcomes: list[Outcome]) -> None:
-    """No line is drawn behind the end of its runs, and none where most of them are lost."""
-    found = [outcome for outcome in outcomes if outcome.run is not None]
-    chart = loss_chart(found, ["steady", "<b>bold</b> & co"], "update").to_dict()
-    (rows,) = chart["datasets"].values() if "datasets" in chart else [chart["data"]["values"]]
-    ends = {row["algorithm"]: row["position"] for row in rows}
-    assert ends == {"steady": 2.0, "<b>bold</b> & co": 1.0}
-
-
 class Links(HTMLParser):
     """Collects what a page would load, and its text."""
 
@@ -136,7 +104,8 @@ class Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Count the scripts, and note each element that could load something."""
         self.n_scripts += tag == "script"
-        self.loaded += [value or "" for name, value in attrs if name in {"src", "href"}]
+        links = [value or "" for name, value in attrs if name in {"src", "href"}]
+        self.loaded += [link for link in links if not link.startswith("#")]
         self.loaded += [tag] * (tag in {"link", "iframe", "img", "object", "b"})
 
 
@@ -160,13 +129,63 @@ def test_the_page_escapes_names(page: str) -> None:
     assert "<script>alert" not in page
 
 
-def test_the_page_has_a_chart_for_each_place(page: str) -> None:
-    """Every place of a chart has its definition, which is strict JSON without NaN or infinity."""
-    wanted = re.findall(r'data-chart="([^"]+)"', page)
-    (text,) = re.findall(r"^const charts = (.*);$", page, flags=re.MULTILINE)
-    charts = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in a chart"))
-    assert sorted(wanted) == sorted(charts)
-    assert len(wanted) == 3
+def pictures_of(page: str) -> dict[str, dict[str, Any]]:
+    """Return what the page draws, which is strict JSON without NaN or infinity."""
+    (text,) = re.findall(r"^const pictures = (.*);$", page, flags=re.MULTILINE)
+    content: dict[str, dict[str, Any]] = json.loads(
+        text, parse_constant=lambda name: pytest.fail(f"{name} in a chart")
+    )
+    return content
+
+
+def test_the_page_has_a_picture_for_each_place(page: str) -> None:
+    """Every place of a picture has its charts, and every chart has the tables that it names."""
+    pictures = pictures_of(page)
+    assert re.findall(r'data-picture="([^"]+)"', page) == list(pictures)
+    for views in pictures.values():
+        for view in views.values():
+            named = set(re.findall(r'"data": \{"name": "([^"]+)"\}', json.dumps(view["chart"])))
+            assert named <= view["tables"].keys()
+
+
+def test_the_page_offers_every_view_in_order() -> None:
+    """The buttons of a picture are its views, in their order, and the first one is pressed."""
+    page = render(*small())
+    views = [name for own in pictures_of(page).values() if len(own) > 1 for name in own]
+    buttons = re.findall(r'data-view="([^"]*)" aria-pressed="(true|false)"', page)
+    assert [html.unescape(name) for name, _ in buttons] == views
+    n_pictures = sum(len(own) > 1 for own in pictures_of(page).values())
+    assert [pressed for _, pressed in buttons].count("true") == n_pictures
+
+
+def test_the_page_shows_what_is_there(summary: Summary, outcomes: list[Outcome]) -> None:
+    """A heading, a link or a table stands on the page only if there is something under it."""
+    bare, full = render(summary, outcomes), render(*small())
+    for text in ("Sensitivity to the learning rate", "Speed-up", "What tuning tried", "#shared"):
+        assert text not in bare
+        assert text in full
+    assert "A note." in full
+
+
+def test_the_page_states_what_was_checked(outcomes: list[Outcome]) -> None:
+    """The order of every run is verified for the page, and one that cannot be is named."""
+    assert checks(outcomes)[0].startswith("The trace of 5 of 5 runs was verified")
+    run = outcomes[0].run
+    assert run is not None
+    rows = run.trace.rows.copy()
+    rows["read"] += 1
+    wrong = [outcomes[0]._replace(run=replace(run, trace=Trace(rows, 1))), *outcomes[1:]]
+    held, fault = checks(wrong)
+    assert held.startswith("The trace of 4 of 5 runs")
+    assert fault.startswith("steady on machines, seed 0: trace row")
+
+
+def test_the_page_lists_every_run_and_trial() -> None:
+    """Each run stands on the page with its hash, and each trial with its rate."""
+    summary, _ = small()
+    page = render(*small())
+    assert all(line.hash in page for line in summary.runs)
+    assert page.count("learning_rate 3.20") >= len(summary.fleets) * len(summary.algorithms)
 
 
 def test_the_page_lists_what_went_wrong(page: str) -> None:

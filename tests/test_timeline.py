@@ -62,7 +62,7 @@ def test_a_message_spends_all_its_time(name: str, known: Delays) -> None:
     trace = ordered(CYCLES[name])
     rows = trace.rows
     end = np.where(rows["verb"] == PULL, rows["done"], rows["time"])
-    found = lengths(spans(trace, known), "row", "in flight", "queue", "apply")
+    found = lengths(spans(trace, known), "row", "in flight", "held", "queue", "apply")
     np.testing.assert_allclose(found, end - rows["sent"])
 
 
@@ -72,6 +72,30 @@ def test_the_server_serves_one_message_at_a_time() -> None:
     own = served.filter(pl.col("kind") == "apply")
     assert (own["start"][1:] >= own["end"][:-1]).all()
     np.testing.assert_allclose(own["end"] - own["start"], 1.0)
+
+
+def test_a_worker_is_held_for_others() -> None:
+    """Pulls are held until a round closes or a bound allows them, and never where nobody waits."""
+    for name, is_held in (("synchronous", True), ("bounded", True), ("asynchronous", False)):
+        trace = ordered(CYCLES[name])
+        held = spans(trace, KNOWN).filter(pl.col("kind") == "held")
+        assert (len(held) > 0) == is_held
+        assert (trace.rows["verb"][held["row"].to_numpy()] == PULL).all()
+
+
+def test_what_queues_meets_a_busy_server() -> None:
+    """While a pull queues, the server serves those in front of it without a break."""
+    trace = ordered(CYCLES["synchronous"])
+    found = spans(trace, KNOWN)
+    served = found.filter(pl.col("kind") == "apply")
+    for row in found.filter(pl.col("kind") == "queue").iter_rows(named=True):
+        if trace.rows["verb"][row["row"]] == PULL:
+            during = served.filter(pl.col("end") > row["start"], pl.col("start") < row["end"])
+            busy = (
+                during["end"].clip(upper_bound=row["end"])
+                - during["start"].clip(lower_bound=row["start"])
+            ).sum()
+            assert busy == pytest.approx(row["end"] - row["start"])
 
 
 def test_nothing_queues_at_an_idle_server() -> None:

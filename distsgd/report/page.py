@@ -1,26 +1,41 @@
-"""The report as one HTML file: offline, in light and dark, on a wide and a narrow screen."""
+"""The report as one HTML file: offline, in light and dark, on wide and narrow screens, in print."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from distsgd.errors import TraceError
 from distsgd.report.answer import answer
 from distsgd.report.charts import (
     COLOURS,
     COLOURS_ON_DARK,
+    Case,
+    Picture,
+    Row,
     Style,
-    loss_chart,
-    staleness_chart,
+    case_name,
     styles,
 )  # fmt: skip
+from distsgd.report.pictures import pictures
 from distsgd.report.summary import Outcome, Result, Summary
-from distsgd.report.text import COLUMNS, MISSING, cells, number, pairs, troubles
+from distsgd.report.text import (
+    COLUMNS,
+    MISSING,
+    TRIAL_COLUMNS,
+    cells,
+    number,
+    pairs,
+    time_text,
+    trial_cells,
+    troubles,
+)  # fmt: skip
 
 
 class _Row(NamedTuple):
@@ -30,7 +45,18 @@ class _Row(NamedTuple):
 
 class _Cell(NamedTuple):
     text: str
+    time: str
     is_lowest: bool
+
+
+class _Figure(NamedTuple):
+    """A picture on the page: its key, what stands around it, and the names of its views."""
+
+    key: str
+    title: str
+    note: str
+    views: list[str]
+    is_wide: bool
 
 
 def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
@@ -41,7 +67,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
     summary : Summary
         Its numbers.
     outcomes : sequence of Outcome
-        Its runs, from which the charts are drawn.
+        Its runs, from which the pictures are drawn.
 
     Returns
     -------
@@ -49,21 +75,25 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         HTML. Every name that a user chose is escaped.
     """
     drawn = styles(list(summary.algorithms))
-    fleets = list(summary.fleets)
+    keyed = {f"picture-{n}": one for n, one in enumerate(pictures(summary, outcomes))}
     return _template().render(
         title=_title(summary),
         facts=_facts(summary),
+        note=summary.settings.get("note", ""),
         sentences=answer(summary),
         legend=drawn,
+        cases=[case_name(summary, case) for case in summary.cases],
         overview=[_overview_row(summary, name, style) for name, style in drawn.items()],
-        fleets=[_section(summary, fleet, place, drawn) for place, fleet in enumerate(fleets)],
-        band=summary.band[0].upper() + summary.band[1:],
+        shared=_figures(keyed, None),
+        sections=[_section(summary, case, keyed, drawn) for case in summary.cases],
         columns=COLUMNS,
-        note=summary.settings.get("note", ""),
         troubles=troubles(summary.runs),
         settings=_settings(summary),
+        trial_columns=TRIAL_COLUMNS,
+        trials=[trial_cells(trial) for trial in summary.trials],
         runs=summary.runs,
-        charts=_charts(summary, outcomes),
+        checks=checks(outcomes),
+        pictures={key: _specs(picture) for key, picture in keyed.items()},
         colours=COLOURS,
         colours_on_dark=COLOURS_ON_DARK,
         css=Markup(_resource("page.css")),
@@ -73,7 +103,11 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # Views keep their order: the first one is shown first.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.from_string(_resource("page.html"))
 
 
@@ -89,10 +123,14 @@ def _resource(name: str) -> str:
 
 
 def _title(summary: Summary) -> str:
-    problem = summary.settings["problem"]
-    data = problem.get("data")
+    names = [_problem_name(settings) for settings in summary.problems.values()]
+    return ", ".join(dict.fromkeys(names)) or "No run has finished"
+
+
+def _problem_name(settings: Mapping[str, Any]) -> str:
+    data = settings.get("data")
     name = data.get("name") if isinstance(data, dict) else data
-    return f"{problem['name']} on {name}" if name else str(problem["name"])
+    return f"{settings['name']} on {name}" if name else str(settings["name"])
 
 
 def _facts(summary: Summary) -> str:
@@ -105,59 +143,113 @@ def _facts(summary: Summary) -> str:
 
 
 def _overview_row(summary: Summary, algorithm: str, style: Style) -> dict[str, Any]:
-    found = {one.fleet: one for one in summary.results if one.algorithm == algorithm}
-    row = [_overview_cell(summary.of_fleet(fleet), found.get(fleet)) for fleet in summary.fleets]
+    found = {(one.problem, one.fleet): one for one in summary.results if one.algorithm == algorithm}
+    row = [
+        _overview_cell(summary.of_fleet(fleet, problem), found.get((problem, fleet)))
+        for problem, fleet in summary.cases
+    ]
     return {"algorithm": algorithm, "style": style, "cells": row}
 
 
 def _overview_cell(results: Sequence[Result], own: Result | None) -> _Cell:
     losses = [result.loss.median for result in results if result.loss is not None]
     if own is None or own.loss is None:
-        return _Cell(MISSING, is_lowest=False)
+        return _Cell(MISSING, "", is_lowest=False)
     lowest = own.loss.median == min(losses) and math.isfinite(own.loss.median)
-    return _Cell(number(own.loss.median), is_lowest=lowest)
+    time = "" if own.time_to_target is None else time_text(own)
+    return _Cell(number(own.loss.median), time, is_lowest=lowest)
 
 
-def _section(summary: Summary, fleet: str, place: int, drawn: dict[str, Style]) -> dict[str, Any]:
-    found = [result for result in summary.of_fleet(fleet) if result.algorithm in drawn]
+def _section(
+    summary: Summary, case: Case, keyed: Mapping[str, Picture], drawn: Mapping[str, Style]
+) -> dict[str, Any]:
+    problem, fleet = case
+    found = [one for one in summary.of_fleet(fleet, problem) if one.algorithm in drawn]
     return {
-        "name": fleet,
-        "description": _joined(summary.fleets[fleet]),
-        "charts": {kind: _chart_name(place, kind) for kind in ("seconds", "updates", "staleness")},
+        "name": case_name(summary, case),
+        "description": _joined(summary.fleets.get(fleet, {})),
+        "figures": _figures(keyed, case),
         "rows": [_Row(drawn[result.algorithm], cells(result)) for result in found],
     }
 
 
-def _chart_name(place: int, kind: str) -> str:
-    return f"{kind}-{place}"
+def _figures(keyed: Mapping[str, Picture], case: Case | None) -> list[_Figure]:
+    return [
+        _Figure(
+            key,
+            picture.title,
+            picture.note,
+            list(picture.views),
+            is_wide=picture.name == "timeline",
+        )
+        for key, picture in keyed.items()
+        if picture.case == case
+    ]
 
 
-def _charts(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    algorithms = list(summary.algorithms)
-    charts = {}
-    for place, fleet in enumerate(summary.fleets):
-        own = [
-            outcome for outcome in outcomes if outcome.fleet == fleet and outcome.run is not None
-        ]
-        charts[_chart_name(place, "seconds")] = loss_chart(own, algorithms, "seconds")
-        charts[_chart_name(place, "updates")] = loss_chart(own, algorithms, "update")
-        charts[_chart_name(place, "staleness")] = staleness_chart(own, algorithms)
-    return {name: _spec(chart.to_dict()) for name, chart in charts.items()}
+def _specs(picture: Picture) -> dict[str, Any]:
+    return {
+        name: {
+            "chart": {key: part for key, part in view.chart.items() if key != "config"},
+            "tables": {table: columns(rows) for table, rows in view.tables.items()},
+        }
+        for name, view in picture.views.items()
+    }
 
 
-def _spec(chart: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in chart.items() if key != "config"}
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return a table column by column, which takes a third of the room: names stand there once."""
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def checks(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what the report itself has checked: the order of service of every run.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        The runs; those that failed have nothing to check.
+
+    Returns
+    -------
+    list of str
+        A sentence on those that hold, and one on each that does not.
+    """
+    runs = [outcome for outcome in outcomes if outcome.run is not None]
+    wrong = [text for outcome in runs if (text := _fault(outcome))]
+    held = (
+        f"The trace of {len(runs) - len(wrong)} of {len(runs)} runs was verified: times and "
+        "versions never go back, every push has its pull, and staleness is conserved."
+    )
+    return [held, *wrong]
+
+
+def _fault(outcome: Outcome) -> str:
+    try:
+        if outcome.run is not None:
+            outcome.run.trace.verify()
+    except TraceError as error:
+        return f"{outcome.algorithm} on {outcome.fleet}, seed {outcome.seed}: {error}"
+    return ""
 
 
 def _settings(summary: Summary) -> dict[str, dict[str, str]]:
     return {
         "Comparison": pairs(summary.settings),
+        "Problems": {name or "-": _joined(own) for name, own in summary.problems.items()},
+        "Targets": {
+            name or "-": f"{number(own.loss)}, {own.origin}"
+            for name, own in summary.targets.items()
+        },
         "Algorithms": {name: _joined(own) for name, own in summary.algorithms.items()},
         "Fleets": {name: _joined(own) for name, own in summary.fleets.items()},
         "Versions": summary.versions,
     }
 
 
-def _joined(settings: dict[str, Any]) -> str:
-    shown = {key: text for key, text in pairs(settings).items() if key not in {"kind", "rules"}}
+def _joined(settings: Mapping[str, Any]) -> str:
+    shown = {
+        key: text for key, text in pairs(dict(settings)).items() if key not in {"kind", "rules"}
+    }
     return ", ".join(f"{key} {text}" for key, text in shown.items())

@@ -1,11 +1,13 @@
 """Numbers and lists as text: the same in the terminal, on the page and in its sentences."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Line, Result
+from distsgd.report.trials import Trial
 
 MISSING = "-"
 """Stands for a number that is not finite or does not apply."""
@@ -76,6 +78,21 @@ def cells(result: Result) -> list[str]:
         number(result.utilisation),
         status_text(result),
     ]
+
+
+TRIAL_COLUMNS = ("problem", "fleet", "algorithm", "parameters", "training loss", "seeds", "ended")
+"""Headings of a table of trials."""
+
+
+def trial_cells(trial: Trial) -> list[str]:
+    """Return the cells of `trial`, one per heading of `TRIAL_COLUMNS`."""
+    given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
+    ended = Counter(trial.status)
+    return [
+        trial.problem or MISSING, trial.fleet, trial.algorithm, given, number(trial.loss),
+        ", ".join(map(str, trial.seeds)),
+        ", ".join(f"{count} {status}" for status, count in ended.items()),
+    ]  # fmt: skip
 
 
 def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

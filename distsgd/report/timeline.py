@@ -3,8 +3,10 @@
 1. A worker computes from when it went on until it sends; then it waits until it goes on again.
 2. A message is in flight, queues for the server's link and for the server, and is served until its
    row's time. The answer to a pull is in flight again.
-3. A trace does not know how long a message travels and is served; the fleet does. Without a fleet
-   all the time between sending and being served is queueing.
+3. A pull that the server leaves aside while it is idle is held: its worker waits for others, for
+   the end of a round or for the slowest.
+4. A trace does not know how long a message travels and is served; the fleet does. Without a fleet
+   all the time between sending and being served is queueing, or being held.
 """
 
 from collections.abc import Iterator
@@ -19,8 +21,8 @@ from distsgd.errors import check_count, check_number
 from distsgd.run import Run
 from distsgd.trace import PULL, VERBS, Trace
 
-Kind: TypeAlias = Literal["compute", "waiting", "in flight", "queue", "apply"]
-KINDS: tuple[Kind, ...] = ("waiting", "compute", "queue", "apply", "in flight")
+Kind: TypeAlias = Literal["compute", "waiting", "in flight", "held", "queue", "apply"]
+KINDS: tuple[Kind, ...] = ("waiting", "compute", "queue", "apply", "in flight", "held")
 """What a span of time was spent on; the first two are a worker's, the others a message's."""
 
 MOST_ROWS = 50_000
@@ -63,6 +65,7 @@ def spans(trace: Trace, known: Delays = Delays()) -> pl.DataFrame:  # noqa: B008
     order = np.argsort(rows["worker"], kind="stable")
     went_on = _went_on(rows[order])
     arrived, begun = _arrived(rows, known)
+    queued = _queued(rows, arrived, begun)
     is_pull = np.flatnonzero(rows["verb"] == PULL)
     every = np.arange(len(rows))
     parts = [
@@ -70,7 +73,8 @@ def spans(trace: Trace, known: Delays = Delays()) -> pl.DataFrame:  # noqa: B008
         _part("compute", rows, order, went_on, rows["sent"][order]),
         _part("in flight", rows, every, rows["sent"], arrived),
         _part("in flight", rows, is_pull, rows["time"][is_pull], rows["done"][is_pull]),
-        _part("queue", rows, every, arrived, begun),
+        _part("held", rows, every, arrived, queued),
+        _part("queue", rows, every, queued, begun),
         _part("apply", rows, every, begun, rows["time"]),
     ]
     return pl.concat(parts).sort("kind", "row", "start")
@@ -92,6 +96,17 @@ def _arrived(
     begun = np.maximum(rows["time"] - known.service_s, rows["sent"])
     begun = np.maximum(begun, np.concatenate([[0.0], rows["time"][:-1]])[: len(rows)])
     return np.minimum(rows["sent"] + known.latency_s, begun), begun
+
+
+def _queued(
+    rows: npt.NDArray[np.void], arrived: npt.NDArray[np.float64], begun: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return when each message began to queue: a pull not before the server was last idle [s]."""
+    before = np.concatenate([[0.0], rows["time"][:-1]])[: len(rows)]
+    was_idle = begun - before > 4 * np.spacing(begun)
+    busy_since = begun[np.maximum.accumulate(np.where(was_idle, np.arange(len(rows)), 0))]
+    held = np.minimum(np.maximum(arrived, busy_since), begun)
+    return np.where(rows["verb"] == PULL, held, arrived)
 
 
 def _part(

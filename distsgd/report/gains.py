@@ -1,0 +1,174 @@
+"""Algorithms against each other, and more workers against fewer."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from distsgd.report.charts import (
+    Case,
+    Chart,
+    Picture,
+    Row,
+    View,
+    colour,
+    dashes,
+    drawn,
+    logarithmic,
+    marks,
+    per_algorithm,
+    short,
+    told,
+    view,
+)
+from distsgd.report.findings import Contrast, Quantity, Scaling
+from distsgd.report.summary import Summary
+
+_QUANTITIES: dict[str, Quantity] = {"time to target": "seconds", "final loss": "loss"}
+
+
+def ratio_picture(summary: Summary, case: Case) -> Picture | None:
+    """Return how many times as much each algorithm needs as the best one in `case`.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison.
+    case : tuple of str
+        Problem and fleet.
+
+    Returns
+    -------
+    Picture or None
+        Median ratio and interval; None if no two algorithms can be compared.
+    """
+    own = [one for one in summary.contrasts if (one.problem, one.fleet) == case]
+    views = {}
+    for label, quantity in _QUANTITIES.items():
+        found = [one for one in own if one.quantity == quantity and _is_drawn(one)]
+        if found:
+            views[label] = _ratios(list(summary.algorithms), found, label)
+    note = (
+        "Each algorithm against the one with the lowest median, seed by seed on the same machines "
+        "and samples: median ratio and its 95 % bootstrap interval. An interval that touches the "
+        "line at 1 does not settle the order; a bar that leaves the picture has no end: a run of "
+        "one of the two missed the target."
+    )
+    return Picture("ratios", case, "How sure is the order?", note, views) if views else None
+
+
+def _is_drawn(one: Contrast) -> bool:
+    return one.median is not None and 0 < one.median < float("inf")
+
+
+def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) -> View:
+    rows = [_row(one) for one in found]
+    bounds = [
+        value for row in rows for value in (row["low"], row["ratio"], row["high"])
+        if 0 < value < float("inf")
+    ]  # fmt: skip
+    low, high = min(1.0, *bounds) / 1.1, max(1.0, *bounds) * 1.1
+    for row in rows:
+        row["from"], row["to"] = max(row["low"], low / 2), min(row["high"], high * 2)
+    names = [name for name in algorithms if name in {row["algorithm"] for row in rows}]
+    vertical = per_algorithm(algorithms, names)
+    title = f"{label}: times that of {found[0].against}"
+    unity = marks("unity").mark_rule(strokeDash=[3, 3])
+    layers = [
+        unity.encode(x="one:Q", color=alt.value("gray")),
+        drawn("ratios")
+        .mark_rule(strokeWidth=3, opacity=0.5, clip=True)
+        .encode(
+            x=logarithmic("from", title, [low, high], ".3~g"),
+            x2="to:Q",
+            y=vertical,
+            color=colour(algorithms),
+        ),
+        drawn("ratios")
+        .mark_circle(size=80, opacity=1)
+        .encode(
+            x="ratio:Q", y=vertical, color=colour(algorithms), tooltip=told("ratio", "low", "high")
+        ),
+    ]
+    tables = {"ratios": rows, "unity": [{"one": 1.0}]}
+    return view(tables, *layers, height=alt.Step(24))
+
+
+def _row(one: Contrast) -> Row:
+    median = one.median or 1.0
+    return {
+        "algorithm": one.algorithm, "against": one.against, "ratio": short(median),
+        "low": median if one.low is None else one.low,
+        "high": median if one.high is None else one.high, "pairs": one.n_pairs,
+    }  # fmt: skip
+
+
+def profile_picture(summary: Summary) -> Picture | None:
+    """Return the performance profiles over problems and fleets, None for fewer than two of them."""
+    if len(summary.cases) < 2 or not summary.profiles:
+        return None
+    last = short(1.2 * max(factor for one in summary.profiles for factor in one.factor))
+    rows = [
+        {"algorithm": one.algorithm, "factor": short(factor), "share": short(share)}
+        for one in summary.profiles
+        for factor, share in zip([*one.factor, last], [*one.share, one.share[-1]], strict=True)
+    ]
+    algorithms = list(summary.algorithms)
+    line = drawn("profiles").mark_line(interpolate="step-after", strokeWidth=2, clip=True).encode(
+        x=logarithmic("factor", "time to target, as a multiple of the best one's", [1.0, last]),
+        y=alt.Y("share:Q", title="share of the cases", axis=alt.Axis(format="%"),
+                scale=alt.Scale(domain=[0, 1.02], nice=False)),
+        color=colour(algorithms), strokeDash=dashes(algorithms), tooltip=told("factor", "share"),
+    )  # fmt: skip
+    note = (
+        f"Over the {len(summary.cases)} pairs of problem and fleet: on how many of them an "
+        "algorithm met the target within so many times the best one's time. Higher is better; at "
+        "the left edge, how often it was the first."
+    )
+    views = {"": view({"profiles": rows}, line, height=320)}
+    return Picture("profiles", None, "Who is near the best, and how often", note, views)
+
+
+def speed_up_picture(summary: Summary) -> Picture | None:
+    """Return the speed-up against workers with the ideal, None where no fleets differ so."""
+    several: dict[str, list[Scaling]] = {}
+    for one in summary.scaling:
+        if any(value is not None for value in one.speed_up):
+            several.setdefault(one.problem, []).append(one)
+    if not several:
+        return None
+    views = {problem: _speed_ups(list(summary.algorithms), own) for problem, own in several.items()}
+    note = (
+        "Median time to the target with the fewest workers, divided by the time with more; fleets "
+        "differ in nothing else. The dashed line is the ideal; a point that is missing: the "
+        "algorithm met the target in half of its runs or fewer."
+    )
+    return Picture("speed-up", None, "Speed-up against workers", note, views)
+
+
+def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
+    rows: list[Row] = [
+        {
+            "algorithm": one.algorithm, "family": f"{one.algorithm} {one.fleets[0]}",
+            "workers": workers, "speed-up": short(gain), "efficiency": short(efficiency or 0.0),
+        }
+        for one in several
+        for workers, gain, efficiency in zip(
+            one.workers, one.speed_up, one.efficiency, strict=True
+        )
+        if gain is not None
+    ]  # fmt: skip
+    few = min(row["workers"] for row in rows)
+    many = max(row["workers"] for row in rows)
+    ideal = [{"workers": count, "speed-up": count / few} for count in (few, many)]
+    scale = alt.Scale(type="log", base=2, nice=False, padding=10)
+    across = alt.X("workers:Q", title="workers", scale=scale, axis=alt.Axis(format="~s"))
+    up = alt.Y("speed-up:Q", title="speed-up", scale=scale)
+    line = drawn("gains").encode(x=across, y=up, color=colour(algorithms))
+    layers: list[Chart] = [
+        marks("ideal").mark_line(strokeDash=[3, 3]).encode(x=across, y=up, color=alt.value("gray")),
+        line.mark_line(strokeWidth=2).encode(detail="family:N", strokeDash=dashes(algorithms)),
+        line.mark_circle(size=70, opacity=1).encode(
+            tooltip=told("workers", "speed-up", "efficiency")
+        ),
+    ]
+    return view({"gains": rows, "ideal": ideal}, *layers, height=340)

@@ -1,0 +1,287 @@
+"""How much the learning rate matters: what tuning saw, and what staleness leaves of it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+
+from distsgd.report.charts import (
+    Picture,
+    Row,
+    View,
+    case_name,
+    colour,
+    dashes,
+    drawn,
+    logarithmic,
+    marks,
+    short,
+    told,
+    view,
+)
+from distsgd.report.staleness import stalenesses
+from distsgd.report.summary import Outcome, Summary
+from distsgd.report.trials import Trial
+
+RATE = "learning_rate"
+
+
+def sensitivity_picture(summary: Summary) -> Picture | None:
+    """Return the final loss against the learning rate, None if none was tuned.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison, its trials among them.
+
+    Returns
+    -------
+    Picture or None
+        A view per problem and fleet on which rates were tried; a cross is a rate at which half of
+        the trial's runs or more had no finite loss.
+    """
+    cases: dict[str, list[Trial]] = {}
+    for trial in summary.trials:
+        if RATE in trial.parameters:
+            name = case_name(summary, (trial.problem, trial.fleet))
+            cases.setdefault(name, []).append(trial)
+    views = {
+        name: _sensitivity(list(summary.algorithms), own)
+        for name, own in cases.items()
+        if any(math.isfinite(trial.loss) for trial in own)
+    }
+    note = (
+        "Every trial of tuning: median final training loss over the seeds of tuning, which the "
+        "comparison does not use. The wider a valley, the less the algorithm depends on its rate. "
+        "A cross on the upper edge: the runs diverged."
+    )
+    title = "Sensitivity to the learning rate"
+    return Picture("sensitivity", None, title, note, views) if views else None
+
+
+def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
+    rows = _best_of_rate(trials)
+    finite = [row["loss"] for row in rows if row["loss"] is not None]
+    low, high = _extent(finite)
+    kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
+    edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
+    scale = alt.Scale(type=kind, domain=[low / 1.1 if low > 0 else low, edge], nice=False)
+    rates = [row["learning rate"] for row in rows]
+    across = logarithmic(
+        "learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g"
+    )
+    base = (
+        drawn("trials")
+        .transform_filter("isValid(datum.loss)")
+        .encode(
+            x=across,
+            y=alt.Y("loss:Q", title="final training loss", scale=scale),
+            color=colour(algorithms),
+        )
+    )
+    lost = drawn("lost").encode(x=across, y=alt.Y("edge:Q", scale=scale), color=colour(algorithms))
+    layers = [
+        base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=dashes(algorithms)),
+        base.mark_circle(size=50, opacity=1, clip=True).encode(
+            tooltip=told("learning rate", "loss")
+        ),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(
+            tooltip=told("learning rate")
+        ),
+    ]
+    lost_rows = [row | {"edge": short(edge)} for row in rows if row["loss"] is None]
+    return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
+
+
+def _extent(losses: Sequence[float]) -> tuple[float, float]:
+    """Return the lowest loss, and the highest that is shown: far above the best all are alike."""
+    low, high = min(losses), max(losses)
+    return low, min(high, 100 * low) if low > 0 else high
+
+
+def _best_of_rate(trials: Sequence[Trial]) -> list[Row]:
+    """Return the lowest loss at each rate: other parameters may have been tried beside it."""
+    best: dict[tuple[str, float], float] = {}
+    for trial in trials:
+        place = (trial.algorithm, trial.parameters[RATE])
+        best[place] = min(trial.loss, best.get(place, math.inf))
+    return [
+        {
+            "algorithm": algorithm, "learning rate": rate,
+            "loss": short(loss) if math.isfinite(loss) else None,
+        }
+        for (algorithm, rate), loss in sorted(best.items())
+    ]  # fmt: skip
+
+
+def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
+    """Return the final loss over learning rate and staleness, None if only one was tried.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison: its trials, and its results.
+    outcomes : sequence of Outcome
+        Its runs, which know their rates.
+
+    Returns
+    -------
+    Picture or None
+        A view per algorithm with at least two rates and two stalenesses. On a quadratic a line
+        shows where theory says that plain SGD with this staleness begins to diverge.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in [*_tried(summary), *_ran(summary, outcomes)]:
+        groups.setdefault((row["problem"], row["algorithm"]), []).append(row)
+    views = {}
+    for (problem, algorithm), own in groups.items():
+        several = len(summary.problems) > 1
+        if _is_a_map(own):
+            name = f"{algorithm}, {problem}" if several else algorithm
+            views[name] = _map(_lowest(own), steepest(summary.problems[problem]))
+    note = (
+        "Median final training loss, the lighter the lower; a cross: the runs diverged. Staleness "
+        "is the mean on the fleet, of the algorithm that is stalest there."
+    )
+    if any(steepest(problem) for problem in summary.problems.values()):
+        note += (
+            " The line is the theory of plain SGD with constant staleness on this quadratic: "
+            "rates above it diverge."
+        )
+    title = "Learning rate and staleness"
+    return Picture("learning-rate-map", None, title, note, views) if views else None
+
+
+def _tried(summary: Summary) -> list[Row]:
+    levels = stalenesses(summary)
+    return [
+        _cell(trial.problem, trial.algorithm, trial.parameters[RATE], levels[trial.fleet],
+              trial.loss)
+        for trial in summary.trials
+        if RATE in trial.parameters and trial.fleet in levels and trial.problem in summary.problems
+    ]  # fmt: skip
+
+
+def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return a row per result, under the name of its algorithm or of those that differ in rate."""
+    levels, names = stalenesses(summary), _families(summary)
+    runs = {(one.problem, one.fleet, one.algorithm): one.run for one in outcomes if one.run}
+    rows = []
+    for result in summary.results:
+        run = runs.get((result.problem, result.fleet, result.algorithm))
+        hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
+        if RATE in hyper and result.loss is not None:
+            name, level = names[result.algorithm], levels[result.fleet]
+            rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
+    return rows
+
+
+def _families(summary: Summary) -> dict[str, str]:
+    """Return for each algorithm its name, or what it shares with those of another rate only."""
+    groups: dict[str, list[str]] = {}
+    for name, settings in summary.algorithms.items():
+        hyper = {key: value for key, value in settings.get("hyper", {}).items() if key != RATE}
+        same = json.dumps(settings | {"hyper": hyper}, sort_keys=True)
+        groups.setdefault(same, []).append(name)
+    return {
+        name: own[0] if len(own) == 1 else str(summary.algorithms[own[0]]["name"])
+        for own in groups.values()
+        for name in own
+    }
+
+
+def _cell(problem: str, algorithm: str, rate: float, level: float, loss: float) -> Row:
+    known = short(loss) if math.isfinite(loss) else None
+    return {
+        "problem": problem, "algorithm": algorithm, "learning rate": short(rate),
+        "staleness": level, "loss": known,
+    }  # fmt: skip
+
+
+def _is_a_map(rows: Sequence[Row]) -> bool:
+    tried = [{row[key] for row in rows} for key in ("staleness", "learning rate")]
+    return all(len(values) > 1 for values in tried) and any(row["loss"] for row in rows)
+
+
+def _lowest(rows: Sequence[Row]) -> list[Row]:
+    """Return one row per rate and staleness: the lowest loss that was seen there."""
+    found: dict[tuple[float, float], Row] = {}
+    for row in sorted(rows, key=lambda row: math.inf if row["loss"] is None else row["loss"]):
+        found.setdefault((row["learning rate"], row["staleness"]), row)
+    return list(found.values())
+
+
+def steepest(problem: Mapping[str, Any]) -> float | None:
+    """Return the largest curvature of a quadratic by its settings, None for another problem."""
+    return max(problem["curvature"]) if problem.get("name") == "quadratic" else None
+
+
+def largest_rate(staleness: float, curvature: float) -> float:
+    r"""Return the learning rate above which plain SGD with a constant staleness diverges.
+
+    .. math:: \eta(\tau) = \frac{2}{h} \sin\frac{\pi}{2 (2 \tau + 1)}
+
+    Parameters
+    ----------
+    staleness : float
+        :math:`\tau` [versions], >= 0.
+    curvature : float
+        The largest one, :math:`h`, > 0.
+
+    Returns
+    -------
+    float
+        2 / h for fresh gradients.
+    """
+    return 2.0 / curvature * math.sin(math.pi / (2.0 * (2.0 * staleness + 1.0)))
+
+
+def _map(rows: list[Row], curvature: float | None) -> View:
+    levels = sorted({row["staleness"] for row in rows})
+    rates = sorted({row["learning rate"] for row in rows})
+    edges = dict(zip(rates, _edges(rates), strict=True))
+    for row in rows:
+        row["low"], row["high"] = edges[row["learning rate"]]
+    across = alt.X("staleness:O", title="staleness [versions]", axis=alt.Axis(labelAngle=0))
+    scale = alt.Scale(type="log", domain=[edges[rates[0]][0], edges[rates[-1]][1]], nice=False)
+    up = alt.Y("low:Q", title="learning rate", scale=scale)
+    losses = [row["loss"] for row in rows if row["loss"] is not None]
+    shade = alt.Scale(
+        type="log" if min(losses) > 0 else "linear", scheme="viridis", reverse=True,
+        domain=_extent(losses), clamp=True,
+    )  # fmt: skip
+    legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
+    known = marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
+    lost = marks("cells").transform_filter("!isValid(datum.loss)")
+    layers = [
+        known.encode(
+            x=across, y=up, y2="high:Q", color=alt.Color("loss:Q", scale=shade, legend=legend),
+            tooltip=told("staleness", "learning rate", "loss"),
+        ),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
+            x=across, y=alt.Y("learning rate:Q", scale=scale), color=alt.value("gray"),
+            tooltip=told("staleness", "learning rate"),
+        ),
+    ]  # fmt: skip
+    tables = {"cells": rows}
+    if curvature:
+        tables["theory"] = [
+            {"staleness": level, "rate": largest_rate(level, curvature)} for level in levels
+        ]
+        line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
+        up = alt.Y("rate:Q", scale=scale)
+        layers.append(line.encode(x=across, y=up, color=alt.value("#d55e00")))
+    return view(tables, *layers, height=340)
+
+
+def _edges(rates: Sequence[float]) -> list[tuple[float, float]]:
+    """Return from where to where each rate's cell reaches: half-way to its neighbours."""
+    logs = np.log(rates)
+    middle = (logs[1:] + logs[:-1]) / 2
+    first, last = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
+    ends = np.exp(np.concatenate([[first], middle, [last]])).tolist()
+    return [(short(low), short(high)) for low, high in pairwise(ends)]

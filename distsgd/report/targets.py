@@ -1,0 +1,135 @@
+"""How long each run took to the target: a dot per seed, a bar at the median, a cross for a miss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+
+from distsgd.report.charts import (
+    UNITS,
+    Case,
+    Picture,
+    Row,
+    Unit,
+    View,
+    by_algorithm,
+    colour,
+    drawn,
+    logarithmic,
+    marks,
+    per_algorithm,
+    short,
+    target_of,
+    told,
+    view,
+)
+from distsgd.report.statistics import median_time, time_to
+from distsgd.report.summary import Outcome, Summary, loss_curve
+from distsgd.report.text import number
+from distsgd.run import Run
+
+
+def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> Picture | None:
+    """Return when each run in `case` first met the target, None if nobody set a target.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison.
+    outcomes : sequence of Outcome
+        Its runs.
+    case : tuple of str
+        Problem and fleet.
+
+    Returns
+    -------
+    Picture or None
+        A view per unit. A run that missed is a cross behind all that did not.
+    """
+    target = target_of(summary, case)
+    if target is None:
+        return None
+    runs = by_algorithm(outcomes, case)
+    note = (
+        f"When the training loss was first seen at or below {number(target)}: a dot per run, a "
+        "bar at the median. A cross behind the dashed line: this run never got there."
+    )
+    views = {
+        name: view
+        for name, unit in UNITS.items()
+        if (view := _view(list(summary.algorithms), runs, unit, target)) is not None
+    }
+    return Picture("time-to-target", case, "Time to the target", note, views)
+
+
+def _view(
+    algorithms: Sequence[str], runs: Mapping[str, Sequence[Run]], unit: Unit, target: float
+) -> View | None:
+    if not any(run.history[unit.column][-1] > 0 for own in runs.values() for run in own):
+        return None
+    found = [row for name, own in runs.items() for row in _rows(name, own, unit, target)]
+    met = [row for row in found if row["reached"]]
+    missed = [row for row in found if row["reached"] is None]
+    ends = _ends([row["reached"] for row in met], has_missed=bool(missed))
+    tables = {
+        "runs": found, "met": met, "medians": _medians(found),
+        "missed": [row | {"place": ends.cross} for row in missed],
+        "border": [{"border": ends.border}] if missed else [],
+    }  # fmt: skip
+    shown: dict[str, Any] = {"y": per_algorithm(algorithms, runs), "color": colour(algorithms)}
+    across = logarithmic("reached", unit.title, [ends.first, ends.last])
+    border = marks("border").mark_rule(strokeDash=[3, 3])
+    dot = drawn("met").mark_circle(size=70, opacity=0.55)
+    bar = drawn("medians").mark_tick(thickness=3, bandSize=20)
+    cross = drawn("missed").mark_point(shape="cross", angle=45, filled=True, size=70)
+    return view(
+        tables,
+        border.encode(x="border:Q", color=alt.value("gray")),
+        dot.encode(x=across, tooltip=told("reached", "seed"), **shown),
+        bar.encode(x="median:Q", tooltip=told("median"), **shown),
+        cross.encode(x="place:Q", tooltip=told("seed"), **shown),
+        height=alt.Step(24),
+    )
+
+
+class _Ends(NamedTuple):
+    first: float
+    border: float
+    cross: float
+    last: float
+
+
+def _ends(times: Sequence[float], *, has_missed: bool) -> _Ends:
+    """Return where the axis begins and ends, and where in it missed runs stand."""
+    low, high = min(times, default=1.0), max(times, default=1.0)
+    step = max((high / low) ** 0.08, 1.1)
+    beyond = [short(high * step**count) for count in (1, 2, 3)]
+    return _Ends(short(low / step), beyond[0], beyond[1], beyond[2] if has_missed else beyond[0])
+
+
+def _rows(algorithm: str, runs: Sequence[Run], unit: Unit, target: float) -> list[Row]:
+    return [
+        {
+            "algorithm": algorithm,
+            "seed": run.settings["seed"],
+            "reached": _short(time_to(target, loss_curve(run, unit.column))),
+        }
+        for run in runs
+    ]
+
+
+def _short(time: float | None) -> float | None:
+    # A run that starts at the target is there at 0, which a logarithmic axis cannot show.
+    return short(time) if time else time
+
+
+def _medians(found: Sequence[Row]) -> list[Row]:
+    times: dict[str, list[float | None]] = {}
+    for row in found:
+        times.setdefault(row["algorithm"], []).append(row["reached"])
+    medians = {name: median_time(own) for name, own in times.items()}
+    return [
+        {"algorithm": name, "median": short(median)}
+        for name, median in medians.items()
+        if median is not None
+    ]
