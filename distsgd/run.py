@@ -108,6 +108,10 @@ class Run:
     versions: dict[str, str] = field(default_factory=versions)
     counts: dict[str, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        name, loss = self.settings["algorithm"]["name"], self.history["loss"][-1]
+        return f"Run({name}: {self.status}, {self.trace.n_updates} updates, loss {loss:.4g})"
+
     @cached_property
     def hash(self) -> str:
         """The SHA-256 of settings and distsgd's version: equal for equal runs."""

@@ -16,6 +16,11 @@ MakeRun: TypeAlias = Callable[..., Run]
 FILES = ("history.parquet", "trace.parquet", "parameters.npy", "run.json")
 
 
+def test_a_run_prints_as_one_line(make_run: MakeRun) -> None:
+    """A run shows what it is, how it ended and how good it got."""
+    assert repr(make_run([1.0, 0.25])) == "Run(serial: done, 1 updates, loss 0.25)"
+
+
 @pytest.mark.parametrize("status", ["done", "diverged"])
 def test_a_loaded_run_has_the_bits_of_the_saved_one(
     make_run: MakeRun, tmp_path: Path, status: str
