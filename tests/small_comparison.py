@@ -8,6 +8,8 @@ from distsgd.comparison import compare
 from distsgd.fleet import Fleet, fixed_staleness
 from distsgd.laws import exponential
 from distsgd.problems import quadratic
+from distsgd.report.charts import Picture
+from distsgd.report.pictures import pictures
 from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.trials import Trial
 
@@ -47,6 +49,12 @@ def small() -> Small:
         for rate in RATES
     ]
     return Small(summarise(outcomes, found.settings, is_complete=True, trials=trials), outcomes)
+
+
+@cache
+def small_pictures() -> list[Picture]:
+    """Return the pictures of the comparison."""
+    return pictures(*small())
 
 
 def trial(problem: str, fleet: str, algorithm: str, rate: float) -> Trial:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_comparison import RATES, small
+from small_comparison import RATES, small, small_pictures
 
 from distsgd.algorithm import Pull, Push, Step
 from distsgd.fleet import Fleet
@@ -34,7 +34,7 @@ NAN = math.nan
 @cache
 def found() -> dict[tuple[str, str], Picture]:
     """Return the pictures of the small comparison by name and fleet."""
-    return {(one.name, one.case[1] if one.case else ""): one for one in pictures(*small())}
+    return {(one.name, one.case[1] if one.case else ""): one for one in small_pictures()}
 
 
 def views() -> Iterator[View]:
