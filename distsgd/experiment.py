@@ -224,8 +224,9 @@ def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
 
 
 def _changed(change: str) -> Table:
-    key, _, value = change.partition("=")
-    for line in (change, f"{key} = {msgspec.json.encode(value.strip()).decode()}"):
+    key, equals, value = change.partition("=")
+    quoted = f"{key} = {msgspec.json.encode(value.strip()).decode()}"
+    for line in (change, quoted) if equals else ():
         with contextlib.suppress(tomllib.TOMLDecodeError):
             return tomllib.loads(line)
     msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"

@@ -13,6 +13,7 @@ from distsgd import ConfigError, commands, jobs
 from distsgd.algorithms import registry
 from distsgd.cli import main
 from distsgd.commands import whole_numbers
+from distsgd.work import locked
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -71,6 +72,67 @@ def test_compare_writes_a_report(call: Call, file: Path, tmp_path: Path) -> None
     assert len(list((out / "runs").iterdir())) == 2
 
 
+def test_the_same_command_computes_nothing_again(
+    call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call finds every run, leaves nothing of its lock, and writes the same report."""
+    out = tmp_path / "out"
+    call("compare", file, "--out", out)
+    page = (out / "report.html").read_bytes()
+    monkeypatch.setattr(jobs, "simulate", lambda *_, **__: pytest.fail("computed again"))
+    assert call("compare", file, "--out", out)[0] == 0
+    assert (out / "report.html").read_bytes() == page
+    assert {path.name for path in out.iterdir()} == {"report.html", "summary.json", "runs"}
+
+
+def test_a_folder_in_use_is_refused(call: Call, file: Path, tmp_path: Path) -> None:
+    """While a comparison works in a folder, neither another one nor a report writes there."""
+    out = tmp_path / "out"
+    call("compare", file, "--out", out)
+    with locked(out):
+        for command in (("compare", file, "--out", out), ("report", out)):
+            code, said, errors = call(*command)
+            assert (code, said) == (2, "")
+            assert "is in use by process" in errors
+
+
+def test_a_report_before_the_first_run(call: Call, tmp_path: Path) -> None:
+    """A report that is asked for before a comparison has finished says how to go on."""
+    (tmp_path / "runs").mkdir()
+    code, _, errors = call("report", tmp_path)
+    assert code == 2
+    assert "has no report yet: its comparison has not finished; run it again to go on" in errors
+
+
+def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> None:
+    """A value on the command line takes the place of that in the file, for both commands."""
+    change = ("--set", "fleets.machines.compute=exponential(3.0)")
+    call("run", "mine", "--experiment", file, *change, "--out", tmp_path / "run")
+    call("compare", file, *change, "--out", tmp_path / "out")
+    for path in (tmp_path / "run" / "run.json", tmp_path / "out" / "summary.json"):
+        assert "exponential(3.0)" in path.read_text()
+
+
+@pytest.mark.parametrize("command", ["compare", "run", "report", "algorithms", "problems"])
+def test_help_has_an_example(call: Call, command: str) -> None:
+    """The help of each command ends with a command line that uses it."""
+    code, said, _ = call(command, "--help")
+    assert code == 0
+    assert f"Example: distsgd {command}" in said
+
+
+def test_a_bar_is_shown_on_a_terminal_only(file: Path, tmp_path: Path) -> None:
+    """On a terminal a bar counts the runs, and in a pipe nothing is written to stderr."""
+    command = [sys.executable, "-m", "distsgd", "compare", str(file), "--out", str(tmp_path)]
+    primary, secondary = os.openpty()
+    with os.fdopen(primary, "rb", buffering=0) as screen, os.fdopen(secondary, "wb") as stderr:
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=stderr, check=True, env=environment
+        )
+        assert b"2/2" in screen.read(65536)
+
+
 def test_report_writes_the_same_again(call: Call, file: Path, tmp_path: Path) -> None:
     """The report of a saved comparison is rebuilt byte for byte from its runs."""
     out = tmp_path / "out"
@@ -114,6 +176,9 @@ def test_problems_are_listed_with_their_data(call: Call) -> None:
     assert all(name in said for name in ("softmax", "quadratic", "digits", "svmlight"))
 
 
+RATE = ("--set", "algorithms.Downpour.learning_rate=0.1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -128,9 +193,13 @@ def test_problems_are_listed_with_their_data(call: Call) -> None:
         (("compare", "--out", "/proc/none"), "cannot write /proc/none"),
         (("run", "Downpor"), "did you mean 'Downpour'"),
         (("run", "Downpour", "--fleet", "8 machine"), "did you mean '8 machines'"),
-        (("run", "Downpour", "--seed", "-1"), "seed must be"),
+        (("run", "Downpour", "--seed", "-1", *RATE), "seed must be"),
         (("run",), "algorithm"),
         (("report", "/nowhere"), "/nowhere holds no comparison"),
+        (("compare", "--processes", "0"), "processes must be a whole number >= 1"),
+        (("compare", "--set", "epochs"), "set must be KEY=VALUE"),
+        (("compare", "--set", "epoks=3.0"), "did you mean 'epochs'"),
+        (("run", "Downpour"), "Downpour is to be tuned; give a value: --set"),
     ],
 )
 def test_a_mistake_is_answered_in_one_sentence(
@@ -215,14 +284,15 @@ def test_an_interruption_before_the_first_run(
     assert call("compare", file) == (130, "", "")
 
 
-def test_a_real_signal_gives_130(tmp_path: Path) -> None:
+def test_a_real_signal_gives_130(file: Path, tmp_path: Path) -> None:
     """A process that gets SIGINT in the middle ends with 130, without a traceback."""
+    many = ("--seeds", "1000", "--set", "updates=2000", "--processes", "2")
     process = subprocess.Popen(
-        [sys.executable, "-m", "distsgd", "compare", "--out", tmp_path / "out"],
+        [sys.executable, "-m", "distsgd", "compare", file, *many, "--out", tmp_path / "out"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
     )  # fmt: skip
     runs = tmp_path / "out" / "runs"
-    while process.poll() is None and len(list(runs.glob("[0-9a-f]*"))) < 2:
+    while process.poll() is None and len(list(runs.glob("[0-9a-f]*"))) < 9:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -10,6 +10,7 @@ from distsgd.algorithms import registry
 from distsgd.experiment import Experiment, builtin, parse, read
 from distsgd.fleet import Failures, Fleet, StaleReads
 from distsgd.laws import exponential, lognormal
+from distsgd.search import Range
 from distsgd.tables import construct
 
 SMALL = """
@@ -64,11 +65,12 @@ def test_a_law_per_worker() -> None:
 
 
 def test_the_built_in_experiment_uses_every_algorithm() -> None:
-    """The built-in comparison has every algorithm of the registry, and the stalenesses 0, 4, 16."""
+    """The built-in comparison tunes every algorithm, on two problems, stalenesses 0, 4 and 16."""
     setup = builtin().build()
-    assert {algorithm.name for algorithm in setup.algorithms.values()} == set(registry)
+    assert {algorithm.lowest.name for algorithm in setup.tunables.values()} == set(registry)
     assert [fixed_staleness(tau) in setup.fleets.values() for tau in (0, 4, 16)] == [True] * 3
-    assert setup.problem.settings["name"] == "softmax"
+    assert [one.settings["name"] for one in setup.problems.values()] == ["softmax", "network"]
+    assert len(setup.cases) == 5
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,93 @@ def test_no_unknown_key_is_ignored(key: str) -> None:
             parse(f"{key} = 1\n{SMALL}", "small.toml")
 
 
+def test_several_problems_have_labels() -> None:
+    """Problems in tables of their own are known by their labels; a single one by its name."""
+    text = SMALL.replace("[problem]", "[problems.flat]")
+    text += '[problems.steep]\nname = "quadratic"\ncurvature = [9.0]\n'
+    setup = parse(text, "small.toml").build()
+    assert {name: one.dimension for name, one in setup.problems.items()} == {"flat": 2, "steep": 1}
+    assert list(parse(SMALL, "small.toml").build().problems) == ["quadratic"]
+    assert list(setup.settings["problems"]) == ["flat", "steep"]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("[problem]", "[problems.a]\n[problem]"), ("[problem]", "[problems]")]
+)
+def test_one_kind_of_problem_is_needed(right: str, wrong: str) -> None:
+    """Both kinds of tables of problems, or a label that has none, is an error."""
+    with pytest.raises(ConfigError, match=r"exactly one of \[problem\]|Expected `?object"):
+        parse(SMALL.replace(right, wrong), "small.toml").build()
+
+
+def test_what_is_to_be_tuned() -> None:
+    """A learning rate of "tune" has the range of [tuning], and a table is a range of its own."""
+    text = SMALL.replace("learning_rate = 0.1", 'learning_rate = "tune"')
+    text = text.replace("n_push = 1", "n_push = {low = 1, high = 4}")
+    tunable = parse(text + "[tuning]\nhigh = 2.0\n", "small.toml").build().tunables["mine"]
+    assert tunable.ranges == {"learning_rate": Range(0.01, 2.0), "n_push": Range(1, 4)}
+    built = tunable.make(learning_rate=0.5, n_push=2)
+    assert (built.hyper.learning_rate, built.hyper.local_rate) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("rate = 0.1", 'rate = "tume"', r"\[algorithms.mine\] learning_rate must be a number"),
+        ("n_push = 1", 'n_push = "tune"', r"n_push = \"tune\" needs a range"),
+        ("n_push = 1", "n_push = {low = 4, high = 1}", "high must be > low .* the grid is empty"),
+        ("n_push = 1", "n_puch = {low = 1, high = 4}", "'n_puch'.*'n_push'"),
+        ("n_push = 1", "n_push = {low = 1, hihg = 4}", "'hihg'.*'high'"),
+        ("[problem]", "[tuning]\ntrials = 0\n[problem]", "tuning.trials must be"),
+        ("[problem]", "[tuning]\ntrails = 3\n[problem]", "trails"),
+        ("[problem]", "target = {reference = 'me'}\n[problem]", "unknown target.reference 'me'"),
+        ("[problem]", "target = {reference = 'mine', fleet = 'x'}\n[problem]", "target.fleet 'x'"),
+        ("[problem]", "target = {factor = 2.0}\n[problem]", "reference"),
+        ("[algorithms.mine]", "[algorithms.mine]\n[algorithms.mine]", "Cannot declare .* twice"),
+    ],
+)
+def test_a_wrong_search_is_named(right: str, wrong: str, says: str) -> None:
+    """What cannot be tuned or aimed at, or an algorithm that is there twice, is an error."""
+    with pytest.raises(ConfigError, match=says):
+        parse(SMALL.replace(right, wrong, 1), "small.toml").build()
+
+
+@pytest.mark.parametrize(
+    ("change", "fleet"),
+    [
+        ("fleets.exact.staleness=5", fixed_staleness(5)),
+        ('fleets.sampled.stale_reads="exponential(2.0)"', StaleReads(exponential(2.0), 9)),
+        ("fleets.sampled.stale_reads=exponential(2.0)", StaleReads(exponential(2.0), 9)),
+        ('fleets."new one".staleness = 1', fixed_staleness(1)),
+    ],
+)
+def test_a_change_is_put_over_the_file(change: str, fleet: object) -> None:
+    """A line of TOML changes the key that it names; a shell may have taken the quotes away."""
+    assert fleet in parse(SMALL, "small.toml", [change]).build().fleets.values()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("fleets.exact.stalenes=5", "'stalenes'.*'staleness'"),
+        ("nonsense", "set must be KEY=VALUE"),
+        ("two words=1", "set must be KEY=VALUE"),
+        ("batch=many", "batch"),
+    ],
+)
+def test_a_wrong_change_is_named(change: str, says: str) -> None:
+    """A change of a key that is not there, or that is none, is an error that says so."""
+    with pytest.raises(ConfigError, match=says):
+        parse(SMALL, "small.toml", [change]).build()
+
+
+def test_fleets_that_are_gone_are_not_referred_to() -> None:
+    """With other fleets, a target on one that is gone is on the first, and a tuning on each."""
+    text = "target = {reference = 'mine', fleet = 'exact'}\n" + SMALL + "[tuning]\nfleet = 'exact'"
+    setup = parse(text, "small.toml").with_fleets([0], []).build()
+    assert (setup.target.fleet, setup.tuning.fleet) == (None, None)
+
+
 def test_staleness_replaces_the_fleets() -> None:
     """Asked for stalenesses alone, an experiment has these fleets and no others."""
     setup = parse(SMALL, "small.toml").with_fleets([0, 5], []).build()
@@ -155,6 +244,7 @@ def test_quick_is_a_fifth() -> None:
     assert builtin().quick().build().budget == {"epochs": pytest.approx(builtin().epochs / 5)}
     assert parse(SMALL, "small.toml").quick().build().budget == {"updates": 1}
     assert builtin().quick().build().cases == (0, 1)
+    assert builtin().quick().tuning.trials == 4
 
 
 def test_nothing_asked_changes_nothing() -> None:

@@ -15,7 +15,6 @@ WIDE = 132
 """Columns of a table that is written into a file or a pipe."""
 
 _SHOWN = ("algorithm", "training loss", "accuracy", "time to target", "mean staleness", "runs")
-_TUNED = ("algorithm", "problem", "fleet", "best", "loss within twice the best", "trials")
 
 
 def console() -> Console:
@@ -39,19 +38,27 @@ def print_summary(summary: Summary, to: Console) -> None:
         rows = [dict(zip(COLUMNS, cells(result), strict=True)) for result in results]
         title = fleet if len(summary.problems) < 2 else f"{fleet}, {problem}"
         print_table(title, _SHOWN, [[row[name] for name in _SHOWN] for row in rows], to)
-    if summary.tuned:
-        print_table("tuned", _TUNED, [_tuned_cells(one) for one in summary.tuned], to)
+    _print_tuned(summary.tuned, to)
     to.print(Text(f"Final values: {summary.band}."), style="dim")
 
 
-def _tuned_cells(tuned: Tuned) -> list[str]:
+def _print_tuned(tuned: Sequence[Tuned], to: Console) -> None:
+    """Print a table per problem: what was chosen for each algorithm on each fleet."""
+    for problem in dict.fromkeys(one.problem for one in tuned):
+        own = [one for one in tuned if one.problem == problem]
+        fleets = list(dict.fromkeys(one.fleet for one in own))
+        found = {(one.algorithm, one.fleet): _values(one) for one in own}
+        rows = [
+            [name, *(found.get((name, fleet), MISSING) for fleet in fleets)]
+            for name in dict.fromkeys(one.algorithm for one in own)
+        ]
+        title = f"{problem}: the best of {max(one.n_trials for one in own)} trials"
+        print_table(title, ["algorithm", *fleets], rows, to)
+
+
+def _values(tuned: Tuned) -> str:
     values = ", ".join(f"{name} {number(value)}" for name, value in tuned.parameters.items())
-    near = tuned.tolerance
-    return [
-        tuned.algorithm, tuned.problem, tuned.fleet, values + " (edge)" * bool(tuned.at_edge),
-        f"{number(near.low)} to {number(near.high)}" if near else MISSING,
-        str(tuned.n_trials),
-    ]  # fmt: skip
+    return f"{values} (edge)" if tuned.at_edge else values
 
 
 def print_history(history: pl.DataFrame, to: Console) -> None:
