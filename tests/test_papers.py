@@ -1,0 +1,54 @@
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def printed(name: str) -> list[list[str]]:
+    """Return the cells of the table that a script prints in its small setting."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", "--quick"], capture_output=True, text=True,
+        check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stderr == ""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def loss(cell: str) -> float:
+    """Return the loss of a cell that may name its rate."""
+    return float(cell.partition(" at ")[0])
+
+
+def test_adaptive_revision_tolerates_delay() -> None:
+    """McMahan and Streeter: a delay of 1,000 spoils AdaGrad tuned without one, but not revision."""
+    rows = {row[0]: [loss(cell) for cell in row[1:]] for row in printed("delay_tolerance")}
+    assert list(rows) == ["0", "1,000"]
+    adagrad, averaging, revision = rows["1,000"][:3]
+    assert revision < 0.6 * min(adagrad, averaging)
+    assert rows["0"][0] == rows["0"][2]
+
+
+def test_downpour_needs_short_periods() -> None:
+    """Zhang et al.: Downpour suffers from a longer period, and EAMSGD leads at every one."""
+    rows = {row[0]: [loss(cell) for cell in row[1:]] for row in printed("period")}
+    assert list(rows) == ["1", "16"]
+    assert rows["16"][0] > rows["1"][0]
+    assert all(row[2] == min(row) for row in rows.values())
+
+
+def test_backup_workers_help_when_they_cover_the_slow_machines() -> None:
+    """Five backup workers for six slow machines gain little, and the sixth gains more."""
+    rows = {row[0]: row[1:] for row in printed("backup_workers")}
+    none, _, _, five, six = (float(cell) for cell in rows["6 machines always 30 % slower"][:5])
+    assert five < 1.05 * none
+    assert six > 1.10 * five
+    assert int(rows["exponential"][-2]) < int(rows["exponential, interrupted (theory)"][-2]) == 99
+
+
+def test_overlap_shows_in_what_is_lost() -> None:
+    """Where samples overlap more, more changes are lost."""
+    apart, crowded = printed("overlap")
+    assert float(apart[3]) < float(crowded[3]) == 1.0
+    assert float(apart[-1].rstrip("%")) < float(crowded[-1].rstrip("%"))
