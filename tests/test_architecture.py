@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "drivers": {"algorithm", "problem", "plan", "trace", "data", "kernels", "errors"},
     "interleave": {"algorithm", "problem", "trace", "drivers", "kernels", "errors"},
     "fold": {
-        "algorithm", "problem", "trace", "plan", "drivers", "interleave", "data", "kernels", "errors",
+        "algorithm", "problem", "trace", "plan", "drivers", "interleave", "data", "kernels",
+        "errors",
     },
     "kernels": {"algorithm", "data", "problem", "trace", "errors"},
     "run": {"trace", "errors"},
