@@ -27,7 +27,9 @@ __all__ = [
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
 QUICK_TRIALS = 4
-"""A quick comparison has at most this many seeds and trials, and this share of the budget."""
+QUICK_EVALUATIONS = 25
+"""A quick comparison has this many seeds, trials and evaluations at most, and this share of the
+budget."""
 
 
 class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -99,7 +101,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
 
     def quick(self) -> "Experiment":
-        """Return the experiment with two seeds and four trials at most, a fifth of the budget."""
+        """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
         seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
         (name, amount), = self.budget.items()  # fmt: skip
         less = (
@@ -109,7 +111,10 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
             seeds=list(self.tuning.cases[:1]),
         )  # fmt: skip
-        changed = {name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning}
+        changed = {
+            name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning,
+            "evaluations": min(self.evaluations, QUICK_EVALUATIONS),
+        }  # fmt: skip
         return msgspec.structs.replace(self, **changed)
 
     @property

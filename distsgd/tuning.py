@@ -6,6 +6,7 @@ counts as infinite. All trials are recorded.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from distsgd.algorithm import Algorithm
@@ -15,6 +16,9 @@ from distsgd.report.trials import Trial, choose
 from distsgd.run import Run
 from distsgd.search import Tunable, Values, grid, refined
 from distsgd.setup import Job, Setup
+
+EVALUATIONS = 5
+"""Points of a trial's history, at most: only its end is asked for, and whether it diverged."""
 
 
 class Group(NamedTuple):
@@ -63,6 +67,7 @@ def tune(setup: Setup, place: Place, watch: Watch | None = None) -> list[Trial]:
         If settings turn out not to fit together.
     """
     found: dict[Group, list[Trial]] = {group: [] for group in groups(setup)}
+    setup = replace(setup, evaluations=min(setup.evaluations, EVALUATIONS))
     for step in range(1 + setup.tuning.refinements):
         wanted = {group: _next_values(setup, group, found[group], step) for group in found}
         for group, trial in _tried(setup, wanted, place, watch):
