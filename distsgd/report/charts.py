@@ -124,7 +124,7 @@ def marks(table: str) -> alt.Chart:
     return alt.Chart(alt.NamedData(name=table))
 
 
-def view(tables: dict[str, list[Row]], *layers: Chart, height: int | alt.Step) -> View:
+def view(tables: dict[str, list[Row]], *layers: Chart, height: int) -> View:
     """Return a view of `tables` in `layers`, as wide as its place; its schema is not checked."""
     hidden = alt.param(name="hidden", value=[])
     chart = alt.layer(*layers).add_params(hidden).properties(width="container", height=height)

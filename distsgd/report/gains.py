@@ -90,7 +90,7 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
         ),
     ]
     tables = {"ratios": rows, "unity": [{"one": 1.0}]}
-    return view(tables, *layers, height=alt.Step(24))
+    return view(tables, *layers, height=26 * len(names))
 
 
 def _row(one: Contrast) -> Row:

@@ -95,7 +95,7 @@ def lanes(run: Run) -> View:
         for kind, worker, row, start, stop in found.iter_rows()
     ]  # fmt: skip
     names = [*(f"worker {worker}" for worker in workers), QUEUE, SERVER]
-    return view({"spans": rows}, *_layers(names, short(end - begin)), height=alt.Step(22))
+    return view({"spans": rows}, *_layers(names, short(end - begin)), height=22 * len(names))
 
 
 def _middle(trace: Trace) -> tuple[Trace, npt.NDArray[np.void]]:

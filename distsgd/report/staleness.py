@@ -151,7 +151,7 @@ def _strips(
     mean = drawn("means").mark_tick(thickness=2, bandSize=18).encode(
         x="mean:Q", y=vertical, tooltip=told("mean")
     )  # fmt: skip
-    return view({"cells": cells, "means": means}, strip, mean, height=alt.Step(22))
+    return view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
 
 
 def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:

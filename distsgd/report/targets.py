@@ -88,7 +88,7 @@ def _view(
         dot.encode(x=across, tooltip=told("reached", "seed"), **shown),
         bar.encode(x="median:Q", tooltip=told("median"), **shown),
         cross.encode(x="place:Q", tooltip=told("seed"), **shown),
-        height=alt.Step(24),
+        height=26 * len(runs),
     )
 
 
