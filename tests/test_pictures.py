@@ -1,5 +1,7 @@
+import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.targets import target_picture
 from distsgd.run import Run
 from distsgd.schedule import schedule
+from distsgd.trace import Trace
 
 MakeRun: TypeAlias = Callable[..., Run]
 CASE = ("", "machines")
@@ -173,6 +176,24 @@ def test_nobody_meets_a_target_that_is_too_low(outcomes: list[Outcome]) -> None:
 def test_all_runs_may_diverge(outcomes: list[Outcome]) -> None:
     """Pictures of runs that all diverged can be drawn."""
     assert pictures(summary_of(outcomes[3:]), outcomes[3:])
+
+
+def test_a_band_without_an_end_can_be_drawn(make_run: MakeRun) -> None:
+    """A seed that diverged or missed leaves bands and intervals open, and every table finite."""
+    lost = make_run([2.0, 9.0, NAN], status="diverged")
+    found = []
+    for fleet, staleness in (("near", 0), ("far", 5)):
+        for seed in range(3):
+            run = make_run([2.0, 0.4, 0.3 + 0.1 * seed], seed=seed)
+            rows = run.trace.rows.copy()
+            rows["read"] -= staleness
+            own = replace(run, trace=Trace(rows, 1))
+            found += [Outcome("good", fleet, seed, own)]
+            found += [Outcome("risky", fleet, seed, lost if seed == 2 else own)]
+    drawn = pictures(summary_of(found), found)
+    assert {"ratios", "loss-against-staleness"} <= {one.name for one in drawn}
+    for picture in drawn:
+        json.dumps([view.tables for view in picture.views.values()], allow_nan=False)
 
 
 def test_the_age_of_a_read_counts_from_the_pull() -> None:

@@ -4,6 +4,7 @@ An algorithm has one colour and one dash pattern, the same in every picture; nei
 differ in both, so that a picture can be read without seeing colours.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -128,7 +129,16 @@ def view(tables: dict[str, list[Row]], *layers: Chart, height: int) -> View:
     """Return a view of `tables` in `layers`, as wide as its place; its schema is not checked."""
     hidden = alt.param(name="hidden", value=[])
     chart = alt.layer(*layers).add_params(hidden).properties(width="container", height=height)
-    return View(chart.to_dict(validate=False), tables)
+    finite = {name: [_finite(row) for row in rows] for name, rows in tables.items()}
+    return View(chart.to_dict(validate=False), finite)
+
+
+def _finite(row: Row) -> Row:
+    """Return `row` with None for a number that is not finite, which JSON cannot hold."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def colour(algorithms: Sequence[str]) -> alt.Color:

@@ -218,6 +218,9 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     high = min(start, max(row["high"] for row in rows))
     ends = [low / 1.1, high * 1.1] if low > 0 else [low, high]
     scale = alt.Scale(type="log" if low > 0 else "linear", domain=ends, nice=False)
+    for row in rows:
+        # A band without an end leaves through the top.
+        row["top"] = min(row["high"], 2 * ends[1])
     base = drawn("points").encode(
         x=alt.X(
             "staleness:Q",
@@ -229,7 +232,7 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     line = base.mark_line(strokeWidth=2, clip=True).encode(
         y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=dashes(algorithms)
     )
-    bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="top:Q")
     dot = base.mark_circle(size=60, opacity=1, clip=True).encode(
         y=alt.Y("median:Q", scale=scale),
         tooltip=[*told("staleness", "median", "low", "high"), alt.Tooltip("fleet:N")],
