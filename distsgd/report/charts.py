@@ -14,9 +14,6 @@ from distsgd.report.summary import Outcome, Summary
 from distsgd.run import Run
 
 Row: TypeAlias = dict[str, Any]
-Chart: TypeAlias = Any
-"""An altair.LayerChart; Altair's own types do not say so after `properties`."""
-
 COLOURS = (
     "#5f6368", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#56b4e9", "#882255",
     "#999933",
@@ -125,12 +122,17 @@ def marks(table: str) -> alt.Chart:
     return alt.Chart(alt.NamedData(name=table))
 
 
-def view(tables: dict[str, list[Row]], *layers: Chart, height: int) -> View:
+def view(tables: dict[str, list[Row]], *layers: alt.Chart, height: int) -> View:
     """Return a view of `tables` in `layers`, as wide as its place; its schema is not checked."""
-    hidden = alt.param(name="hidden", value=[])
-    chart = alt.layer(*layers).add_params(hidden).properties(width="container", height=height)
-    finite = {name: [_finite(row) for row in rows] for name, rows in tables.items()}
-    return View(chart.to_dict(validate=False), finite)
+    # Altair's own way to put layers together copies each of them several times.
+    chart = {
+        "$schema": alt.SCHEMA_URL,
+        "width": "container",
+        "height": height,
+        "params": [{"name": "hidden", "value": []}],
+        "layer": [one.to_dict(validate=False, context={"top_level": False}) for one in layers],
+    }
+    return View(chart, {name: [_finite(row) for row in rows] for name, rows in tables.items()})
 
 
 def _finite(row: Row) -> Row:

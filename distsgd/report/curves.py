@@ -91,7 +91,7 @@ def _view(
         x=logarithmic("position", unit.title, _ends(bands)), color=colour(algorithms)
     )
     area = base.mark_area(opacity=0.16, clip=True, interpolate="step-after").encode(
-        y=alt.Y("low:Q", title="training loss", scale=scale), y2="high:Q"
+        y=alt.Y("low:Q", title="training loss", scale=scale), y2=alt.Y2("high:Q")
     )
     line = base.mark_line(strokeWidth=2, clip=True, interpolate="step-after").encode(
         y=alt.Y("median:Q", title="training loss", scale=scale),
@@ -100,7 +100,7 @@ def _view(
     )
     # The line that a run has to cross, if there is one.
     goal = marks("target").mark_rule(strokeDash=[1, 4], clip=True)
-    rule = goal.encode(y=alt.Y("target:Q", scale=scale), color=alt.value("gray"))
+    rule = goal.encode(y=alt.Y("target:Q", scale=scale), color=alt.ColorValue("gray"))
     tables = {"bands": rows, "target": [] if target is None else [{"target": target}]}
     return view(tables, area, line, rule, height=340)
 

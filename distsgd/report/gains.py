@@ -6,7 +6,6 @@ import altair as alt
 
 from distsgd.report.charts import (
     Case,
-    Chart,
     Picture,
     Row,
     View,
@@ -74,19 +73,22 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
     title = f"{label}: times that of {found[0].against}"
     unity = marks("unity").mark_rule(strokeDash=[3, 3])
     layers = [
-        unity.encode(x="one:Q", color=alt.value("gray")),
+        unity.encode(x=alt.X("one:Q"), color=alt.ColorValue("gray")),
         drawn("ratios")
         .mark_rule(strokeWidth=3, opacity=0.5, clip=True)
         .encode(
             x=logarithmic("from", title, [low, high], ".3~g"),
-            x2="to:Q",
+            x2=alt.X2("to:Q"),
             y=vertical,
             color=colour(algorithms),
         ),
         drawn("ratios")
         .mark_circle(size=80, opacity=1)
         .encode(
-            x="ratio:Q", y=vertical, color=colour(algorithms), tooltip=told("ratio", "low", "high")
+            x=alt.X("ratio:Q"),
+            y=vertical,
+            color=colour(algorithms),
+            tooltip=told("ratio", "low", "high"),
         ),
     ]
     tables = {"ratios": rows, "unity": [{"one": 1.0}]}
@@ -164,9 +166,13 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
     across = alt.X("workers:Q", title="workers", scale=scale, axis=alt.Axis(format="~s"))
     up = alt.Y("speed-up:Q", title="speed-up", scale=scale)
     line = drawn("gains").encode(x=across, y=up, color=colour(algorithms))
-    layers: list[Chart] = [
-        marks("ideal").mark_line(strokeDash=[3, 3]).encode(x=across, y=up, color=alt.value("gray")),
-        line.mark_line(strokeWidth=2).encode(detail="family:N", strokeDash=dashes(algorithms)),
+    layers: list[alt.Chart] = [
+        marks("ideal")
+        .mark_line(strokeDash=[3, 3])
+        .encode(x=across, y=up, color=alt.ColorValue("gray")),
+        line.mark_line(strokeWidth=2).encode(
+            detail=alt.Detail("family:N"), strokeDash=dashes(algorithms)
+        ),
         line.mark_circle(size=70, opacity=1).encode(
             tooltip=told("workers", "speed-up", "efficiency")
         ),

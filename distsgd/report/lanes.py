@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distsgd.report.charts import Case, Chart, Picture, Row, View, by_algorithm, marks, short, view
+from distsgd.report.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
 from distsgd.report.summary import Outcome
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
@@ -113,7 +113,7 @@ def _lane(kind: str, worker: int) -> str:
     return {QUEUE: QUEUE, "apply": SERVER}.get(kind, f"worker {worker}")
 
 
-def _layers(names: Sequence[str], end: float) -> list[Chart]:
+def _layers(names: Sequence[str], end: float) -> list[alt.Chart]:
     scale = alt.Scale(domain=[0, end], nice=False)
     lane_scale = alt.Scale(domain=list(names), paddingInner=0.3)
     legend = alt.Legend(orient="top", title=None, values=list(KINDS[:4]), symbolOpacity=1)
@@ -125,14 +125,15 @@ def _layers(names: Sequence[str], end: float) -> list[Chart]:
             *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("start", "end")),
         ],
     }  # fmt: skip
-    faint = alt.condition("datum.kind == 'waiting'", alt.value(0.35), alt.value(0.95))
+    waits = {"test": "datum.kind == 'waiting'", "value": 0.35}
+    faint = alt.OpacityValue(0.95, condition=waits)
     bars = marks("spans").mark_rect(clip=True)
     # What takes no time at the server has no width: a tick shows that it was there.
     served = marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
     return [
         bars.encode(
-            x=alt.X("start:Q", title="virtual time [s]", scale=scale), x2="end:Q", opacity=faint,
-            **shared,
+            x=alt.X("start:Q", title="virtual time [s]", scale=scale), x2=alt.X2("end:Q"),
+            opacity=faint, **shared,
         ),
         served.encode(x=alt.X("end:Q", scale=scale), **shared),
     ]  # fmt: skip

@@ -190,7 +190,7 @@ def _figures(keyed: Mapping[str, Picture], case: Case | None) -> list[_Figure]:
 def _specs(picture: Picture) -> dict[str, Any]:
     return {
         name: {
-            "chart": {key: part for key, part in view.chart.items() if key != "config"},
+            "chart": view.chart,
             "tables": {table: columns(rows) for table, rows in view.tables.items()},
         }
         for name, view in picture.views.items()

@@ -259,11 +259,12 @@ def _map(rows: list[Row], curvature: float | None) -> View:
     lost = marks("cells").transform_filter("!isValid(datum.loss)")
     layers = [
         known.encode(
-            x=across, y=up, y2="high:Q", color=alt.Color("loss:Q", scale=shade, legend=legend),
+            x=across, y=up, y2=alt.Y2("high:Q"),
+            color=alt.Color("loss:Q", scale=shade, legend=legend),
             tooltip=told("staleness", "learning rate", "loss"),
         ),
         lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
-            x=across, y=alt.Y("learning rate:Q", scale=scale), color=alt.value("gray"),
+            x=across, y=alt.Y("learning rate:Q", scale=scale), color=alt.ColorValue("gray"),
             tooltip=told("staleness", "learning rate"),
         ),
     ]  # fmt: skip
@@ -274,7 +275,7 @@ def _map(rows: list[Row], curvature: float | None) -> View:
         ]
         line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
         up = alt.Y("rate:Q", scale=scale)
-        layers.append(line.encode(x=across, y=up, color=alt.value("#d55e00")))
+        layers.append(line.encode(x=across, y=up, color=alt.ColorValue("#d55e00")))
     return view(tables, *layers, height=340)
 
 

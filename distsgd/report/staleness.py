@@ -145,11 +145,11 @@ def _strips(
     ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
     horizontal = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(domain=ends, nice=False))
     strip = drawn("cells").mark_rect().encode(
-        x=horizontal, x2="high:Q", y=vertical, color=colour(algorithms), opacity=opacity,
-        tooltip=["algorithm:N", "bin:N", alt.Tooltip("share:Q", format=".1%")],
+        x=horizontal, x2=alt.X2("high:Q"), y=vertical, color=colour(algorithms), opacity=opacity,
+        tooltip=[*told(), alt.Tooltip("bin:N"), alt.Tooltip("share:Q", format=".1%")],
     )  # fmt: skip
     mean = drawn("means").mark_tick(thickness=2, bandSize=18).encode(
-        x="mean:Q", y=vertical, tooltip=told("mean")
+        x=alt.X("mean:Q"), y=vertical, tooltip=told("mean")
     )  # fmt: skip
     return view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
 
@@ -232,7 +232,9 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     line = base.mark_line(strokeWidth=2, clip=True).encode(
         y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=dashes(algorithms)
     )
-    bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="top:Q")
+    bar = base.mark_rule(opacity=0.5, clip=True).encode(
+        y=alt.Y("low:Q", scale=scale), y2=alt.Y2("top:Q")
+    )
     dot = base.mark_circle(size=60, opacity=1, clip=True).encode(
         y=alt.Y("median:Q", scale=scale),
         tooltip=[*told("staleness", "median", "low", "high"), alt.Tooltip("fleet:N")],

@@ -84,10 +84,10 @@ def _view(
     cross = drawn("missed").mark_point(shape="cross", angle=45, filled=True, size=70)
     return view(
         tables,
-        border.encode(x="border:Q", color=alt.value("gray")),
+        border.encode(x=alt.X("border:Q"), color=alt.ColorValue("gray")),
         dot.encode(x=across, tooltip=told("reached", "seed"), **shown),
-        bar.encode(x="median:Q", tooltip=told("median"), **shown),
-        cross.encode(x="place:Q", tooltip=told("seed"), **shown),
+        bar.encode(x=alt.X("median:Q"), tooltip=told("median"), **shown),
+        cross.encode(x=alt.X("place:Q"), tooltip=told("seed"), **shown),
         height=26 * len(runs),
     )
 
