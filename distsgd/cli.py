@@ -93,12 +93,29 @@ def run(
     return code
 
 
-@app.command(epilog="Example: distsgd report results/comparison")
+@app.command(epilog="Example: distsgd report results/comparison --figures pdf")
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a saved comparison.")],
+    *,
+    figures: Annotated[
+        str, typer.Option(help="Every picture as svg, png or pdf, or its data as csv or parquet.")
+    ] = "",
 ) -> int:
-    """Write the report of a saved comparison again."""
-    code: int = _commands().report(folder)
+    """Write the report of a saved comparison again, and its figures."""
+    code: int = _commands().report(folder, figures)
+    return code
+
+
+@app.command(epilog="Example: distsgd trace results/run --perfetto timeline.json")
+def trace(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved run.")],
+    *,
+    perfetto: Annotated[Path, typer.Option(help="File of the Chrome trace.")] = Path(
+        "timeline.json"
+    ),
+) -> int:
+    """Write the timeline of a run for Perfetto: what every worker and the server did when."""
+    code: int = _commands().trace(folder, perfetto)
     return code
 
 

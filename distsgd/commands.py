@@ -21,11 +21,12 @@ from distsgd.algorithms import registry
 from distsgd.comparison import Comparison, load_comparison
 from distsgd.errors import ConfigError, check_seed, unknown_name
 from distsgd.jobs import Watch, run_once
+from distsgd.report import figures, timeline
 from distsgd.report.answer import answer
 from distsgd.report.summary import Outcome, Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
 from distsgd.report.text import listed, troubles
-from distsgd.run import check_writable
+from distsgd.run import check_writable, load
 from distsgd.search import Tunable
 from distsgd.setup import Job, Setup
 from distsgd.work import locked
@@ -108,8 +109,12 @@ def _finish(found: Comparison, out: Path) -> int:
     for sentence in answer(found.summary) + troubles(found.summary.runs):
         terminal.print(f"- {sentence}", markup=False, highlight=False)
     for name in ("report.html", "summary.json"):
-        terminal.print(f"wrote {out / name}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"wrote {out / name}")
     return FAILED if _has_failed(found.summary) else 0
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _has_failed(summary: Summary) -> bool:
@@ -155,20 +160,45 @@ def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) ->
     job = Job(next(iter(setup.problems)), machines, label, seed, algorithm)
     done = run_once(setup, job, target=target)
     done.save(out)
-    terminal = console()
-    print_history(done.history, terminal)
+    print_history(done.history, console())
     ended = done.status if done.diverged_at is None else f"diverged at update {done.diverged_at}"
-    text = f"{label} on {machines}, seed {seed}: {ended}\nwrote {out}"
-    terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+    _say(f"{label} on {machines}, seed {seed}: {ended}\nwrote {out}")
     return 0
 
 
-def report(folder: Path) -> int:
-    """Write the report of a saved comparison again, from its runs."""
+def report(folder: Path, kind: str = "") -> int:
+    """Write the report of a saved comparison again, from its runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the comparison.
+    kind : str
+        Of the figures to write beside it, into ``figures``; none for no kind.
+
+    Returns
+    -------
+    int
+        0, or 1 if a run of it failed.
+    """
     saved = load_comparison(folder)
+    if kind and kind not in figures.FORMATS:
+        raise unknown_name("kind of figure", kind, figures.FORMATS)
     check_writable(folder)
     with locked(folder):
-        return _finish(saved, folder)
+        code = _finish(saved, folder)
+        if kind:
+            written = figures.write(saved.summary, saved.outcomes, folder / "figures", kind)
+            _say(f"wrote {len(written)} files into {folder / 'figures'}")
+        return code
+
+
+def trace(folder: Path, perfetto: Path) -> int:
+    """Write the timeline of the run in `folder` into the file `perfetto`, a Chrome trace."""
+    saved = load(folder)
+    comparison.write(perfetto, timeline.perfetto(saved.trace, timeline.delays(saved)))
+    _say(f"wrote {perfetto}; open it at https://ui.perfetto.dev")
+    return 0
 
 
 def algorithms() -> int:

@@ -123,12 +123,13 @@ class Comparison:
     def report(self, folder: Path) -> Path:
         """Write ``summary.json`` and ``report.html`` into `folder`, which holds the runs."""
         summary = msgspec.json.format(msgspec.json.encode(self.summary))
-        _write(folder / "summary.json", summary)
-        _write(folder / "report.html", render(self.summary, self.outcomes).encode())
+        write(folder / "summary.json", summary)
+        write(folder / "report.html", render(self.summary, self.outcomes).encode())
         return folder
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Put `content` into the file `path`, completely or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.write_bytes(content)

@@ -104,6 +104,20 @@ def test_a_report_before_the_first_run(call: Call, tmp_path: Path) -> None:
     assert "has no report yet: its comparison has not finished; run it again to go on" in errors
 
 
+def test_figures_and_timelines_are_written(call: Call, file: Path, tmp_path: Path) -> None:
+    """A report writes its figures in the kind that was asked for, and a run its timeline."""
+    out = tmp_path / "out"
+    call("compare", file, "--out", out)
+    code, said, _ = call("report", out, "--figures", "csv")
+    assert code == 0
+    assert f"{len(list((out / 'figures').glob('*.csv')))} files into" in said
+    code, _, errors = call("report", out, "--figures", "pdff")
+    assert (code, "did you mean 'pdf'" in errors) == (2, True)
+    (one, _) = (out / "runs").iterdir()
+    assert call("trace", one, "--perfetto", tmp_path / "t.json")[0] == 0
+    assert b"traceEvents" in (tmp_path / "t.json").read_bytes()
+
+
 def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> None:
     """A value on the command line takes the place of that in the file, for both commands."""
     change = ("--set", "fleets.machines.compute=exponential(3.0)")
@@ -113,7 +127,7 @@ def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> No
         assert "exponential(3.0)" in path.read_text()
 
 
-@pytest.mark.parametrize("command", ["compare", "run", "report", "algorithms", "problems"])
+@pytest.mark.parametrize("command", ["compare", "run", "report", "trace", "algorithms", "problems"])
 def test_help_has_an_example(call: Call, command: str) -> None:
     """The help of each command ends with a command line that uses it."""
     code, said, _ = call(command, "--help")
@@ -196,6 +210,7 @@ RATE = ("--set", "algorithms.Downpour.learning_rate=0.1")
         (("run", "Downpour", "--seed", "-1", *RATE), "seed must be"),
         (("run",), "algorithm"),
         (("report", "/nowhere"), "/nowhere holds no comparison"),
+        (("trace", "/nowhere"), "/nowhere holds no saved run"),
         (("compare", "--processes", "0"), "processes must be a whole number >= 1"),
         (("compare", "--set", "epochs"), "set must be KEY=VALUE"),
         (("compare", "--set", "epoks=3.0"), "did you mean 'epochs'"),
