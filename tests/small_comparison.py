@@ -44,7 +44,7 @@ def small() -> Small:
     outcomes.append(Outcome("alone", "2 machines", 4, error=error, problem=problem))
     trials = [
         trial(problem, fleet, name, rate)
-        for fleet in fleets
+        for fleet in [*fleets, "not run", "nor this", "nor that"]
         for name in algorithms
         for rate in RATES
     ]

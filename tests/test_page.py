@@ -69,9 +69,17 @@ function textContrast(one) {
   return [contrast(channels(colour).rgb, ground(one)), one.textContent.slice(0, 40)];
 }
 
-async function press(button, figure) {
-  button.click();
-  do await settled(); while (figure.dataset.shown !== button.dataset.view);
+const nameOf = (button) => button.dataset.view ?? button.value;
+
+async function turn(figure, name) {
+  const select = figure.querySelector("select");
+  if (select) {
+    select.value = name;
+    select.dispatchEvent(new Event("change", {bubbles: true}));
+  } else {
+    all("[data-view]", figure).find((one) => one.dataset.view === name).click();
+  }
+  do await settled(); while (figure.dataset.shown !== name);
 }
 
 async function probe() {
@@ -93,17 +101,17 @@ async function probe() {
     switched: {}, linked: {}, hidden: {},
   };
   for (const figure of figures) {
-    const [first, ...others] = all("[data-view]", figure);
-    for (const button of others) {
-      await press(first, figure);
+    const [first, ...others] = all("[data-view], option", figure).map(nameOf);
+    for (const name of others) {
+      await turn(figure, first);
       const before = marks(figure).join();
-      await press(button, figure);
-      const key = `${figure.dataset.picture} ${button.dataset.view}`;
+      await turn(figure, name);
+      const key = `${figure.dataset.picture} ${name}`;
       found.switched[key] = [figure.dataset.shown, marks(figure).join() !== before];
     }
   }
   const asked = figures.find((one) => one.querySelector('[data-view="epochs"]'));
-  await press(asked.querySelector('[data-view="epochs"]'), asked);
+  await turn(asked, "epochs");
   found.linked = figures.filter((one) => one.querySelector('[data-view="epochs"]'))
     .map((one) => one.dataset.shown);
   const lines = () => all(".mark-line path", asked).length;
@@ -198,7 +206,7 @@ def test_every_picture_has_marks(probed: Probed) -> None:
 
 
 def test_switching_changes_the_marks(probed: Probed) -> None:
-    """Each button shows its own view: other marks than the view before it."""
+    """Each button and each choice shows its own view: other marks than the view before it."""
     switched = probed(WIDE)["switched"]
     assert len(switched) == sum(len(one.views) - 1 for one in small_pictures())
     for key, (shown, has_changed) in switched.items():

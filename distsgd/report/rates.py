@@ -131,12 +131,14 @@ def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None
     Returns
     -------
     Picture or None
-        A view per algorithm with at least two rates and two stalenesses. On a quadratic a line
-        shows where theory says that plain SGD with this staleness begins to diverge.
+        A view per algorithm that is ever stale, with at least two rates and two stalenesses. On a
+        quadratic a line shows where theory says that plain SGD begins to diverge.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
+    stale = _stale(summary)
     for row in [*_tried(summary), *_ran(summary, outcomes)]:
-        groups.setdefault((row["problem"], row["algorithm"]), []).append(row)
+        if row["algorithm"] in stale:
+            groups.setdefault((row["problem"], row["algorithm"]), []).append(row)
     views = {}
     for (problem, algorithm), own in groups.items():
         several = len(summary.problems) > 1
@@ -154,6 +156,16 @@ def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None
         )
     title = "Learning rate and staleness"
     return Picture("learning-rate-map", None, title, note, views) if views else None
+
+
+def _stale(summary: Summary) -> set[str]:
+    """Return the names of those that read stale parameters anywhere: others have no map."""
+    names = _families(summary)
+    return {
+        names[result.algorithm]
+        for result in summary.results
+        if result.algorithm in names and result.staleness and result.staleness.mean > 0
+    }
 
 
 def _tried(summary: Summary) -> list[Row]:
