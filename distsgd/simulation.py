@@ -115,6 +115,8 @@ def simulate(
     check_count("batch", batch)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     amounts = _scheduled(budget, batch, problem.samples)
+    options = _partition_settings(partition)
+    options |= _reads_settings(reads, fleet, driver, is_atomic=atomic)
     pulled, pushed = message_bytes(algorithm, problem, batch)
     trace = schedule(
         algorithm.cycle, fleet, seed=seed, pull_bytes=pulled, push_bytes=pushed, **amounts
@@ -124,9 +126,7 @@ def simulate(
         "fleet": dict(fleet.settings), "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
-    }  # fmt: skip
-    known |= _partition_settings(partition)
-    known |= _reads_settings(reads, fleet, driver, is_atomic=atomic)
+    } | options  # fmt: skip
     ending = Ending(_target(target), stop)
     return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
 
@@ -215,6 +215,9 @@ def _scheduled(budget: dict[str, Any], batch: int, samples: int) -> dict[str, An
 
 def _partition_settings(partition: Partition) -> Settings:
     """Return what a run with `partition` adds to its settings: nothing if it is the usual one."""
+    if not isinstance(partition, Partition):
+        msg = f"partition must be a value such as distsgd.Partition('sharded'), not {partition!r}"
+        raise ConfigError(msg)
     return {} if partition == SHARED else {"partition": partition.settings}
 
 

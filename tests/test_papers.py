@@ -52,3 +52,13 @@ def test_overlap_shows_in_what_is_lost() -> None:
     apart, crowded = printed("overlap")
     assert float(apart[3]) < float(crowded[3]) == 1.0
     assert float(apart[-1].rstrip("%")) < float(crowded[-1].rstrip("%"))
+
+
+def test_skewed_classes_hurt_those_that_exchange_parameters() -> None:
+    """With few classes per worker elastic averaging falls behind, and synchronous SGD does not."""
+    table = printed("skew")
+    owned = [[int(cell) for cell in row[1:]] for row in table[:8]]
+    assert sum(map(sum, owned)) == 1437
+    shared, *_, skewed = ([loss(cell.rstrip("*")) for cell in row[1:]] for row in table[8:])
+    assert skewed[0] < 1.2 * shared[0]
+    assert skewed[2] > 2 * shared[2]

@@ -95,6 +95,16 @@ def test_a_small_concentration_gives_each_class_to_one_worker() -> None:
     assert (counts.max(axis=0) >= 2000 - 10).all()
 
 
+def test_no_worker_s_number_is_favoured() -> None:
+    """Over many seeds the first, a middle and the last worker see equally many classes."""
+    data = labelled(1000, 4)
+    seen = sum(
+        class_histogram(divided(skewed(0.05), data, 8, seed), data.y).counts > 0
+        for seed in range(300)
+    ).sum(axis=1)  # fmt: skip
+    assert chisquare(seen).pvalue > 0.01
+
+
 @pytest.mark.parametrize("concentration", [0.2, 1.0, 5.0])
 def test_shares_have_the_variance_of_a_dirichlet_law(concentration: float) -> None:
     """A share's mean is 1 / W and its variance (1 / W)(1 - 1 / W) / (alpha W + 1)."""
@@ -230,6 +240,15 @@ def test_bad_partitions_are_named(arguments: tuple[str, ...], message: str) -> N
     """What a partition cannot be is the caller's error."""
     with pytest.raises(ConfigError, match=message):
         ds.Partition(*arguments)
+
+
+def test_a_name_is_no_partition() -> None:
+    """A name where a partition belongs is answered with an example of one."""
+    with pytest.raises(ConfigError, match="partition must be a value such as"):
+        ds.simulate(
+            ds.algorithms.serial(0.1), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=1,
+            partition="sharded",
+        )  # fmt: skip
 
 
 def test_impossible_divisions_are_refused() -> None:

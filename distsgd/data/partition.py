@@ -179,7 +179,8 @@ def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Intege
     for number in range(classes.max() + 1):
         members = order[classes[order] == number]
         shares = _dirichlet(float(partition.concentration or 0), workers, seed, number)
-        ends = np.floor(np.cumsum(shares) * members.size)
+        # rounded to the nearest: rounded down, the last worker would get one of each class
+        ends = np.rint(np.cumsum(shares) * members.size)
         owners[members] = np.searchsorted(ends[:-1], np.arange(members.size), side="right")
     return _leave_nobody_empty(owners, workers)
 
