@@ -70,7 +70,8 @@ def work(
             for piece in pieces:
                 yield piece, do(common, piece)
         return
-    with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1):
+    started = {"initializer": _obey, "initargs": (os.getpid(),)}
+    with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1, **started):
         tasks = (joblib.delayed(_do)(do, path, place, piece) for place, piece in enumerate(pieces))
         parallel = joblib.Parallel(processes, return_as="generator_unordered", max_nbytes=None)
         yield from _results(parallel(tasks), pieces)
@@ -105,15 +106,13 @@ def _do(do: Callable[[Any, Any], Any], path: str, place: int, piece: object) -> 
 
 @cache
 def _received(path: str) -> Any:  # noqa: ANN401 # what was sent
-    _obey_parent()
     return cloudpickle.loads(Path(path).read_bytes())
 
 
-@cache
-def _obey_parent() -> None:
-    """End with the process that started this one, and leave Ctrl-C to it."""
+def _obey(parent: int) -> None:
+    """End with the process `parent`, which started this one, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
