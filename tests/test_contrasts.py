@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
+from scipy.stats import binom, bootstrap
 
 from distsgd import ConfigError
 from distsgd.report.contrasts import (
@@ -37,6 +37,17 @@ def test_the_interval_is_scipy_s() -> None:
     ).confidence_interval
     assert got.median == pytest.approx(np.median(one / other))
     assert (got.low, got.high) == pytest.approx((known.low, known.high), rel=0.05)
+
+
+def test_the_interval_spans_95_percent_exactly() -> None:
+    """Medians of resamples are binomially distributed over the ranks, which gives the interval."""
+    n_pairs = 41
+    ranks = np.arange(1, n_pairs + 1)
+    at_most = binom.sf((n_pairs - 1) // 2, n_pairs, ranks / n_pairs)
+    low = ranks[np.searchsorted(at_most, 0.025)]
+    ratios = dict(enumerate(np.random.default_rng(3).permutation(ranks).astype(float)))
+    got = paired_ratio(ratios, dict.fromkeys(range(n_pairs), 1.0))
+    assert (got.low, got.high) == (low, n_pairs + 1 - low)
 
 
 def test_misses_make_a_ratio_extreme() -> None:
