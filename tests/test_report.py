@@ -11,7 +11,7 @@ import pytest
 from small_comparison import small
 
 from distsgd.report.answer import answer
-from distsgd.report.page import checks, render
+from distsgd.report.page import checks, columns, render
 from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.terminal import console, print_summary
 from distsgd.report.text import COLUMNS, cells, number, pairs
@@ -146,6 +146,13 @@ def test_the_page_has_a_picture_for_each_place(page: str) -> None:
         for view in views.values():
             named = set(re.findall(r'"data": \{"name": "([^"]+)"\}', json.dumps(view["chart"])))
             assert named <= view["tables"].keys()
+
+
+def test_a_table_survives_its_columns() -> None:
+    """Columns hold every value of a table, a text that is repeated only once."""
+    table = [{"a": "x", "n": 1.5}, {"a": "y", "n": None}, {"a": "x", "n": 2}]
+    assert columns(table) == {"a": {"of": ["x", "y"], "at": [0, 1, 0]}, "n": [1.5, None, 2]}
+    assert columns([]) == {}
 
 
 def test_the_page_offers_every_view_in_order() -> None:

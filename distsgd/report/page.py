@@ -197,10 +197,29 @@ def _specs(picture: Picture) -> dict[str, Any]:
     }
 
 
-def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return a table column by column, which takes a third of the room: names stand there once."""
+def columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return a table column by column, which takes a third of the room.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The table.
+
+    Returns
+    -------
+    dict
+        A list per column; for a column of text its different texts, ``of``, and which of them each
+        row has, ``at``.
+    """
     names = dict.fromkeys(chain.from_iterable(rows))
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _column(values: list[Any]) -> Any:  # noqa: ANN401 # JSON
+    if not all(isinstance(value, str) for value in values):
+        return values
+    places = {text: place for place, text in enumerate(dict.fromkeys(values))}
+    return {"of": list(places), "at": [places[value] for value in values]}
 
 
 def checks(outcomes: Sequence[Outcome]) -> list[str]:
