@@ -118,7 +118,9 @@ def _say(text: str) -> None:
 
 
 def _has_failed(summary: Summary) -> bool:
-    return any(line.status == "failed" for line in summary.runs)
+    return any(line.status == "failed" for line in summary.runs) or any(
+        trial.errors for trial in summary.trials
+    )
 
 
 def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) -> int:

@@ -123,6 +123,7 @@ def _trial(group: Group, values: Values, seeds: Sequence[int], runs: Sequence[Ru
         losses=[None if isinstance(run, str) else _final(run) for run in runs],
         status=["failed" if isinstance(run, str) else run.status for run in runs],
         hashes=["" if isinstance(run, str) else run.hash for run in runs],
+        errors=[run for run in runs if isinstance(run, str)],
     )  # fmt: skip
 
 

@@ -98,11 +98,30 @@ def test_a_target_by_reference_is_explained(found: Callable[..., str]) -> None:
     assert "The target loss, 0.420, is 1.05 times the median final training loss of one" in text
 
 
+def tried(name: str, *losses: float, errors: Sequence[str] = ()) -> list[Trial]:
+    """Return a trial of the learning rates 1, 10, 100 and so on for each loss."""
+    return [
+        Trial("", "machines", name, {"learning_rate": 10.0**place}, [9], [loss], ["done"], [""],
+              list(errors))
+        for place, loss in enumerate(losses)
+    ]  # fmt: skip
+
+
+def test_who_needs_tuning_most_is_said(found: Callable[..., str]) -> None:
+    """The widest and the narrowest range of a tuned parameter are given with their ends."""
+    trials = [*tried("one", 0.3, 0.2, 0.3, 9.0), *tried("other", 9.0, 0.1, 9.0)]
+    text = found({"one": [[2, 0.4]] * 3, "other": [[2, 0.4]] * 3}, trials=trials)
+    assert "one tolerates the widest range of its tuned parameter, from 1 to 100" in text
+    assert "other the narrowest, from 10 to 10." in text
+
+
+def test_failed_trials_are_said(found: Callable[..., str]) -> None:
+    """Trials that ended in an error are counted, with one of the errors."""
+    text = found({"one": [[2, 0.4]] * 3}, trials=tried("one", 0.1, 0.2, errors=["oh"]))
+    assert "2 trials of tuning failed with an error, such as ['oh']" in text
+
+
 def test_an_edge_of_the_grid_is_said(found: Callable[..., str]) -> None:
     """A tuned value at the edge of what was tried is named."""
-    trials = [
-        Trial("", "machines", "one", {"learning_rate": rate}, [9], [loss], ["done"], [""])
-        for rate, loss in ((0.1, 0.3), (1.0, 0.2))
-    ]
-    text = found({"one": [[2, 0.4]] * 3}, trials=trials)
+    text = found({"one": [[2, 0.4]] * 3}, trials=tried("one", 0.3, 0.2))
     assert "for one on machines lies at the edge of what was tried" in text

@@ -5,8 +5,9 @@ hold 1; with fewer than three common seeds, where their bands do not overlap.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from distsgd.report.contrasts import Tolerance
 from distsgd.report.findings import Contrast, Quantity
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Result, Summary
@@ -28,8 +29,12 @@ def _on_case(summary: Summary, problem: str, fleet: str) -> str:
     results = summary.of_fleet(fleet, problem)
     contrasts = [one for one in summary.contrasts if (one.problem, one.fleet) == (problem, fleet)]
     texts = [_lowest(results, contrasts), _fastest(results, contrasts), _mostly_diverged(results)]
-    place = fleet if len(_problems(summary)) == 1 else f"{fleet} with {problem}"
+    place = _place(summary, problem, fleet)
     return f"On {place}, {' '.join(text for text in texts if text)}"
+
+
+def _place(summary: Summary, problem: str, fleet: str) -> str:
+    return fleet if len(_problems(summary)) == 1 else f"{fleet} with {problem}"
 
 
 def _loss(result: Result) -> float:
@@ -164,30 +169,70 @@ def _certainty(summary: Summary) -> list[str]:
 
 
 def _tuning(summary: Summary) -> list[str]:
+    return _targets(summary) + _sensitivity(summary) + _edges(summary)
+
+
+def _targets(summary: Summary) -> list[str]:
     set_by_reference = {
         problem: target for problem, target in summary.targets.items() if target.origin != "given"
     }
-    points = [
+    return [
         f"The target loss{f' of {problem}' * bool(problem)}, {number(target.loss)}, is"
         f" {target.origin}."
         for problem, target in set_by_reference.items()
     ]
-    at_edge = [f"{one.algorithm} on {one.fleet}" for one in summary.tuned if one.at_edge]
-    if at_edge:
-        points.append(
-            f"The best value that was tried for {_few(at_edge, 'tuned algorithms')} lies at the"
-            " edge of what was tried: a better one may lie beyond."
-        )
+
+
+def _sensitivity(summary: Summary) -> list[str]:
+    """Return for each problem, on the first fleet that was tuned on, who needs tuning most."""
+    points = []
+    for problem in dict.fromkeys(one.problem for one in summary.tuned):
+        fleet = next(one.fleet for one in summary.tuned if one.problem == problem)
+        ranges = {
+            one.algorithm: one.tolerance
+            for one in summary.tuned
+            if (one.problem, one.fleet) == (problem, fleet) and one.tolerance is not None
+        }
+        points += _least_and_most(_place(summary, problem, fleet), ranges)
     return points
+
+
+def _least_and_most(place: str, ranges: Mapping[str, Tolerance]) -> list[str]:
+    factors = {name: one.high / one.low for name, one in ranges.items()}
+    least, most = (choose(factors, key=factors.__getitem__, default="") for choose in (max, min))
+    if not factors or factors[least] == factors[most]:
+        return []
+    wide, narrow = (
+        f"from {number(ranges[name].low)} to {number(ranges[name].high)}" for name in (least, most)
+    )
+    text = (
+        f"On {place}, of the values that were tried, {least} tolerates the widest range of its"
+        f" tuned parameter, {wide}, with at most twice its best loss; {most} the narrowest,"
+        f" {narrow}."
+    )
+    return [text]
+
+
+def _edges(summary: Summary) -> list[str]:
+    at_edge = [f"{one.algorithm} on {one.fleet}" for one in summary.tuned if one.at_edge]
+    if not at_edge:
+        return []
+    text = (
+        f"The best value that was tried for {_few(at_edge, 'tuned algorithms')} lies at the edge of"
+        " what was tried: a better one may lie beyond."
+    )
+    return [text]
 
 
 def _troubles(summary: Summary) -> list[str]:
     n_runs = len(summary.runs)
     n_diverged = sum(line.status == "diverged" for line in summary.runs)
     n_failed = sum(line.status == "failed" for line in summary.runs)
+    errors = [error for trial in summary.trials for error in trial.errors]
     texts = {
         f"{n_diverged} of {n_runs} runs diverged; they are listed below.": n_diverged > 0,
         f"{n_failed} of {n_runs} runs failed with an error; they are listed below.": n_failed > 0,
+        f"{len(errors)} trials of tuning failed with an error, such as {errors[:1]}.": bool(errors),
         "The comparison was stopped: this is what had finished.": not summary.is_complete,
     }
     return [text for text, applies in texts.items() if applies]

@@ -12,7 +12,7 @@ from distsgd.report.contrasts import Tolerance, tolerance
 class Trial(msgspec.Struct, frozen=True):
     """One set of values that tuning tried, over the seeds of tuning; lists go by seed.
 
-    A final training loss that is not finite is None.
+    A final training loss that is not finite is None; a trial that failed has an error.
     """
 
     problem: str
@@ -23,6 +23,7 @@ class Trial(msgspec.Struct, frozen=True):
     losses: list[float | None]
     status: list[str]
     hashes: list[str]
+    errors: list[str] = []
 
     @property
     def loss(self) -> float:
