@@ -113,6 +113,8 @@ def test_who_needs_tuning_most_is_said(found: Callable[..., str]) -> None:
     text = found({"one": [[2, 0.4]] * 3, "other": [[2, 0.4]] * 3}, trials=trials)
     assert "one tolerates the widest range of its tuned parameter, from 1 to 100" in text
     assert "other the narrowest, from 10 to 10." in text
+    alike = [*tried("one", 9.0, 0.1, 9.0), *tried("other", 9.0, 0.1, 9.0)]
+    assert "tolerates" not in found({"one": [[2, 0.4]] * 3, "other": [[2, 0.4]] * 3}, trials=alike)
 
 
 def test_failed_trials_are_said(found: Callable[..., str]) -> None:

@@ -13,6 +13,9 @@ from distsgd.report.statistics import Spread
 from distsgd.report.summary import Result, Summary
 from distsgd.report.text import listed, number, spread_text
 
+CLEAR = 1.5
+"""Ranges of a parameter differ if one is this many times as wide: a grid is too coarse for less."""
+
 
 def answer(summary: Summary) -> list[str]:
     """Return what the comparison found: a point per problem and fleet, then what lies across."""
@@ -200,7 +203,7 @@ def _sensitivity(summary: Summary) -> list[str]:
 def _least_and_most(place: str, ranges: Mapping[str, Tolerance]) -> list[str]:
     factors = {name: one.high / one.low for name, one in ranges.items()}
     least, most = (choose(factors, key=factors.__getitem__, default="") for choose in (max, min))
-    if not factors or factors[least] == factors[most]:
+    if not factors or factors[least] < CLEAR * factors[most]:
         return []
     wide, narrow = (
         f"from {number(ranges[name].low)} to {number(ranges[name].high)}" for name in (least, most)
