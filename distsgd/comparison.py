@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from distsgd.algorithm import Algorithm
+from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError
+from distsgd.fold import ReadsName
 from distsgd.jobs import NOWHERE, Place, Watch, outcome_of, run_folder, run_jobs, worthwhile
 from distsgd.problem import Problem
 from distsgd.report.answer import answer
@@ -184,7 +186,8 @@ def compare(
     epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
     evaluations: int = 40, target: float | Reference | None = None, note: str = "",
-    tuning: Tuning | None = None, processes: int | None = 1, watch: Watch | None = None,
+    tuning: Tuning | None = None, partition: Partition = SHARED, reads: ReadsName = "consistent",
+    atomic: bool = True, processes: int | None = 1, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
     """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
 
@@ -210,6 +213,12 @@ def compare(
         What a reader of the report should know.
     tuning : Tuning, optional
         How every `Tunable` among the algorithms is tuned.
+    partition : Partition, optional
+        Which samples a worker sees; by default all, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        See `distsgd.simulate`.
+    atomic : bool, default True
+        See `distsgd.simulate`.
     processes : int, optional
         How many work at once; None for one per core if the work is worth starting them.
     watch : callable, optional
@@ -229,7 +238,7 @@ def compare(
     setup = Setup(
         algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
         {name: amount for name, amount in given.items() if amount is not None},
-        batch, seeds, evaluations, target, note, tuning or Tuning(),
+        batch, seeds, evaluations, target, note, tuning or Tuning(), partition, reads, atomic,
     )  # fmt: skip
     found = Progress(setup)
     found.carry_out(watch=watch, processes=processes)

@@ -9,11 +9,12 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from distsgd import tables
+from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError
 from distsgd.report.findings import Reference
 from distsgd.search import Tuning
@@ -53,6 +54,9 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     target: float | Reference | None = None
     note: str = ""
     tuning: Tuning = Tuning()
+    partition: Table | None = None
+    reads: Literal["consistent", "interleaved"] = "consistent"
+    atomic: bool = True
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
         """Return the experiment on other fleets.
@@ -155,6 +159,9 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             target=self.target,
             note=self.note,
             tuning=self.tuning,
+            partition=tables.construct(Partition, self.partition or {}, "[partition]"),
+            reads=self.reads,
+            atomic=self.atomic,
         )
 
     def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label

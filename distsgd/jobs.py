@@ -141,7 +141,7 @@ def run_once(setup: Setup, job: Job, *, target: float | None = None) -> Run:
     try:
         return simulate(
             job.algorithm, setup.problems[job.problem], setup.fleets[job.fleet], **setup.budget,
-            batch=setup.batch, seed=job.seed, evaluations=setup.evaluations, target=target,
+            seed=job.seed, target=target, **setup.manner,
         )  # fmt: skip
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"

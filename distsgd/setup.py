@@ -7,14 +7,17 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
-from distsgd.algorithm import settings as algorithm_settings
+from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
 from distsgd.fleet import Fleet, StaleReads
+from distsgd.fold import ReadsName, check_reads
+from distsgd.interleave import check_interleavable
 from distsgd.problem import Problem
 from distsgd.report.findings import Reference
 from distsgd.report.summary import Outcome
 from distsgd.schedule import schedule
 from distsgd.search import Tunable, Tuning
+from distsgd.simulation import run_settings
 
 AnyFleet: TypeAlias = Fleet | StaleReads
 
@@ -58,6 +61,12 @@ class Setup:
         What a reader of the report should know.
     tuning : Tuning, optional
         How every `Tunable` is tuned.
+    partition : Partition, optional
+        Which samples a worker sees; by default all, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        See `distsgd.simulate`.
+    atomic : bool, default True
+        See `distsgd.simulate`.
 
     Raises
     ------
@@ -75,6 +84,9 @@ class Setup:
     target: float | Reference | None = None
     note: str = ""
     tuning: Tuning = field(default_factory=Tuning)
+    partition: Partition = SHARED
+    reads: ReadsName = "consistent"
+    atomic: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int):
@@ -90,6 +102,16 @@ class Setup:
         self._check_tuning()
         for name, algorithm in self.algorithms.items():
             _check_runnable(name, algorithm, self.fleets)
+        self._check_manner()
+
+    def _check_manner(self) -> None:
+        check_reads(self.reads, "auto", is_atomic=self.atomic)
+        for problem in self.problems.values():
+            for fleet in self.fleets.values():
+                if isinstance(fleet, Fleet) and self.partition.is_divided:
+                    self.partition.divide(problem.data, fleet.workers, self.cases[0])
+            for algorithm in self.algorithms.values() if self.reads == "interleaved" else ():
+                check_interleavable(_lowest(algorithm), problem)
 
     def _check_target(self) -> None:
         if not isinstance(self.target, Reference):
@@ -142,6 +164,9 @@ class Setup:
             "evaluations": self.evaluations,
             "target": msgspec.to_builtins(self.target),
             "note": self.note,
+            "partition": self.partition.settings,
+            "reads": self.reads,
+            "atomic": self.atomic,
             **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
         }
 
@@ -159,12 +184,17 @@ class Setup:
 
     def run_settings(self, job: Job) -> dict[str, Any]:
         """Return the settings that the run of `job` will have, and so its hash, before it runs."""
+        return run_settings(
+            job.algorithm, self.problems[job.problem], self.fleets[job.fleet], self.budget,
+            seed=job.seed, **self.manner,
+        )  # fmt: skip
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """What `simulate` is told for every run alike, beside the budget."""
         return {
-            "algorithm": algorithm_settings(job.algorithm),
-            "problem": dict(self.problems[job.problem].settings),
-            "fleet": dict(self.fleets[job.fleet].settings),
-            "batch": self.batch, "seed": job.seed, "budget": dict(self.budget),
-            "evaluate_every": None, "evaluations": self.evaluations, "target": None,
+            "batch": self.batch, "evaluations": self.evaluations, "partition": self.partition,
+            "reads": self.reads, "atomic": self.atomic,
         }  # fmt: skip
 
 
@@ -180,7 +210,7 @@ def _check_budget(budget: Mapping[str, float]) -> None:
 def _check_runnable(
     name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, AnyFleet]
 ) -> None:
-    one = algorithm.lowest if isinstance(algorithm, Tunable) else algorithm
+    one = _lowest(algorithm)
     check_algorithm(one)
     for label, fleet in fleets.items():
         try:
@@ -188,3 +218,7 @@ def _check_runnable(
         except ConfigError as error:
             msg = f"algorithm {name!r} on fleet {label!r}: {error}"
             raise ConfigError(msg) from None
+
+
+def _lowest(algorithm: Algorithm | Tunable) -> Algorithm:
+    return algorithm.lowest if isinstance(algorithm, Tunable) else algorithm

@@ -3,7 +3,7 @@
 simulate = fold(schedule(...))       replay = fold(recorded trace)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,20 +115,42 @@ def simulate(
     check_count("batch", batch)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     amounts = _scheduled(budget, batch, problem.samples)
-    options = _partition_settings(partition)
-    options |= _reads_settings(reads, fleet, driver, is_atomic=atomic)
+    check_reads(reads, driver, is_atomic=atomic)
     pulled, pushed = message_bytes(algorithm, problem, batch)
     trace = schedule(
         algorithm.cycle, fleet, seed=seed, pull_bytes=pulled, push_bytes=pushed, **amounts
     )
-    known = {
+    known = run_settings(
+        algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
+        evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
+    )  # fmt: skip
+    ending = Ending(_target(target), stop)
+    return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
+
+
+def run_settings(
+    algorithm: Algorithm, problem: Problem, fleet: Fleet | StaleReads,
+    budget: Mapping[str, float | None], *, batch: int, seed: int,
+    evaluate_every: int | None = None, evaluations: int | None = None,
+    partition: Partition = SHARED, reads: ReadsName = "consistent", atomic: bool = True,
+    target: float | None = None,
+) -> Settings:  # fmt: skip
+    """Return the settings of a run, which identify it before it is made.
+
+    The arguments are those of `simulate`; `budget` holds the one that is given, by its name.
+
+    Raises
+    ------
+    ConfigError
+        If the reads do not suit the fleet.
+    """
+    return {
         "algorithm": settings(algorithm), "problem": dict(problem.settings),
         "fleet": dict(fleet.settings), "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
-    } | options  # fmt: skip
-    ending = Ending(_target(target), stop)
-    return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
+        **_partition_settings(partition), **_reads_settings(reads, fleet, is_atomic=atomic),
+    }  # fmt: skip
 
 
 def replay(
@@ -221,11 +243,8 @@ def _partition_settings(partition: Partition) -> Settings:
     return {} if partition == SHARED else {"partition": partition.settings}
 
 
-def _reads_settings(
-    reads: str, fleet: Fleet | StaleReads, driver: str, *, is_atomic: bool
-) -> Settings:
+def _reads_settings(reads: str, fleet: Fleet | StaleReads, *, is_atomic: bool) -> Settings:
     """Return what a run with `reads` adds to its settings: nothing if they are consistent."""
-    check_reads(reads, driver, is_atomic=is_atomic)
     if reads == "consistent":
         return {}
     if isinstance(fleet, StaleReads):

@@ -9,8 +9,10 @@ from distsgd import ConfigError, fixed_staleness
 from distsgd.algorithms import registry
 from distsgd.experiment import Experiment, builtin, parse, read
 from distsgd.fleet import Failures, Fleet, StaleReads
+from distsgd.jobs import NOWHERE, run_jobs
 from distsgd.laws import exponential, lognormal
 from distsgd.search import Range
+from distsgd.setup import Job
 from distsgd.tables import construct
 
 SMALL = """
@@ -287,3 +289,61 @@ def test_construct_names_the_table() -> None:
     with pytest.raises(ConfigError, match=r"^\[here\] "):
         construct(fixed_staleness, {"tau": -1}, "[here]")
     assert construct(fixed_staleness, {"tau": 2}, "[here]").workers == 3
+
+
+SPARSE = """
+epochs = 0.5
+seeds = 1
+batch = 1
+{rest}
+
+[problem]
+name = "logistic"
+data = {{name = "sparse", samples = 60, features = 30, nonzeros = 5}}
+
+[algorithms.racing]
+algorithm = "hogwild"
+learning_rate = 0.1
+
+[fleets.cores]
+workers = 4
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rest", "more", "kept"),
+    [
+        ('reads = "interleaved"\natomic = false', "", {"reads": "interleaved", "atomic": False}),
+        (
+            "",
+            '[partition]\nparts = "skewed"\nconcentration = 0.5',
+            {
+                "partition": {
+                    "parts": "skewed", "sampler": "replacement", "concentration": 0.5,
+                }
+            },
+        ),
+    ],
+    ids=["reads", "partition"],
+)  # fmt: skip
+def test_partition_and_reads_are_those_of_every_run(
+    rest: str, more: str, kept: dict[str, object]
+) -> None:
+    """What a file says of data and reads reaches each run, and is known before it is made."""
+    setup = parse(SPARSE.format(rest=rest, more=more), "sparse.toml").build()
+    ((job, run),) = run_jobs(
+        setup, [Job("logistic", "cores", "racing", 0, *setup.algorithms.values())], NOWHERE
+    )
+    assert kept.items() <= run.settings.items()
+    assert run.settings == setup.run_settings(job)
+
+
+def test_what_cannot_be_divided_or_interleaved_is_found_first() -> None:
+    """Dense gradients do not interleave, and more workers than samples cannot share them."""
+    text = SPARSE.format(rest='reads = "interleaved"', more="").replace("hogwild", "synchronous")
+    with pytest.raises(ConfigError, match="interleaved reads need workers that read"):
+        parse(text, "sparse.toml").build()
+    text = SPARSE.format(rest="", more='[partition]\nparts = "sharded"')
+    with pytest.raises(ConfigError, match="workers must be <="):
+        parse(text.replace("workers = 4", "workers = 400"), "sparse.toml").build()
