@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +104,7 @@ def _do(do: Callable[[Any, Any], Any], path: str, place: int, piece: object) -> 
     return place, do(_received(path), piece)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _received(path: str) -> Any:  # noqa: ANN401 # what was sent
     return cloudpickle.loads(Path(path).read_bytes())
 
