@@ -160,6 +160,7 @@ def test_a_miss_is_seen(outcomes: list[Outcome]) -> None:
     assert [row["reached"] for row in tables["runs"]] == [2.0, 1.0, None, None, None]
     latest = max(row["reached"] for row in tables["met"])
     assert {row["algorithm"] for row in tables["missed"]} == {"steady", "lost"}
+    assert sum(row["missed"] for row in tables["missed"]) == 3
     assert all(row["place"] > tables["border"][0]["border"] > latest for row in tables["missed"])
     assert tables["medians"] == [{"algorithm": "steady", "median": 2.0}]
 
@@ -169,7 +170,7 @@ def test_nobody_meets_a_target_that_is_too_low(outcomes: list[Outcome]) -> None:
     picture = target_picture(summary_of(outcomes, 1e-9), outcomes, CASE)
     assert picture is not None
     tables = picture.views["updates"].tables
-    assert len(tables["missed"]) == len(outcomes)
+    assert sum(row["missed"] for row in tables["missed"]) == len(outcomes)
     assert tables["met"] == tables["medians"] == []
 
 
@@ -286,3 +287,14 @@ def test_ratios_are_those_of_the_summary() -> None:
         assert row["ratio"] == pytest.approx(contrasts[row["algorithm"]], rel=1e-3)
         assert row["low"] <= row["ratio"] * 1.001
         assert row["ratio"] <= row["high"] * 1.001
+
+
+def test_the_cells_of_a_map_cover_every_rate_between() -> None:
+    """At each staleness the cells lie on top of each other without a gap, each around its rate."""
+    cells = found()["learning-rate-map", ""].views["alone"].tables["cells"]
+    for level in {cell["staleness"] for cell in cells}:
+        own = sorted(
+            (one for one in cells if one["staleness"] == level), key=lambda one: one["low"]
+        )
+        assert all(one["low"] < one["learning rate"] < one["high"] for one in own)
+        assert [one["high"] for one in own[:-1]] == [one["low"] for one in own[1:]]

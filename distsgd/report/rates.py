@@ -254,12 +254,14 @@ def largest_rate(staleness: float, curvature: float) -> float:
 
 def _map(rows: list[Row], curvature: float | None) -> View:
     levels = sorted({row["staleness"] for row in rows})
-    rates = sorted({row["learning rate"] for row in rows})
-    edges = dict(zip(rates, _edges(rates), strict=True))
-    for row in rows:
-        row["low"], row["high"] = edges[row["learning rate"]]
+    for level in levels:
+        _give_edges([row for row in rows if row["staleness"] == level])
     across = alt.X("staleness:O", title="staleness [versions]", axis=alt.Axis(labelAngle=0))
-    scale = alt.Scale(type="log", domain=[edges[rates[0]][0], edges[rates[-1]][1]], nice=False)
+    scale = alt.Scale(
+        type="log",
+        domain=[min(row["low"] for row in rows), max(row["high"] for row in rows)],
+        nice=False,
+    )
     up = alt.Y("low:Q", title="learning rate", scale=scale)
     losses = [row["loss"] for row in rows if row["loss"] is not None]
     shade = alt.Scale(
@@ -291,10 +293,13 @@ def _map(rows: list[Row], curvature: float | None) -> View:
     return view(tables, *layers, height=340)
 
 
-def _edges(rates: Sequence[float]) -> list[tuple[float, float]]:
-    """Return from where to where each rate's cell reaches: half-way to its neighbours."""
-    logs = np.log(rates)
+def _give_edges(column: Sequence[Row]) -> None:
+    """Let each cell of a column reach half-way to the rates next to its own."""
+    rows = sorted(column, key=lambda row: float(row["learning rate"]))
+    logs = np.log([row["learning rate"] for row in rows])
     middle = (logs[1:] + logs[:-1]) / 2
-    first, last = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
-    ends = np.exp(np.concatenate([[first], middle, [last]])).tolist()
-    return [(short(low), short(high)) for low, high in pairwise(ends)]
+    # A column of one rate reaches as far as one with a factor of 2 between its rates.
+    outer = (logs[1] - logs[0], logs[-1] - logs[-2]) if len(logs) > 1 else (math.log(2),) * 2
+    ends = np.exp([logs[0] - outer[0] / 2, *middle, logs[-1] + outer[1] / 2]).tolist()
+    for row, (low, high) in zip(rows, pairwise(ends), strict=True):
+        row["low"], row["high"] = short(low), short(high)

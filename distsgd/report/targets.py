@@ -1,5 +1,6 @@
 """How long each run took to the target: a dot per seed, a bar at the median, a cross for a miss."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,9 +51,11 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     if target is None:
         return None
     runs = by_algorithm(outcomes, case)
+    origin = summary.targets[case[0]].origin
+    reason = "" if origin == "given" else f", {origin}"
     note = (
-        f"When the training loss was first seen at or below {number(target)}: a dot per run, a "
-        "bar at the median. A cross behind the dashed line: this run never got there."
+        f"When the training loss was first seen at or below {number(target)}{reason}: a dot per "
+        "run, a bar at the median. A cross behind the dashed line: so many runs never got there."
     )
     views = {
         name: view
@@ -69,11 +72,14 @@ def _view(
         return None
     found = [row for name, own in runs.items() for row in _rows(name, own, unit, target)]
     met = [row for row in found if row["reached"]]
-    missed = [row for row in found if row["reached"] is None]
+    missed = Counter(row["algorithm"] for row in found if row["reached"] is None)
     ends = _ends([row["reached"] for row in met], has_missed=bool(missed))
     tables = {
         "runs": found, "met": met, "medians": _medians(found),
-        "missed": [row | {"place": ends.cross} for row in missed],
+        "missed": [
+            {"algorithm": name, "place": ends.cross, "missed": count}
+            for name, count in missed.items()
+        ],
         "border": [{"border": ends.border}] if missed else [],
     }  # fmt: skip
     shown: dict[str, Any] = {"y": per_algorithm(algorithms, runs), "color": colour(algorithms)}
@@ -81,13 +87,15 @@ def _view(
     border = marks("border").mark_rule(strokeDash=[3, 3])
     dot = drawn("met").mark_circle(size=70, opacity=0.55)
     bar = drawn("medians").mark_tick(thickness=3, bandSize=20)
+    count = drawn("missed").mark_text(align="left", dx=9, fontSize=12)
     cross = drawn("missed").mark_point(shape="cross", angle=45, filled=True, size=70)
     return view(
         tables,
         border.encode(x=alt.X("border:Q"), color=alt.ColorValue("gray")),
         dot.encode(x=across, tooltip=told("reached", "seed"), **shown),
         bar.encode(x=alt.X("median:Q"), tooltip=told("median"), **shown),
-        cross.encode(x=alt.X("place:Q"), tooltip=told("seed"), **shown),
+        cross.encode(x=alt.X("place:Q"), tooltip=told("missed"), **shown),
+        count.encode(x=alt.X("place:Q"), y=shown["y"], text=alt.Text("missed:Q")),
         height=26 * len(runs),
     )
 
