@@ -113,7 +113,6 @@ def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 
     }
     if not ranges:
         return construct(make, parameters, where)
-    _check_keys(ranges, inspect.signature(make).parameters, where)
     return Tunable(partial(_constructed, make, parameters, where), ranges)
 
 
