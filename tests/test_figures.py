@@ -55,6 +55,8 @@ def test_a_picture_on_paper_names_its_algorithms(two: list[Picture], tmp_path: P
         text = path.read_text()
         shown = two[0] if path.stem.startswith(two[0].name) else two[1]
         assert shown.title in text
+        # A vertical axis that names the algorithms is their legend.
+        assert ("role-legend" in text) == (shown.name == "speed-up")
         (table,) = [view.tables for view in shown.views.values()][:1]
         names = {row["algorithm"] for row in next(iter(table.values()))}
         assert all(name.replace("&", "&amp;").split("<")[0] in text for name in names)

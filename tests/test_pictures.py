@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import altair as alt
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from distsgd.report.charts import COLOURS, DASHES, UNITS, Picture, View, styles
 from distsgd.report.curves import loss_picture, thinned
 from distsgd.report.figures import specification
 from distsgd.report.pictures import pictures
-from distsgd.report.rates import largest_rate
+from distsgd.report.rates import largest_rate, sensitivity_picture
 from distsgd.report.staleness import read_ages
 from distsgd.report.statistics import Band
 from distsgd.report.summary import Outcome, Summary, summarise
@@ -135,7 +136,7 @@ def test_a_thinned_curve_looks_the_same(values: list[float], columns: int) -> No
     """In every column a thinned band keeps first, last, lowest and highest value of each line."""
     n_points = len(values)
     median = np.array(values)
-    own = Band(np.geomspace(1.0, 100.0, n_points), median - 1.0, median, median * 2 + 1.0)
+    own = Band(np.geomspace(1.0, 100.0, n_points), np.sin(median), median, np.cos(median))
     thin = thinned(own, columns)
     assert len(thin.positions) <= max(columns, 8 * columns)
     for column in range(columns):
@@ -191,10 +192,14 @@ def test_a_band_without_an_end_can_be_drawn(make_run: MakeRun) -> None:
             own = replace(run, trace=Trace(rows, 1))
             found += [Outcome("good", fleet, seed, own)]
             found += [Outcome("risky", fleet, seed, lost if seed == 2 else own)]
+            found += [Outcome("doomed", fleet, seed, lost if seed else own)]
     drawn = pictures(summary_of(found), found)
     assert {"ratios", "loss-against-staleness"} <= {one.name for one in drawn}
     for picture in drawn:
         json.dumps([view.tables for view in picture.views.values()], allow_nan=False)
+        if picture.name == "loss":
+            bands = picture.views["seconds"].tables["bands"]
+            assert all(None not in row.values() for row in bands)
 
 
 def test_the_age_of_a_read_counts_from_the_pull() -> None:
@@ -266,6 +271,20 @@ def test_sensitivity_marks_what_diverged() -> None:
     own = [row for row in tables["trials"] if row["algorithm"] == "alone"]
     assert [row["learning rate"] for row in own] == list(RATES)
     assert {row["learning rate"] for row in tables["lost"]} == {RATES[-1]}
+
+
+def test_sensitivity_takes_the_best_of_other_parameters() -> None:
+    """Where another parameter was tried beside the rate, a rate has the lowest of its losses."""
+    summary = small().summary
+    tried = [
+        msgspec.structs.replace(trial, parameters=trial.parameters | {"period": 5.0}, losses=[loss])
+        for trial in summary.trials
+        for loss in (7.0, 3.0, 5.0)
+    ]
+    picture = sensitivity_picture(msgspec.structs.replace(summary, trials=tried))
+    assert picture is not None
+    rows = picture.views["2 machines"].tables["trials"]
+    assert [row["loss"] for row in rows] == [3.0] * len(summary.algorithms) * len(RATES)
 
 
 def test_the_speed_up_begins_at_one() -> None:
