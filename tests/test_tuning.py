@@ -3,12 +3,13 @@ from functools import partial
 import pytest
 
 import distsgd as ds
-from distsgd import ConfigError
+from distsgd import ConfigError, jobs
 from distsgd.comparison import load_comparison
 from distsgd.jobs import NOWHERE
+from distsgd.report.summary import Outcome
 from distsgd.search import Range, Tunable, Tuning
 from distsgd.setup import Setup
-from distsgd.tuning import Group, chosen, groups, n_tuning_runs, tune
+from distsgd.tuning import EVALUATIONS, Group, chosen, groups, n_tuning_runs, tune
 
 RATE = {"learning_rate": Range(0.05, 5.0)}
 FLEETS = {"fresh": ds.fixed_staleness(0), "stale": ds.fixed_staleness(3)}
@@ -86,6 +87,33 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
     assert [one.losses == [None] for one in trials[:3]] == [False, True, True]
     best = chosen(setup, trials)[Group("quadratic", "fresh", "wild")]
     assert best.hyper.learning_rate == 1.0
+
+
+def test_a_failed_trial_is_recorded(
+    problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that ends in an unexpected error has the error and no loss; the others go on."""
+    simulate = jobs.simulate
+
+    def fail_once(algorithm: object, *arguments: object, **settings: object) -> ds.Run:
+        if algorithm.hyper.learning_rate == 5.0:
+            raise ZeroDivisionError("just there")
+        return simulate(algorithm, *arguments, **settings)
+
+    monkeypatch.setattr(jobs, "simulate", fail_once)
+    setup = make_setup(problem, tuning=Tuning(trials=3, refinements=0, fleet="fresh"))
+    failed = [one for one in tune(setup, NOWHERE) if one.errors]
+    assert [one.parameters for one in failed] == [{"learning_rate": 5.0}]
+    assert (failed[0].errors, failed[0].status) == (["ZeroDivisionError: just there"], ["failed"])
+    assert failed[0].losses == [None]
+
+
+def test_trials_are_evaluated_a_few_times(problem: ds.problems.Problem) -> None:
+    """However often the runs of a comparison are evaluated, a trial has a few points only."""
+    seen: list[Outcome] = []
+    setup = make_setup(problem, evaluations=12, tuning=Tuning(trials=2, refinements=0))
+    tune(setup, NOWHERE, seen.append)
+    assert {len(one.run.history) for one in seen} == {EVALUATIONS + 1}
 
 
 def test_a_range_that_an_algorithm_refuses_is_named(problem: ds.problems.Problem) -> None:
