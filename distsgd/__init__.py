@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from distsgd.laws import pareto as pareto
     from distsgd.laws import shifted_exponential as shifted_exponential
     from distsgd.laws import uniform as uniform
+    from distsgd.report.findings import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
+    from distsgd.search import Range as Range
+    from distsgd.search import Tunable as Tunable
+    from distsgd.search import Tuning as Tuning
     from distsgd.simulation import replay as replay
     from distsgd.simulation import simulate as simulate
     from distsgd.trace import Trace as Trace
@@ -46,7 +50,9 @@ _NAMES = {
         "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",
         "shifted_exponential", "uniform",
     ),
+    "report.findings": ("Reference",),
     "run": ("Run", "load"),
+    "search": ("Range", "Tunable", "Tuning"),
     "simulation": ("replay", "simulate"),
     "trace": ("Trace",),
 }  # fmt: skip

@@ -10,9 +10,9 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -47,6 +47,11 @@ _FILES = ("history.parquet", "trace.parquet", "parameters.npy")
 
 def versions() -> dict[str, str]:
     """Return the versions of distsgd, of Python and of the packages that a run's bits depend on."""
+    return dict(_versions())
+
+
+@cache  # looking them up takes longer than a short run
+def _versions() -> Mapping[str, str]:
     known = {"distsgd": __version__, "python": platform.python_version()}
     return known | {package: metadata.version(package) for package in _PACKAGES}
 

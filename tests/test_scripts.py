@@ -111,14 +111,6 @@ def test_ci_runs_the_two_commands() -> None:
     assert text.index("scripts/test") < text.index("scripts/compare --quick")
 
 
-def test_tune_prints_a_rate_per_algorithm(tmp_path: Path) -> None:
-    """The tuning script prints a row and a best rate for each algorithm of an experiment."""
-    (tmp_path / "small.toml").write_text(SMALL)
-    done = run(sys.executable, ROOT / "scripts" / "tune.py", tmp_path / "small.toml", "--quick")
-    assert done.stderr == ""
-    assert re.search(r"serial.* 0\.\d+ ", done.stdout)
-
-
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_bench_prints_a_table(name: str) -> None:
     """The table of benchmarks has rows of every benchmark."""
