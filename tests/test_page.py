@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 WIDE, NARROW = 1200, 390
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--allow-file-access-from-files", "--virtual-time-budget=60000",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from distsgd.fleet import Fleet
 from distsgd.laws import constant, exponential
 from distsgd.report.timeline import Delays, perfetto, spans
 from distsgd.schedule import schedule
-from distsgd.trace import PULL, Trace
+from distsgd.trace import PULL, PUSH, Trace
 
 LATENCY, SERVICE = 0.2, 0.05
 KNOWN = Delays(LATENCY, SERVICE)
@@ -81,6 +81,16 @@ def test_a_worker_is_held_for_others() -> None:
         held = spans(trace, KNOWN).filter(pl.col("kind") == "held")
         assert (len(held) > 0) == is_held
         assert (trace.rows["verb"][held["row"].to_numpy()] == PULL).all()
+
+
+def test_a_slow_link_is_a_queue() -> None:
+    """A push whose bytes take their time queues for the link, and is not held by anybody."""
+    fleet = Fleet(2, exponential(1.0), bandwidth=10.0)
+    trace = schedule(CYCLES["asynchronous"], fleet, updates=20, push_bytes=5.0)
+    found = spans(trace, Delays())
+    pushes = np.flatnonzero(trace.rows["verb"] == PUSH)
+    queue = lengths(found.filter(pl.col("kind") == "queue"), "row", "queue")
+    assert (queue[pushes] > 0.4999).all()
 
 
 def test_what_queues_meets_a_busy_server() -> None:
