@@ -18,9 +18,10 @@ pytestmark = pytest.mark.browser
 
 WIDE, NARROW = 1200, 390
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--allow-file-access-from-files", "--virtual-time-budget=60000",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--hide-scrollbars", "--allow-file-access-from-files",
+    "--virtual-time-budget=60000",
 )  # fmt: skip
 DARK = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0")
 READABLE, VISIBLE = 4.5, 3.0
