@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
-from distsgd.data.partition import SHARED, Partition
+from distsgd.data.partition import SHARED, Partition, class_histogram
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import ReadsName, check_reads
@@ -168,7 +169,23 @@ class Setup:
             "reads": self.reads,
             "atomic": self.atomic,
             **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
+            **({"histograms": self._histograms()} if self.partition.parts == "skewed" else {}),
         }
+
+    def _histograms(self) -> list[dict[str, Any]]:
+        """Return the samples of each class that each worker has, for the first seed, as JSON."""
+        seed, found = self.cases[0], []
+        for (problem, one), (name, fleet) in product(self.problems.items(), self.fleets.items()):
+            workers = fleet.workers if isinstance(fleet, Fleet) else 0
+            parts = self.partition.divide(one.data, workers, seed) if workers else None
+            if parts is None or one.data is None:
+                continue  # a sampled order has no fleet, and a quadratic no classes
+            known = class_histogram(parts, one.data.y)
+            found.append({
+                "problem": problem, "fleet": name, "seed": seed,
+                "classes": known.classes.tolist(), "counts": known.counts.tolist(),
+            })  # fmt: skip
+        return found
 
     @property
     def n_runs(self) -> int:

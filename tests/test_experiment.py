@@ -339,6 +339,19 @@ def test_partition_and_reads_are_those_of_every_run(
     assert run.settings == setup.run_settings(job)
 
 
+def test_skewed_data_are_counted_class_by_class() -> None:
+    """The settings of a comparison on skewed data say how many of each class each worker has."""
+    skewed = '[partition]\nparts = "skewed"\nconcentration = 0.5'
+    setup = parse(SPARSE.format(rest="", more=skewed), "sparse.toml").build()
+    (found,) = setup.settings["histograms"]
+    assert (found["problem"], found["fleet"], found["seed"]) == ("logistic", "cores", 0)
+    labels = setup.problems["logistic"].data.y
+    assert [sum(column) for column in zip(*found["counts"], strict=True)] == [
+        (labels == label).sum() for label in found["classes"]
+    ]
+    assert len(found["counts"]) == 4
+
+
 def test_what_cannot_be_divided_or_interleaved_is_found_first() -> None:
     """Dense gradients do not interleave, and more workers than samples cannot share them."""
     text = SPARSE.format(rest='reads = "interleaved"', more="").replace("hogwild", "synchronous")

@@ -154,13 +154,13 @@ class Partition:
         return _gathered(_DIVISIONS[self.parts](self, data, workers, seed), workers)
 
 
-def class_histogram(parts: Parts, labels: Integers) -> ClassHistogram:
-    """Return how often each of `labels`, int64[n], occurs in each worker's part."""
+def class_histogram(parts: Parts, labels: Integers | Floats) -> ClassHistogram:
+    """Return how often each of `labels`, whole numbers [n], occurs in each worker's part."""
     classes, places = np.unique(labels, return_inverse=True)
     counts = np.zeros((parts.starts.size - 1, classes.size), dtype=np.int64)
     owners = np.repeat(np.arange(len(counts)), parts.sizes)
     np.add.at(counts, (owners, places[parts.members]), 1)
-    return ClassHistogram(classes, counts)
+    return ClassHistogram(classes.astype(np.int64), counts)
 
 
 def _sharded(_: Partition, data: Data, workers: int, seed: int) -> Integers:
