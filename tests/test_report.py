@@ -187,6 +187,16 @@ def test_the_page_states_what_was_checked(outcomes: list[Outcome]) -> None:
     assert fault.startswith("steady on machines, seed 0: trace row")
 
 
+def test_a_page_of_nothing_says_so() -> None:
+    """Before any run has finished, or if all failed, the page says so and lists the failures."""
+    settings = small().summary.settings
+    for outcomes in ([], [Outcome("a", "machines", 0, error="out of luck")]):
+        page = render(summarise(outcomes, settings, is_complete=False), outcomes)
+        assert "No run has finished" in page
+        assert page.count("out of luck") == len(outcomes)
+        assert pictures_of(page) == {}
+
+
 def test_the_page_lists_every_run_and_trial() -> None:
     """Each run stands on the page with its hash, and each trial with its rate."""
     summary, _ = small()

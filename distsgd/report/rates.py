@@ -263,18 +263,12 @@ def _map(rows: list[Row], curvature: float | None) -> View:
         nice=False,
     )
     up = alt.Y("low:Q", title="learning rate", scale=scale)
-    losses = [row["loss"] for row in rows if row["loss"] is not None]
-    shade = alt.Scale(
-        type="log" if min(losses) > 0 else "linear", scheme="viridis", reverse=True,
-        domain=_extent(losses), clamp=True,
-    )  # fmt: skip
-    legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
+    shade = _shade([row["loss"] for row in rows if row["loss"] is not None])
     known = marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
     lost = marks("cells").transform_filter("!isValid(datum.loss)")
     layers = [
         known.encode(
-            x=across, y=up, y2=alt.Y2("high:Q"),
-            color=alt.Color("loss:Q", scale=shade, legend=legend),
+            x=across, y=up, y2=alt.Y2("high:Q"), color=shade,
             tooltip=told("staleness", "learning rate", "loss"),
         ),
         lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
@@ -291,6 +285,15 @@ def _map(rows: list[Row], curvature: float | None) -> View:
         up = alt.Y("rate:Q", scale=scale)
         layers.append(line.encode(x=across, y=up, color=alt.ColorValue("#d55e00")))
     return view(tables, *layers, height=340)
+
+
+def _shade(losses: Sequence[float]) -> alt.Color:
+    kind: Literal["log", "linear"] = "log" if min(losses) > 0 else "linear"
+    scale = alt.Scale(
+        type=kind, scheme="viridis", reverse=True, domain=_extent(losses), clamp=True
+    )  # fmt: skip
+    legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
+    return alt.Color("loss:Q", scale=scale, legend=legend)
 
 
 def _give_edges(column: Sequence[Row]) -> None:
