@@ -18,6 +18,7 @@ from distsgd.algorithm import Pull, Push, Step
 from distsgd.fleet import Fleet
 from distsgd.laws import exponential
 from distsgd.report.charts import COLOURS, DASHES, UNITS, Picture, View, styles
+from distsgd.report.classes import class_picture
 from distsgd.report.curves import loss_picture, thinned
 from distsgd.report.figures import specification
 from distsgd.report.pictures import pictures
@@ -285,6 +286,19 @@ def test_sensitivity_takes_the_best_of_other_parameters() -> None:
     assert picture is not None
     rows = picture.views["2 machines"].tables["trials"]
     assert [row["loss"] for row in rows] == [3.0] * len(summary.algorithms) * len(RATES)
+
+
+def test_skewed_data_are_shown(outcomes: list[Outcome]) -> None:
+    """Where the settings count classes per worker, each count is a cell of a picture."""
+    known = {"problem": "", "fleet": "machines", "seed": 3, "classes": [0, 7], "counts": [[5, 1]]}
+    summary = summarise(outcomes, {"histograms": [known]}, is_complete=True)
+    picture = class_picture(summary, CASE)
+    assert picture is not None
+    assert picture.views[""].tables["cells"] == [
+        {"worker": 0, "class": 0, "samples": 5}, {"worker": 0, "class": 7, "samples": 1},
+    ]  # fmt: skip
+    alt.Chart.from_dict(specification(picture.views[""], "A title"))
+    assert class_picture(summary, ("", "others")) is None
 
 
 def test_the_speed_up_begins_at_one() -> None:

@@ -255,7 +255,9 @@ def _fault(outcome: Outcome) -> str:
 
 def _settings(summary: Summary) -> dict[str, dict[str, str]]:
     return {
-        "Comparison": pairs(summary.settings),
+        "Comparison": pairs(
+            {key: own for key, own in summary.settings.items() if key != "histograms"}
+        ),
         "Problems": {name or "-": _joined(own) for name, own in summary.problems.items()},
         "Targets": {
             name or "-": f"{number(own.loss)}, {own.origin}"

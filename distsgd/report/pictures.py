@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from altair.utils.schemapi import debug_mode
 
 from distsgd.report.charts import Case, Picture
+from distsgd.report.classes import class_picture
 from distsgd.report.curves import loss_picture
 from distsgd.report.gains import profile_picture, ratio_picture, speed_up_picture
 from distsgd.report.lanes import timeline_picture
@@ -53,5 +54,6 @@ def _of_case(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> list[
         target_picture(summary, outcomes, case),
         ratio_picture(summary, case),
         staleness_picture(summary, outcomes, case),
+        class_picture(summary, case),
         timeline_picture(outcomes, case),
     ]
