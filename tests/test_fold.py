@@ -220,7 +220,7 @@ def test_another_learning_rate_compiles_nothing(name: str, dense: Problem) -> No
     sweep = [getattr(algorithms, name)(rate) for rate in (0.1, 1, 0.025)]
     counts = []
     for algorithm in sweep:
-        parameters(algorithm, dense, "compiled", stops=(3,))
+        parameters(algorithm, dense, "compiled")
         counts.append([len(kernel.signatures) for kernel in kind(Halves.of(algorithm))])
     assert counts == [[1, 1, 1]] * 3
 
