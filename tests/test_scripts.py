@@ -144,3 +144,12 @@ def test_the_readme_names_every_key() -> None:
     for table in (Experiment, Machines, ExactStaleness, SampledStaleness):
         for key in table.__struct_fields__:
             assert re.search(rf"`\[?{key}[`.\]]", readme), key
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_picture_shows_the_page(tmp_path: Path) -> None:
+    """The picture of a page is a PNG file."""
+    (tmp_path / "page.html").write_text("<h1>seen</h1>")
+    run(ROOT / "scripts" / "picture", tmp_path / "page.html", tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
