@@ -26,7 +26,7 @@ from distsgd.report.findings import Reference
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
 from distsgd.report.trials import Trial
-from distsgd.run import check_writable, decode, load, unwritable
+from distsgd.run import check_writable, decode, identify, load, unwritable
 from distsgd.search import Tunable, Tuning
 from distsgd.setup import AnyFleet, Job, Setup
 from distsgd.tuning import chosen, n_tuning_runs, tune
@@ -123,11 +123,39 @@ class Comparison:
         return self.report(target)
 
     def report(self, folder: Path) -> Path:
-        """Write ``summary.json`` and ``report.html`` into `folder`, which holds the runs."""
+        """Write ``summary.json`` and ``report.html`` into `folder`, which holds the runs.
+
+        Those of another configuration are kept, under names with its hash.
+        """
         summary = msgspec.json.format(msgspec.json.encode(self.summary))
+        _keep_other(folder, summary)
         write(folder / "summary.json", summary)
         write(folder / "report.html", render(self.summary, self.outcomes).encode())
         return folder
+
+
+class _Compared(msgspec.Struct):
+    is_complete: bool
+    settings: dict[str, Any]
+    algorithms: dict[str, Any]
+    fleets: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return identify({"all": self.settings, "of": self.algorithms, "on": self.fleets})[:12]
+
+
+def _keep_other(folder: Path, summary: bytes) -> None:
+    """Rename a complete summary of another configuration, and its report."""
+    try:
+        other = msgspec.json.decode((folder / "summary.json").read_bytes(), type=_Compared)
+    except (OSError, msgspec.MsgspecError):
+        return
+    if other.is_complete and other.name != msgspec.json.decode(summary, type=_Compared).name:
+        for kept in ("summary.json", "report.html"):
+            path = folder / kept
+            if path.exists():
+                path.replace(path.with_stem(f"{path.stem}-{other.name}"))
 
 
 def write(path: Path, content: bytes) -> None:

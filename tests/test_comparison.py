@@ -104,6 +104,21 @@ def test_the_summary_has_the_keys_of_the_readme(found: ds.Comparison, tmp_path: 
         assert f"`{key}`" in readme
 
 
+def test_another_configuration_is_not_overwritten(
+    found: ds.Comparison, problem: ds.problems.Problem, tmp_path: Path
+) -> None:
+    """In one folder the report of another configuration is kept; the same one is written anew."""
+    found.save(tmp_path)
+    first = (tmp_path / "summary.json").read_bytes()
+    found.save(tmp_path)
+    assert len(list(tmp_path.glob("*.html"))) == 1
+    ds.compare(ALGORITHMS, problem, FLEETS, updates=10, seeds=2).save(tmp_path)
+    (kept,) = tmp_path.glob("summary-*.json")
+    assert kept.read_bytes() == first
+    assert len(list(tmp_path.glob("report-*.html"))) == 1
+    assert (tmp_path / "summary.json").read_bytes() != first
+
+
 def test_one_failure_does_not_stop_the_others(
     problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
