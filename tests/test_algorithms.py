@@ -7,7 +7,7 @@ import pytest
 
 import distsgd as ds
 from distsgd import algorithms
-from distsgd.algorithm import Algorithm
+from distsgd.algorithm import Algorithm, Pull, Push, Step
 from distsgd.data.stream import Stream
 from distsgd.fold import fold
 from distsgd.problem import Problem
@@ -305,10 +305,9 @@ def test_without_elasticity_the_centre_never_moves(problem: Problem) -> None:
 
 def test_an_elastic_exchange_conserves_centre_plus_worker() -> None:
     """Whatever the exchange gives to the centre it takes from the worker, exactly in halves."""
-    rules, h = algorithms.elastic_averaging(RATE, 0.25), None
-    h, worker, server = rules.hyper, rules.worker, rules.server
-    w = worker.init(h, 3.0)._replace(x=3.0)
-    s = server.init(h, 1.0)
+    algorithm = algorithms.elastic_averaging(RATE, 0.25)
+    h, worker, server = algorithm.hyper, algorithm.worker, algorithm.server
+    w, s = worker.init(h, 3.0), server.init(h, 1.0)
     at = ds.algorithm.At(version=0, staleness=0, workers=1, step=0, factor=1.0)
     moved = worker.receive(h, w, s.x, at)
     moved, message = worker.send(h, moved)
@@ -347,7 +346,11 @@ def test_an_infinite_bound_is_asynchronous(problem: Problem) -> None:
 
 
 def test_no_backup_is_synchronous(problem: Problem) -> None:
-    """Without backups a round waits for everybody and drops nothing."""
-    trace = schedule(algorithms.synchronous(RATE, backup=0).cycle, MANY, updates=30)
+    """Without backups a round waits for everybody, drops nothing, and is a quorum of W."""
+    algorithm = algorithms.synchronous(RATE, backup=0)
+    trace = schedule(algorithm.cycle, MANY, updates=30)
     assert trace.n_dropped == 0
-    assert run(algorithms.synchronous(RATE, 0), problem, MANY).trace.n_updates == UPDATES
+    result = run(algorithm, problem, MANY)
+    assert result.trace.n_updates == UPDATES
+    everybody = algorithm._replace(cycle=(Pull(), Step(), Push(quorum=5)))
+    assert np.array_equal(result.x, run(everybody, problem, MANY).x)
