@@ -136,7 +136,7 @@ def test_a_broken_line_of_the_test_file_is_named(write: Callable[..., Path]) -> 
         svmlight(write(LINES), test_path=path)
 
 
-@pytest.mark.parametrize("content", [b"", b"# nothing\n\n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"# nothing\n\n", gzip.compress(b"", mtime=0)])
 def test_a_file_without_samples_is_refused(content: bytes, write: Callable[..., Path]) -> None:
     """An empty file is an error and not empty data."""
     with pytest.raises(ConfigError, match="must have at least one sample"):
