@@ -151,6 +151,9 @@ class Algorithm(NamedTuple):
     schedule: Callable[[float], float] | None = None
     """Factor on the learning rate as a function of the epochs completed, None for a constant 1. It
     is evaluated outside the rules, so it may use any function."""
+    lock_free: bool = False
+    """Whether live workers change the server's columns themselves, in memory that they share, so
+    that nobody serves them and there is no order."""
 
 
 def verb(cycle: Cycle, kind: type) -> Any:  # noqa: ANN401 # the verb's own class, given by `kind`

@@ -17,6 +17,14 @@ class ConfigError(DistsgdError, ValueError):
     """The caller's: an argument, a file or a combination of settings that cannot be used."""
 
 
+class WireError(DistsgdError):
+    """A peer's: a message that is malformed, or that its sender may not send now."""
+
+
+class WorkerLost(DistsgdError):
+    """A peer's: workers ended, and the run cannot go on without them."""
+
+
 class TraceError(DistsgdError):
     """A peer's: an order that no server can have served, so it cannot be folded or replayed."""
 

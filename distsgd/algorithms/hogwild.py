@@ -71,4 +71,5 @@ def hogwild(learning_rate: float, backoff: float = 0.9) -> Algorithm:
         cycle=(Pull(), Step(), Push()),
         sparse=True,
         schedule=BackOff(factor),
+        lock_free=True,
     )
