@@ -21,7 +21,7 @@ class WireError(DistsgdError):
     """A peer's: a message that is malformed, or that its sender may not send now."""
 
 
-class WorkerLost(DistsgdError):
+class WorkerLost(DistsgdError):  # noqa: N818 # it names what happened
     """A peer's: workers ended, and the run cannot go on without them."""
 
 
