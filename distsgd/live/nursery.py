@@ -1,0 +1,324 @@
+"""A clean process that forks the processes of a live run, and takes them with it when it ends.
+
+1. A program may have threads, and a process with threads must not fork. So a fresh interpreter is
+   started, which gets a function and its job over a private pipe, and forks.
+2. What the forked processes read, the data above all, exists once: nobody writes it, so nobody gets
+   a copy. What they share to write is an anonymous mapping made before the fork. It has no name, so
+   that nothing is left to clean up, whoever is killed.
+3. Every process is killed by the kernel when the one that started it ends. The nursery ends at the
+   end of its pipe, too.
+4. The nursery is a session of its own: Ctrl-C reaches the program alone, which decides.
+
+Whatever is imported here is imported by processes that fork, so it must not start threads.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
+import psutil
+
+from distsgd.errors import ConfigError, WorkerLost
+
+GRACE_S = 5.0
+"""How long the processes of a run may take to end by themselves."""
+
+_REPORT_BYTES = 16_384
+"""Room for the traceback of a forked process; a longer one keeps its end."""
+_PR_SET_PDEATHSIG = 1
+"""From ``linux/prctl.h``."""
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class ParentGone(BaseException):
+    """The program that wanted the run has closed the pipe, or has ended."""
+
+
+class End(NamedTuple):
+    """How a forked process ended."""
+
+    code: int
+    """Exit code, 0 for success; the negative number of a signal."""
+    report: str
+    """Traceback of the exception that ended it, or nothing."""
+
+    def __str__(self) -> str:
+        if self.report:
+            return f"failed:\n{self.report}"
+        return f"ended {described(self.code)}"
+
+
+class Waited(NamedTuple):
+    """What `wait` has waited for."""
+
+    message: Any
+    """Message of the parent, None if there is none."""
+    ended: dict[int, End]
+    """The processes that have ended, by number; nobody waits for them again."""
+
+
+class _Failed(NamedTuple):
+    error: Exception
+
+
+_reports: dict[int, mmap.mmap] = {}
+"""Where each forked process leaves its traceback, by number."""
+
+
+def described(code: int) -> str:
+    """Return how a process ended, from its exit code, as the end of a sentence."""
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+
+
+# In the program
+
+
+@contextlib.contextmanager
+def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
+    """Run ``main(job, pipe)`` in a clean process; whatever it has started ends with the block.
+
+    Parameters
+    ----------
+    main : callable
+        Takes `job` and its end of the pipe. When it returns, or raises, its process ends.
+    job : object
+        What is to be done. It is sent once.
+
+    Yields
+    ------
+    Connection
+        The other end of the pipe; `receive` reads it.
+
+    Raises
+    ------
+    WorkerLost
+        If the process has ended while the block was waiting for it or writing to it.
+    """
+    here, there = socket.socketpair()
+    with here, there:
+        process = _started(there)
+        pipe = Connection(here.detach())
+    try:
+        with pipe:
+            _send(pipe, (main, job))
+            yield pipe
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        how = described(_ended(process))
+        msg = f"the process that keeps the workers ended {how} before the run was done"
+        raise WorkerLost(msg) from None
+    finally:
+        _ended(process)
+
+
+def receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever the other side sends
+    """Return the nursery's next message, or raise the exception that ended it there."""
+    message = pipe.recv()
+    if isinstance(message, _Failed):
+        raise message.error
+    return message
+
+
+def check_memory(needed_bytes: float, what: str, advice: str) -> None:
+    """Raise a `ConfigError` if there is not enough memory for `what`; `advice` says what to do."""
+    free_bytes = _free_bytes()
+    if needed_bytes > free_bytes:
+        msg = (
+            f"{what} needs {needed_bytes / 1e9:.1f} GB of shared memory, "
+            f"{free_bytes / 1e9:.1f} GB are free; {advice}"
+        )
+        raise ConfigError(msg)
+
+
+def _free_bytes() -> float:
+    free = float(psutil.virtual_memory().available)
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "2":
+        return free
+    # here the kernel promises no more than it has, whatever is in use by now
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {words[0]: float(words[1]) for words in lines}
+    return min(free, 1024.0 * (kilobytes["CommitLimit:"] - kilobytes["Committed_AS:"]))
+
+
+def _started(end: socket.socket) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from {__name__} import serve; serve({end.fileno()}, {os.getpid()})",
+        ],
+        env=os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[end.fileno()],
+        start_new_session=True,
+    )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of the nursery; nothing of its process group is left."""
+    if process.returncode is None:
+        ended = os.pidfd_open(process.pid)
+        try:
+            wait_for([ended], GRACE_S)
+        finally:
+            os.close(ended)
+            # before it is waited for: until then nobody else can get its number
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode
+
+
+def _send(pipe: Connection, content: Any) -> None:  # noqa: ANN401 # whatever can be pickled
+    """Send arrays as they are: pickled into the message, they would be copied twice."""
+    arrays: list[pickle.PickleBuffer] = []
+    message = cloudpickle.dumps(content, protocol=5, buffer_callback=arrays.append)
+    pipe.send([array.raw().nbytes for array in arrays])
+    for array in arrays:
+        pipe.send_bytes(array.raw())
+    pipe.send_bytes(message)
+
+
+def _receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever was sent
+    arrays = [bytearray(n_bytes) for n_bytes in pipe.recv()]
+    for array in arrays:
+        if array:
+            pipe.recv_bytes_into(array)
+        else:
+            pipe.recv_bytes()
+    return pickle.loads(pipe.recv_bytes(), buffers=arrays)
+
+
+# In the nursery
+
+
+def wait(pipe: Connection, processes: Collection[int], timeout_s: float | None = None) -> Waited:
+    """Wait for a message of the parent or the end of a forked process.
+
+    Parameters
+    ----------
+    pipe : Connection
+        The nursery's end of the pipe.
+    processes : collection of int
+        What `fork` has returned, without those whose end has been told.
+    timeout_s : float, optional
+        How long to wait at most [s]; for ever by default, not at all if 0.
+
+    Returns
+    -------
+    Waited
+        A message or the ends of processes, or neither when the time is over.
+
+    Raises
+    ------
+    ParentGone
+        If the pipe has ended.
+    """
+    opened = {os.pidfd_open(process): process for process in processes}
+    try:
+        ready = wait_for([pipe, *opened], timeout_s)
+        ended = {opened[one]: _end(opened[one]) for one in ready if isinstance(one, int)}
+    finally:
+        for one in opened:
+            os.close(one)
+    if pipe not in ready:
+        return Waited(None, ended)
+    try:
+        return Waited(pipe.recv(), ended)
+    except (EOFError, ConnectionResetError):
+        raise ParentGone from None
+
+
+def fork(function: Callable[..., None], *arguments: Any) -> int:  # noqa: ANN401 # those of `function`
+    """Call `function` in a forked process, which ends with this one, and return its number.
+
+    Nothing of the caller's runs a second time there: the process ends with the function. An
+    exception ends it with the exit code 1, and `wait` tells its traceback.
+    """
+    report, parent = shared(_REPORT_BYTES), os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        _reports[process] = report
+        return process
+    code = 1
+    try:
+        die_with(parent)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        function(*arguments)
+        code = 0
+    except BaseException:  # noqa: BLE001 # whatever it is, the caller's code must not go on here
+        text = traceback.format_exc().encode()[1 - _REPORT_BYTES :]
+        report[: len(text)] = text
+    finally:
+        _leave(code)
+
+
+def shared(n_bytes: int) -> mmap.mmap:
+    """Return zeros that this process and those that it forks later share; they have no name."""
+    return mmap.mmap(-1, max(1, n_bytes))
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which started it, ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it has ended before the kernel was told
+        os._exit(1)
+
+
+def _end(process: int) -> End:
+    _, status = os.waitpid(process, 0)
+    with _reports.pop(process) as report:
+        text = report[:].rstrip(b"\0").decode(errors="replace")
+    return End(os.waitstatus_to_exitcode(status), text)
+
+
+def _leave(code: int) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return `error` with its traceback as a note, or what says the same if it cannot be sent."""
+    text = traceback.format_exc()
+    error.add_note(f"In the process that keeps the workers:\n{text}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 # pickle calls the exception's own code
+        return WorkerLost(f"the process that keeps the workers failed:\n{text}")
+    return error
+
+
+def serve(end: int, parent: int) -> NoReturn:
+    """Be the nursery of `parent`: receive a function and its job over `end`, call it, and end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    pipe = Connection(end)
+    try:
+        main, job = _receive(pipe)
+        main(job, pipe)
+    except ParentGone:
+        os.killpg(0, signal.SIGKILL)
+    except Exception as error:  # noqa: BLE001 # it is raised again in the program
+        with contextlib.suppress(OSError):
+            pipe.send(_Failed(_sendable(error)))
+        _leave(1)
+    _leave(0)
