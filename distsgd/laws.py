@@ -68,6 +68,13 @@ class Law:
         chance = float(probability)
         return replace(self, stragglers=(chance, check_number("factor", factor, above=0)))
 
+    def divided(self, speed: float) -> "Law":
+        """Return the law of the durations of this one divided by `speed`, > 0."""
+        check_number("speed", speed, above=0)
+        n_times = 1 if self.name in _WITH_SHAPE else len(self.parameters)
+        times = tuple(time / speed for time in self.parameters[:n_times])
+        return replace(self, parameters=times + self.parameters[n_times:])
+
     def sample(self, seed: int, purpose: int = COMPUTE, worker: int = 0, n: int = 1) -> np.ndarray:
         """Return the first `n` draws of one worker's stream, ``float64[n]``.
 
@@ -215,6 +222,9 @@ def _first(mean: float, *_: float) -> float:
 def _average(*samples: float) -> float:
     return math.fsum(samples) / len(samples)
 
+
+_WITH_SHAPE = {"lognormal", "gamma", "pareto"}
+"""Laws whose second parameter is no time."""
 
 _MEANS: dict[str, Callable[..., float]] = {
     "shifted_exponential": lambda shift, mean: shift + mean,
