@@ -1,7 +1,7 @@
 """The order in which a server served its workers, and what follows from the order alone.
 
-1. A row is a served message. Rows stand in the order of service, so the server's version before a
-   row is that after the row in front of it.
+1. A row is a served message, or a worker that the server gave up. Rows stand in the order of
+   service, so the server's version before a row is that after the row in front of it.
 2. A push that is held for its round leaves the version as it is; the one that closes the round
    raises it by one. A push that comes after its round has closed is a `DROP`.
 3. Staleness counts from the read: a gradient read at version v and applied when the server is at
@@ -10,8 +10,22 @@
 5. A push behind `Step` carries the gradients since the push before, the oldest of which was read
    from the pull in force at its first step. A push in front of `Step`, known by one at step 0, goes
    with the pull just made.
+6. A pull may read an older version than the server's, ``read < version``: it returns the columns as
+   update number `read` left them. All that a worker knows then is that version.
+7. `JOIN` begins a new life of a worker: it holds what its first state would be if the server's
+   parameters at this version were the starting point, and goes on behind the `step` of its row
+   before (0 if it has none). It counts as a pull of the server's version. What it had computed and
+   not pushed is lost: those steps are in no push, and nobody counts them as gradients. The first
+   life of a worker begins without a row. A life may end unseen: a join needs no `LEAVE` before it.
+8. `LEAVE` ends a life: the server gave the worker up, and no row of it follows but a join. Its
+   `step` is that of the worker's row before (0 if it has none). What it had pushed into an open
+   round stays there. If nobody else is waited for, the round closes here: the version rises by one
+   at a `LEAVE` if, and only if, pushes are held and the server applied them now.
+9. A round's pushes are averaged in worker order, two of one worker (of two lives) in the order of
+   service; the round's `step` is that of the last of them in that order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -19,23 +33,21 @@ from typing import NoReturn
 import numpy as np
 
 from distsgd.errors import ConfigError, TraceError, check_count
+from distsgd.rows import (
+    DROP,
+    JOIN,
+    LEAVE,
+    PULL,
+    PUSH,
+    ROW,
+    VERBS,
+    Lives,
+    is_one_of,
+    same_as_before,
+    shifted,
+)
 
-PULL, PUSH, DROP = range(3)
-ROW = np.dtype(
-    [
-        ("time", "f8"), ("sent", "f8"), ("done", "f8"), ("worker", "i4"), ("verb", "i4"),
-        ("step", "i8"), ("version", "i8"), ("read", "i8"),
-    ]
-)  # fmt: skip
-"""One served message.
-
-`time` is when it was served, `sent` when the worker sent it, `done` when the worker went on [s]: a
-pull's reply has arrived; a push was sent or, if its worker waited for the round and for nothing
-else, its release has arrived. `step` counts the steps that the worker had completed. `version` is
-the server's after the row. `read` is, for a push, the version read by the oldest gradient in it,
-and for a pull its version.
-"""
-VERBS = ("pull", "push", "drop")
+__all__ = ["DROP", "JOIN", "LEAVE", "PULL", "PUSH", "ROW", "VERBS", "Trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +75,10 @@ class Trace:
         return f"Trace({len(self.rows)} rows, {self.n_updates} updates, {self.workers} workers)"
 
     @cached_property
+    def _lives(self) -> Lives:
+        return Lives(self.rows)
+
+    @cached_property
     def closing(self) -> np.ndarray:
         """Rows that raised the version, ``int64[updates]``."""
         return np.flatnonzero(np.diff(self.rows["version"], prepend=0) > 0)
@@ -76,6 +92,18 @@ class Trace:
     def n_dropped(self) -> int:
         """Pushes that came too late for their round."""
         return int(np.count_nonzero(self.rows["verb"] == DROP))
+
+    @property
+    def n_lost(self) -> int:
+        """Times that the server gave a worker up."""
+        return int(np.count_nonzero(self.rows["verb"] == LEAVE))
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether nobody left or joined, and every pull returned the newest version."""
+        rows = self.rows
+        is_old = (rows["verb"] == PULL) & (rows["read"] < rows["version"])
+        return not (is_old | (rows["verb"] > DROP)).any()
 
     @cached_property
     def staleness(self) -> np.ndarray:
@@ -91,11 +119,12 @@ class Trace:
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """Gradient steps that each row brings, 0 for a pull, ``int64[n]``."""
+        """Gradient steps that each row brings, 0 for all but pushes, ``int64[n]``."""
         brought = np.zeros(len(self.rows), np.int64)
-        pushes = self._by_worker[self.rows["verb"][self._by_worker] != PULL]
-        workers, steps = self.rows["worker"][pushes], self.rows["step"][pushes]
-        brought[pushes] = steps - _shifted(steps, _same_as_before(workers), 0)
+        counted = self._lives.order[self._is(PUSH, DROP, JOIN)[self._lives.order]]
+        workers, steps = self.rows["worker"][counted], self.rows["step"][counted]
+        brought[counted] = steps - shifted(steps, same_as_before(workers), 0)
+        brought[self.rows["verb"] == JOIN] = 0
         return brought
 
     @property
@@ -114,14 +143,16 @@ class Trace:
     def utilisation(self) -> np.ndarray:
         """Share of the time that each worker computed, ``float64[workers]``.
 
-        Up to its last message; whatever lies between going on and sending is computing, repairs
-        included. NaN for a worker that sent nothing after time 0.
+        Up to its last row; whatever lies between going on and sending is computing, repairs
+        included. What lies in front of a join or a `LEAVE` is not. NaN for a worker that sent
+        nothing after time 0.
         """
-        rows = self.rows[self._by_worker]
-        is_first = ~_same_as_before(rows["worker"])
-        went_on = _shifted(rows["done"], ~is_first, 0.0)
+        rows = self.rows[self._lives.order]
+        is_first = ~same_as_before(rows["worker"])
+        went_on = shifted(rows["done"], ~is_first, 0.0)
         # A first message at step 0 was sent without computing, whenever its worker was started.
-        computed = np.where(is_first & (rows["step"] == 0), 0.0, rows["sent"] - went_on)
+        is_idle = (is_first & (rows["step"] == 0)) | (rows["verb"] > DROP)
+        computed = np.where(is_idle, 0.0, rows["sent"] - went_on)
         busy = np.bincount(rows["worker"], computed, self.workers)
         until = np.full(self.workers, np.nan)
         np.fmax.at(until, rows["worker"], rows["sent"])
@@ -146,18 +177,24 @@ class Trace:
     def verify(self, *, always_busy: bool = False) -> None:
         r"""Raise a `TraceError` unless a server can have served this order.
 
-        Time never runs back; nobody is in two places; the version rises by one, at pushes only;
-        every push has its pull; and the staleness that is applied is conserved: after update t,
+        Time never runs back; nobody is in two places; the version rises by one, at pushes and at
+        losses that close a round only; every push has its pull; whoever left comes back by a join,
+        where its life ended; and the ages of reads are conserved: after update t,
 
-        .. math:: \sum_{s \le t} \tau_s + \sum_{i \in F_t} (t - v_i) = \sum_{s \le t} |F_s|,
+        .. math:: \sum_{i \in E_t} (u_i - v_i) + \sum_{i \in F_t} (t - v_i)
+                  = \sum_{s \le t} |F_s| + \sum_{i \in E_t \cup F_t} (r_i - v_i),
 
-        where :math:`F_t` are the reads in flight after update t and :math:`v_i` their versions.
+        where the read i returned version :math:`v_i` when the server was at :math:`r_i`, and ended
+        in a push, or with its worker's life, at :math:`u_i`; :math:`E_t` are the reads that have
+        ended by update t and :math:`F_t` those in flight after it. Without stale pulls and losses
+        the first sum is the staleness applied, and the last one 0.
 
         Parameters
         ----------
         always_busy : bool, default False
             Whether every worker but the one just served owes a push, as it does where each push is
-            an update and the next pull travels with it: then all :math:`|F_t|` are W - 1.
+            an update, the next pull travels with it and nobody is lost: then all :math:`|F_t|` are
+            W - 1.
 
         Raises
         ------
@@ -166,132 +203,127 @@ class Trace:
         """
         self._verify_fields()
         self._verify_times()
+        self._verify_lives()
         self._verify_versions()
-        claimed = self._verify_reads()
-        self._verify_conservation(claimed, always_busy=always_busy)
+        self._verify_reads()
+        self._verify_conservation(always_busy=always_busy)
 
-    @cached_property
-    def _by_worker(self) -> np.ndarray:
-        """Rows ordered by worker, and in the order of service for each."""
-        return np.argsort(self.rows["worker"], kind="stable")
+    def _is(self, *verbs: int) -> np.ndarray:
+        """Return whether each row is one of `verbs`, ``bool[n]``."""
+        return is_one_of(self.rows["verb"], *verbs)
 
     def _verify_fields(self) -> None:
-        rows = self.rows
+        rows, most = self.rows, np.iinfo(np.int64).max
         self._require(rows["worker"], "a worker's number", 0, self.workers - 1)
-        self._require(rows["verb"], "a verb's number", PULL, DROP)
-        self._require(rows["step"], "a step", 0, np.iinfo(np.int64).max)
+        self._require(rows["verb"], "a verb's number", PULL, LEAVE)
+        self._require(rows["step"], "a step", 0, most)
+        self._require(rows["read"], "a version read", 0, most)
         for name in ("time", "sent", "done"):
             self._require(rows[name], f"{name} [s]", 0.0, np.finfo(np.float64).max)
 
     def _require(self, values: np.ndarray, what: str, least: float, most: float) -> None:
-        wrong = ~((values >= least) & (values <= most))
-        if wrong.any():
-            row = int(wrong.argmax())
-            self._fail(row, f"{what} between {least} and {most}", values[row])
+        is_right = (values >= least) & (values <= most)
+        numbers = np.arange(len(values))
+        self._check(is_right, numbers, lambda _: f"{what} between {least} and {most}", values)
 
     def _verify_times(self) -> None:
-        rows = self.rows
-        self._at_least(rows["time"][1:], rows["time"][:-1], "time", np.arange(1, len(rows)))
-        self._at_least(rows["time"], rows["sent"], "time", np.arange(len(rows)))
-        is_pull = np.flatnonzero(rows["verb"] == PULL)
-        self._at_least(rows["done"][is_pull], rows["time"][is_pull], "done", is_pull)
-        self._at_least(rows["done"], rows["sent"], "done", np.arange(len(rows)))
-        order = self._by_worker
-        later = np.flatnonzero(_same_as_before(rows["worker"][order]))
-        before, after = order[later - 1], order[later]
+        rows, every = self.rows, np.arange(len(self.rows))
+        self._at_least(rows["time"][1:], rows["time"][:-1], "time", every[1:])
+        self._at_least(rows["time"], rows["sent"], "time", every)
+        reading = np.flatnonzero(self._is(PULL, JOIN))
+        self._at_least(rows["done"][reading], rows["time"][reading], "done", reading)
+        self._at_least(rows["done"], rows["sent"], "done", every)
+        before, after = self._lives.pairs
         self._at_least(rows["sent"][after], rows["done"][before], "sent", after)
         self._at_least(rows["step"][after], rows["step"][before], "step", after)
+
+    def _verify_lives(self) -> None:
+        """Check that only a join follows a `LEAVE`, and that neither of them is a step."""
+        verb = self.rows["verb"]
+        before, after = self._lives.pairs
+        is_wrong = (verb[before] == LEAVE) & (verb[after] != JOIN)
+        if is_wrong.any():
+            row = int(after[is_wrong].min())
+            self._fail(row, "a join, since it had left", f"a {VERBS[verb[row]]}")
+        last = np.zeros(len(verb), np.int64)
+        last[after] = self.rows["step"][before]
+        changing = np.flatnonzero(verb > DROP)
+        self._equal(self.rows["step"][changing], last[changing], "step", changing)
+
+    def _verify_versions(self) -> None:
+        version, read = self.rows["version"], self.rows["read"]
+        rise = np.diff(version, prepend=0)
+        before = version - rise
+        may_rise = self._is(PUSH) | (self._is(LEAVE) & self._is_held(rise > 0))
+        is_right = (rise >= 0) & (rise <= may_rise)
+        self._check(
+            is_right, np.arange(len(version)),
+            lambda row: f"version {before[row]}" + f" or {before[row] + 1}" * bool(may_rise[row]),
+            version,
+        )  # fmt: skip
+        pulls = np.flatnonzero(self._is(PULL))
+        bounds = version[pulls]
+        self._check(read[pulls] <= bounds, pulls, lambda i: f"read <= {bounds[i]}", read[pulls])
+        changing = np.flatnonzero(self._is(JOIN, LEAVE))
+        self._equal(read[changing], version[changing], "read", changing)
+
+    def _is_held(self, is_closing: np.ndarray) -> np.ndarray:
+        """Return whether the server holds a push in front of each row, ``bool[n]``."""
+        pushed = np.cumsum(self._is(PUSH))
+        applied = np.maximum.accumulate(np.where(is_closing, pushed, 0))
+        held: np.ndarray = np.concatenate([[0], pushed - applied])[: len(pushed)] > 0
+        return held
+
+    def _verify_reads(self) -> None:
+        """Check that every push has its pull."""
+        pushes = np.flatnonzero(self._is(PUSH, DROP))
+        pulls = self._lives.claims[pushes]
+        read = np.where(pulls >= 0, self.rows["read"][pulls], 0)
+        self._equal(self.rows["read"][pushes], read, "read", pushes)
+
+    def _verify_conservation(self, *, always_busy: bool) -> None:
+        """Check the conservation of ages after every update."""
+        version, read = self.rows["version"], self.rows["read"]
+        before = version - np.diff(version, prepend=0)
+        opens, ends = self._lives.reads(self._lives.claims)
+        ended = ends[ends >= 0]
+        begun = opens[ends >= 0]
+        ages = np.zeros(len(self.rows), np.int64)
+        np.add.at(ages, ended, before[ended] - read[begun])
+        np.add.at(ages, opens, read[opens] - version[opens])
+        in_flight = np.bincount(opens, minlength=len(self.rows))
+        in_flight -= np.bincount(ended, minlength=len(self.rows))
+        reads = np.zeros(len(self.rows), np.int64)
+        np.add.at(reads, opens, read[opens])
+        np.add.at(reads, ended, -read[begun])
+        flight = np.cumsum(in_flight)
+        left = np.cumsum(ages) + flight * version - np.cumsum(reads)
+        closing = self.closing
+        aged = np.cumsum(flight[closing])
+        self._equal(left[closing], aged, "ages of reads", closing)
+        if always_busy:
+            others = np.full(len(closing), self.workers - 1)
+            self._equal(flight[closing], others, "reads in flight", closing)
 
     def _at_least(
         self, values: np.ndarray, bounds: np.ndarray, what: str, numbers: np.ndarray
     ) -> None:
-        wrong = values < bounds
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[numbers[wrong].argmin()])
-            self._fail(int(numbers[first]), f"{what} >= {bounds[first]}", values[first])
-
-    def _verify_versions(self) -> None:
-        version = self.rows["version"]
-        rise = np.diff(version, prepend=0)
-        may_rise = self.rows["verb"] == PUSH
-        wrong = (rise < 0) | (rise > may_rise)
-        if wrong.any():
-            row = int(wrong.argmax())
-            before = version[row] - rise[row]
-            allowed = f"version {before}" + f" or {before + 1}" * bool(may_rise[row])
-            self._fail(row, allowed, version[row])
-        is_pull = np.flatnonzero(~may_rise & (self.rows["verb"] == PULL))
-        self._equal(self.rows["read"][is_pull], version[is_pull], "read", is_pull)
+        self._check(values >= bounds, numbers, lambda i: f"{what} >= {bounds[i]}", values)
 
     def _equal(
         self, values: np.ndarray, expected: np.ndarray, what: str, numbers: np.ndarray
     ) -> None:
-        wrong = values != expected
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[numbers[wrong].argmin()])
-            self._fail(int(numbers[first]), f"{what} {expected[first]}", values[first])
+        self._check(values == expected, numbers, lambda i: f"{what} {expected[i]}", values)
 
-    def _verify_reads(self) -> np.ndarray:
-        """Check that every push has its pull; return the row of each row's pull, -1 for none."""
-        order = self._by_worker
-        places = self._claims()
-        claimed = np.full(len(order), -1)
-        claimed[order] = np.where(places >= 0, order[places], -1)
-        pushes = np.flatnonzero(self.rows["verb"] != PULL)
-        pulls = claimed[pushes]
-        read = np.where(pulls >= 0, self.rows["read"][pulls], 0)
-        self._equal(self.rows["read"][pushes], read, "read", pushes)
-        return claimed
-
-    def _claims(self) -> np.ndarray:
-        """Position, in the order by worker, of the pull in force for each row; -1 for none."""
-        order = self._by_worker
-        place, steps = np.arange(len(order)), self.rows["step"][order]
-        is_pull = self.rows["verb"][order] == PULL
-        same = _same_as_before(self.rows["worker"][order])
-        start = np.maximum.accumulate(np.where(same, 0, place))
-        last = _last(is_pull, start)
-        if np.any(~is_pull & (steps == 0)):
-            return last
-        # The pull in force at the first step behind the push before: the one that came along with
-        # that push, or else the last one in front of it.
-        pushed = _last(_shifted(~is_pull, same, fill=False), start)
-        first = np.where(pushed >= 0, pushed, start)
-        step = np.where(pushed > 0, steps[pushed - 1], 0)
-        came_along = is_pull[first] & (steps[first] == step)
-        before = np.where(pushed > 0, last[pushed - 1], -1)
-        return np.where(came_along & (first < place), first, before)
-
-    def _verify_conservation(self, claimed: np.ndarray, *, always_busy: bool) -> None:
-        """Check the conservation of staleness after every update."""
-        pushes = np.flatnonzero(self.rows["verb"] != PULL)
-        pushes = pushes[claimed[pushes] >= 0]
-        opens = self._opened(claimed[pushes])
-        in_flight = np.bincount(opens, minlength=len(self.rows))
-        in_flight -= np.bincount(pushes, minlength=len(self.rows))
-        version, read = self.rows["version"], self.rows["read"]
-        reads = np.bincount(opens, read[opens], len(self.rows)).astype(np.int64)
-        reads[pushes] -= read[pushes]
-        before = version - np.diff(version, prepend=0)
-        applied = np.zeros(len(self.rows), np.int64)
-        applied[pushes] = before[pushes] - read[pushes]
-        flight = np.cumsum(in_flight)
-        ages = flight * version - np.cumsum(reads)
-        ends = self.closing
-        aged = np.cumsum(flight[ends])
-        self._equal((np.cumsum(applied) + ages)[ends], aged, "staleness and ages of", ends)
-        if always_busy:
-            self._equal(flight[ends], np.full(len(ends), self.workers - 1), "reads in flight", ends)
-
-    def _opened(self, claimed: np.ndarray) -> np.ndarray:
-        """Return the pulls that begin a read in flight: those claimed, and each worker's last."""
-        is_pull = np.flatnonzero(self.rows["verb"] == PULL)
-        latest = np.full(self.workers, -1)
-        np.maximum.at(latest, self.rows["worker"][is_pull], is_pull)
-        latest = latest[latest >= 0]
-        is_claimed = np.zeros(len(self.rows), bool)
-        is_claimed[claimed] = True
-        return np.concatenate([claimed, latest[~is_claimed[latest]]])
+    def _check(
+        self, is_right: np.ndarray, numbers: np.ndarray, say: Callable[[int], str],
+        values: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Raise for the first of the rows `numbers` that is not right."""
+        if not is_right.all():
+            wrong = np.flatnonzero(~is_right)
+            first = int(wrong[numbers[wrong].argmin()])
+            self._fail(int(numbers[first]), say(first), values[first])
 
     def _fail(self, row: int, expected: str, found: object) -> NoReturn:
         worker, verb = int(self.rows["worker"][row]), int(self.rows["verb"][row])
@@ -301,19 +333,3 @@ class Trace:
             "the trace cannot be folded, make a new one"
         )
         raise TraceError(msg)
-
-
-def _same_as_before(workers: np.ndarray) -> np.ndarray:
-    """Return whether the entry in front is the same worker's, ``bool[n]``."""
-    return np.concatenate([[False], workers[1:] == workers[:-1]])[: len(workers)]
-
-
-def _shifted(values: np.ndarray, keep: np.ndarray, fill: float) -> np.ndarray:
-    """Return the value in front of each one where `keep` holds, else `fill`."""
-    return np.where(keep, np.concatenate([values[:1], values[:-1]]), fill)
-
-
-def _last(chosen: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the place of the last chosen entry up to each one, -1 if none since its `start`."""
-    place = np.maximum.accumulate(np.where(chosen, np.arange(len(chosen)), -1))
-    return np.where(place >= start, place, -1)
