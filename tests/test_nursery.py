@@ -37,6 +37,12 @@ def hang() -> NoReturn:
         threading.Event().wait()
 
 
+def start_another(_: object, pipe: Connection) -> None:
+    """Start a program that does not end with the nursery, tell the numbers of both, and hang."""
+    pipe.send((os.getpid(), subprocess.Popen(["sleep", "1000"]).pid))
+    hang()
+
+
 def have_a_child(pipe: Connection) -> None:
     """Fork a process, tell the numbers of both, and hang."""
     pipe.send((os.getpid(), fork(hang)))
@@ -131,11 +137,13 @@ def gone(processes: Iterable[int], seconds: float = 10.0) -> bool:
 
 def test_a_job_arrives_as_it_was_sent() -> None:
     """A job has the same content on the other side, whatever the layout of its arrays."""
-    job = {"a": np.arange(12.0).reshape(3, 4)[:, ::2], "empty": np.empty((0, 3)), "f": hang}
+    table = np.arange(12.0).reshape(3, 4)
+    job = {"a": table, "b": table[:, ::2], "empty": np.empty((0, 3)), "f": hang}
     with nursery(answer, job) as pipe:
         back = receive(pipe)
     assert back["f"] is hang
     np.testing.assert_array_equal(back["a"], job["a"])
+    np.testing.assert_array_equal(back["b"], job["b"])
     assert back["empty"].shape == (0, 3)
 
 
@@ -188,7 +196,7 @@ def test_nothing_is_left_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None
     with nursery(family, None) as pipe:
         processes = receive(pipe)
     assert gone(processes)
-    with contextlib.suppress(KeyboardInterrupt), nursery(family, None) as pipe:
+    with contextlib.suppress(KeyboardInterrupt), nursery(start_another, None) as pipe:
         processes = receive(pipe)
         raise KeyboardInterrupt
     assert gone(processes)
