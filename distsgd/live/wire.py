@@ -16,7 +16,9 @@ import math
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from distsgd.errors import WireError
 
@@ -26,8 +28,10 @@ MAGIC, PROTOCOL = b"dsgd", 1
 HEADER = struct.Struct("<4sHHIIQQQqqdd")
 """Magic number, protocol, and the fields of `Header`."""
 
-LAUNCHER, EVALUATOR = 2**32 - 1, 2**32 - 2
-"""Numbers of the peers that are no workers."""
+LAUNCHER, EVALUATOR, LEAD = 2**32 - 1, 2**32 - 2, 2**32 - 3
+"""Numbers of the peers that are no workers; `LEAD` is the first shard, to the others."""
+LOSSES = struct.Struct("<ddd")
+"""The frame of `Kind.EVALUATED`: training loss, test loss and accuracy; NaN says none."""
 
 
 class Kind(IntEnum):
@@ -42,22 +46,28 @@ class Kind(IntEnum):
     BEAT = 5
     """Still alive; never answered."""
     SNAPSHOT = 6
-    """The evaluator asks for the model at `version`, or the first one after it."""
+    """The evaluator asks for the first model with at least `version` updates and `step` gradients
+    behind it, or else the last one."""
     STATUS = 7
     """The launcher asks how the run is going."""
     GONE = 8
-    """The launcher has seen the worker `step` end."""
+    """The launcher has seen the worker `step` end, whose session was `version`."""
     ADMIT = 9
     """The launcher replaces the worker `step`: its session is now `version`."""
     STOP = 10
-    """The launcher ends the run, which is saved as far as it has come."""
+    """The launcher ends the run, which is saved as far as it has come; when it has been saved, the
+    servers end."""
     ORDER = 11
     """The lead tells the other shards whom to serve next."""
+    EVALUATED = 12
+    """The evaluator reports the losses of the model at `version`, in a frame of `LOSSES`."""
 
     WELCOME = 20
-    """Begin before step `step`, with the model at `version`; with no frames, at the start."""
+    """Begin before step `step`, with the model at `version`; version 0 is the starting point, which
+    is not sent."""
     VALUES = 21
-    """The columns of a pull at `version`, or of a snapshot."""
+    """The columns of a pull at `version`; or the model of a snapshot, which has `step` gradients
+    behind it and was made at `sent`."""
     TAKEN = 22
     """A push has been served, or held and its round has closed."""
     REJOIN = 23
@@ -65,7 +75,7 @@ class Kind(IntEnum):
     END = 24
     """The run is over, or goes on without you."""
     STATE = 25
-    """How the run is going, as JSON."""
+    """How the run is going: a `State` as JSON, to any request of the launcher or an `EVALUATED`."""
 
 
 class Header(NamedTuple):
@@ -87,6 +97,29 @@ class Header(NamedTuple):
     """When the message was sent [s]."""
     resumed: float = 0.0
     """When the sender went on after the last reply that it waited for [s]."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """How a run is going, as the lead sees it; another shard knows only what it `dropped`."""
+
+    phase: Literal["running", "ending", "over"]
+    """Over means that the last checkpoint is written."""
+    status: Literal["done", "target", "diverged", "stopped"] = "done"
+    """How the run ended, or would end now."""
+    updates: int = 0
+    gradients: int = 0
+    alive: list[int] = []
+    """Workers that have joined and have not been given up."""
+    lost: list[int] = []
+    """Workers that have been given up and are not replaced; none of them is ever heard again."""
+    staleness: float = 0.0
+    """Mean of the latest updates [versions]."""
+    loss: float | None = None
+    """The latest one that was evaluated; None also if it is not finite."""
+    evaluated: int | None = None
+    """The version that it belongs to."""
+    dropped: dict[str, int] = {}
+    """Messages that were dropped, by reason."""
 
 
 class Message(NamedTuple):
