@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from distsgd.laws import pareto as pareto
     from distsgd.laws import shifted_exponential as shifted_exponential
     from distsgd.laws import uniform as uniform
+    from distsgd.live.fleet import Live as Live
+    from distsgd.live.launch import launch as launch
     from distsgd.report.findings import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
@@ -50,6 +52,8 @@ _NAMES = {
         "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",
         "shifted_exponential", "uniform",
     ),
+    "live.fleet": ("Live",),
+    "live.launch": ("launch",),
     "report.findings": ("Reference",),
     "run": ("Run", "load"),
     "search": ("Range", "Tunable", "Tuning"),

@@ -19,7 +19,17 @@ from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError
 from distsgd.fold import ReadsName
-from distsgd.jobs import NOWHERE, Place, Watch, outcome_of, run_folder, run_jobs, worthwhile
+from distsgd.jobs import (
+    NOWHERE,
+    LiveWatch,
+    Place,
+    Watch,
+    outcome_of,
+    run_folder,
+    run_jobs,
+    worthwhile,
+)  # fmt: skip
+from distsgd.live.fleet import Live
 from distsgd.problem import Problem
 from distsgd.report.answer import answer
 from distsgd.report.findings import Reference
@@ -28,7 +38,7 @@ from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
 from distsgd.report.trials import Trial
 from distsgd.run import check_writable, decode, identify, load, unwritable
 from distsgd.search import Tunable, Tuning
-from distsgd.setup import AnyFleet, Job, Setup
+from distsgd.setup import AnyFleet, Engine, Job, Setup
 from distsgd.tuning import chosen, n_tuning_runs, tune
 from distsgd.work import n_processes
 
@@ -215,7 +225,8 @@ def compare(
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
     evaluations: int = 40, target: float | Reference | None = None, note: str = "",
     tuning: Tuning | None = None, partition: Partition = SHARED, reads: ReadsName = "consistent",
-    atomic: bool = True, processes: int | None = 1, watch: Watch | None = None,
+    atomic: bool = True, engine: Engine | Sequence[Engine] = "simulate", live: Live | None = None,
+    processes: int | None = 1, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
     """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
 
@@ -247,6 +258,11 @@ def compare(
         See `distsgd.simulate`.
     atomic : bool, default True
         See `distsgd.simulate`.
+    engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
+        Whether runs are simulated, launched on this machine, or on a Ray cluster. With several,
+        each fleet is compared on each; live runs are made one at a time, after the others.
+    live : Live, optional
+        How live runs are made, for example ``distsgd.Live(delay=distsgd.exponential(0.01))``.
     processes : int, optional
         How many work at once; None for one per core if the work is worth starting them.
     watch : callable, optional
@@ -267,6 +283,7 @@ def compare(
         algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
         {name: amount for name, amount in given.items() if amount is not None},
         batch, seeds, evaluations, target, note, tuning or Tuning(), partition, reads, atomic,
+        engine, live or Live(),
     )  # fmt: skip
     found = Progress(setup)
     found.carry_out(watch=watch, processes=processes)
@@ -298,7 +315,7 @@ class Progress:
 
     def carry_out(
         self, folder: Path | None = None, *, processes: int | None = None, is_fresh: bool = False,
-        watch: Watch | None = None,
+        watch: Watch | None = None, watch_live: LiveWatch | None = None,
     ) -> None:  # fmt: skip
         """Tune what is to be tuned, then run everything.
 
@@ -312,6 +329,8 @@ class Progress:
             Whether runs are made again that are saved already.
         watch : callable, optional
             Called with each outcome as it comes.
+        watch_live : callable, optional
+            Told of live runs on their way.
 
         Raises
         ------
@@ -320,7 +339,7 @@ class Progress:
         """
         if processes is None:
             processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
-        place = Place(folder, n_processes(processes), is_fresh)
+        place = Place(folder, n_processes(processes), is_fresh, watch_live)
         self.trials += tune(self.setup, place, watch)
         for outcome in outcomes(self.setup, place, self.trials):
             self.outcomes.append(outcome)

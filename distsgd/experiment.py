@@ -57,6 +57,8 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     partition: Table | None = None
     reads: Literal["consistent", "interleaved"] = "consistent"
     atomic: bool = True
+    engine: str | list[str] = "simulate"
+    live: Table = {}
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
         """Return the experiment on other fleets.
@@ -103,6 +105,11 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def with_seeds(self, seeds: int | None) -> "Experiment":
         """Return the experiment with that many seeds: 0, 1, 2 and so on; None changes nothing."""
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
+
+    def on(self, engine: str | None) -> "Experiment":
+        """Return the experiment on one engine: the given one, or the first one of its own."""
+        first = self.engine[:1] if isinstance(self.engine, list) else self.engine
+        return msgspec.structs.replace(self, engine=first if engine is None else engine)
 
     def quick(self) -> "Experiment":
         """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
@@ -162,6 +169,8 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             partition=tables.construct(Partition, self.partition or {}, "[partition]"),
             reads=self.reads,
             atomic=self.atomic,
+            engine=self.engine,  # type: ignore[arg-type] # a set-up knows the names of engines
+            live=tables.live(self.live),
         )
 
     def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label

@@ -2,13 +2,19 @@
 
 1. The hash of a run is known before the run. If it is saved already, it is loaded, not made.
 2. A run that ends in an unexpected error is listed, and the others go on.
+3. Live runs are made one at a time, after the others: they need the cores. No two of them have the
+   same bits, so that the one that is saved is the one that counts.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from distsgd.errors import ConfigError
+from distsgd.live.case import Progress
+from distsgd.live.fleet import LiveFleet
 from distsgd.problem import Problem
 from distsgd.report.summary import Outcome
 from distsgd.run import Run, identify, load
@@ -18,6 +24,8 @@ from distsgd.work import n_processes, work
 
 Watch: TypeAlias = Callable[[Outcome], None]
 """What is told of each run as it comes."""
+LiveWatch: TypeAlias = Callable[[Job, Progress], None]
+"""What is told of a live run on its way, a few times a second."""
 
 LITTLE = 5_000
 """Small gradients that take about as long as it takes to start a process."""
@@ -35,6 +43,8 @@ class Place(NamedTuple):
     processes: int = 1
     is_fresh: bool = False
     """Whether runs are made again that are saved already."""
+    watch: LiveWatch | None = None
+    """What is told of live runs on their way."""
 
 
 NOWHERE = Place()
@@ -44,6 +54,7 @@ NOWHERE = Place()
 class _Common(NamedTuple):
     setup: Setup
     folder: Path | None
+    watch: LiveWatch | None = None
 
 
 def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[Job, Run | str]]:
@@ -78,9 +89,18 @@ def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[
             missing.append(own[0])
         else:
             yield from ((job, saved) for job in own)
-    common = _Common(setup, place.folder)
-    for first, done in work(_made, common, missing, processes=place.processes):
+    for first, done in _all_made(setup, missing, place):
         yield from ((job, done) for job in same[identify(setup.run_settings(first))])
+
+
+def _is_live(setup: Setup, job: Job) -> bool:
+    return isinstance(setup.machines_of(job.fleet), LiveFleet)
+
+
+def _all_made(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[Job, Run | str]]:
+    modelled, live = ([job for job in jobs if _is_live(setup, job) is one] for one in (False, True))
+    yield from work(_made, _Common(setup, place.folder), modelled, processes=place.processes)
+    yield from work(_made, _Common(setup, place.folder, place.watch), live, processes=1)
 
 
 def outcome_of(job: Job, done: Run | str) -> Outcome:
@@ -106,7 +126,7 @@ def _saved(folder: Path | None, name: str) -> Run | None:
 
 def _made(common: _Common, job: Job) -> Run | str:
     try:
-        run = run_once(common.setup, job)
+        run = run_once(common.setup, job, watch=common.watch)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
@@ -116,7 +136,10 @@ def _made(common: _Common, job: Job) -> Run | str:
     return run
 
 
-def run_once(setup: Setup, job: Job, *, target: float | None = None) -> Run:
+def run_once(
+    setup: Setup, job: Job, *, target: float | None = None,
+    stop: Callable[[], bool] = lambda: False, watch: LiveWatch | None = None,
+) -> Run:  # fmt: skip
     """Make one run of a comparison.
 
     Parameters
@@ -127,6 +150,10 @@ def run_once(setup: Setup, job: Job, *, target: float | None = None) -> Run:
         The run to make.
     target : float, optional
         Training loss that ends the run.
+    stop : callable, optional
+        Asked again and again whether to end the run.
+    watch : callable, optional
+        Told of a live run on its way.
 
     Returns
     -------
@@ -138,14 +165,24 @@ def run_once(setup: Setup, job: Job, *, target: float | None = None) -> Run:
     ConfigError
         If settings turn out not to fit together; it names algorithm and fleet.
     """
+    machines, ending = setup.machines_of(job.fleet), {"target": target, "stop": stop}
+    given = {**setup.budget, "seed": job.seed, **ending}
+    problem = setup.problems[job.problem]
     try:
-        return simulate(
-            job.algorithm, setup.problems[job.problem], setup.fleets[job.fleet], **setup.budget,
-            seed=job.seed, target=target, **setup.manner,
-        )  # fmt: skip
+        if not isinstance(machines, LiveFleet):
+            return simulate(job.algorithm, problem, machines, **given, **setup.manner)
+        told = None if watch is None else partial(watch, job)
+        own = machines.arguments(job.algorithm) | setup.live_manner
+        return _launch(job.algorithm, problem, **given, **own, watch=told)
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
         raise ConfigError(msg) from None
+
+
+def _launch(*arguments: object, **options: object) -> Run:
+    # Sockets and processes are slow to load, and most comparisons have no live run.
+    launched: Run = importlib.import_module("distsgd.live.launch").launch(*arguments, **options)
+    return launched
 
 
 def worthwhile(setup: Setup, n_runs: int) -> int:

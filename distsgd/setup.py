@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
 from itertools import product
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -13,6 +15,7 @@ from distsgd.errors import ConfigError, check_count, check_number, check_seed, u
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
+from distsgd.live.fleet import Live, LiveFleet
 from distsgd.problem import Problem
 from distsgd.report.findings import Reference
 from distsgd.report.summary import Outcome
@@ -21,6 +24,11 @@ from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
 
 AnyFleet: TypeAlias = Fleet | StaleReads
+
+Engine: TypeAlias = Literal["simulate", "local", "ray"]
+"""Who gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+_SUFFIXES: dict[Engine, str] = {"simulate": "", "local": ", live", "ray": ", live on Ray"}
 
 BUDGETS = ("epochs", "updates", "gradients", "seconds")
 """Names of the budgets; a run has exactly one."""
@@ -34,6 +42,23 @@ class Job(NamedTuple):
     label: str
     seed: int
     algorithm: Algorithm
+
+
+class Site(NamedTuple):
+    """Where runs are made: a fleet by its label, on an engine."""
+
+    fleet: str
+    engine: Engine
+    machines: AnyFleet | LiveFleet
+
+
+class LeftOut(NamedTuple):
+    """Runs that are not made, since an algorithm cannot run there, and why."""
+
+    problem: str
+    fleet: str
+    algorithm: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +94,11 @@ class Setup:
     atomic : bool, default True
         See `distsgd.simulate`.
 
+    engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
+        Who gives the runs their order; with several, each fleet is compared on each.
+    live : Live, optional
+        How live runs are made.
+
     Raises
     ------
     ConfigError
@@ -88,6 +118,8 @@ class Setup:
     partition: Partition = SHARED
     reads: ReadsName = "consistent"
     atomic: bool = True
+    engine: Engine | Sequence[Engine] = "simulate"
+    live: Live = field(default_factory=Live)
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int):
@@ -102,17 +134,37 @@ class Setup:
         self._check_target()
         self._check_tuning()
         for name, algorithm in self.algorithms.items():
-            _check_runnable(name, algorithm, self.fleets)
+            _check_runnable(name, algorithm, {**self.fleets, **self._machines})
         self._check_manner()
+        self._check_live()
 
     def _check_manner(self) -> None:
         check_reads(self.reads, "auto", is_atomic=self.atomic)
         for problem in self.problems.values():
-            for fleet in self.fleets.values():
-                if isinstance(fleet, Fleet) and self.partition.is_divided:
-                    self.partition.divide(problem.data, fleet.workers, self.cases[0])
+            for machines in self._machines.values():
+                if self.partition.is_divided and (workers := _workers(machines)):
+                    self.partition.divide(problem.data, workers, self.cases[0])
             for algorithm in self.algorithms.values() if self.reads == "interleaved" else ():
                 check_interleavable(_lowest(algorithm), problem)
+
+    def _check_live(self) -> None:
+        live = {label: site for label, site in self.sites.items() if site.engine != "simulate"}
+        if live and "seconds" in self.budget:
+            msg = (
+                "seconds are virtual, and no budget of a live run; give epochs, updates or"
+                ' gradients, or engine = "simulate"'
+            )
+            raise ConfigError(msg)
+        if "ray" in self.engines and find_spec("ray") is None:
+            msg = "ray is not installed; install it with: pip install 'ray[default]'"
+            raise ConfigError(msg)
+        for (name, problem), (label, site) in product(self.problems.items(), live.items()):
+            if (workers := _workers(site.machines)) > problem.samples:
+                raise _too_many(label, "workers", workers, problem.samples, f"samples of {name}")
+            if (shards := self.live.shards) > (most := problem.dimension):
+                raise _too_many(label, "live.shards", shards, most, f"parameters of {name}")
+        if not self.n_runs:
+            raise ConfigError(self.left_out[0].reason)
 
     def _check_target(self) -> None:
         if not isinstance(self.target, Reference):
@@ -120,8 +172,8 @@ class Setup:
             return
         if self.target.reference not in self.algorithms:
             raise unknown_name("target.reference", self.target.reference, self.algorithms)
-        if self.target.fleet not in {None, *self.fleets}:
-            raise unknown_name("target.fleet", str(self.target.fleet), self.fleets)
+        if self.target.fleet not in {None, *self.sites}:
+            raise unknown_name("target.fleet", str(self.target.fleet), self.sites)
 
     def _check_tuning(self) -> None:
         if self.tuning.fleet not in {None, *self.fleets}:
@@ -140,6 +192,63 @@ class Setup:
         if isinstance(self.problem, Mapping):
             return dict(self.problem)
         return {self.problem.name: self.problem}
+
+    @cached_property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines, each once."""
+        given = (self.engine,) if isinstance(self.engine, str) else tuple(self.engine)
+        check_count("number of engines", len(given))
+        for name in given:
+            if name not in ENGINES:
+                raise unknown_name("engine", str(name), ENGINES)
+        return tuple(dict.fromkeys(given))
+
+    @cached_property
+    def sites(self) -> dict[str, Site]:
+        """Where runs are made, by the label of the report: each fleet on each engine."""
+        found: dict[str, Site] = {}
+        for (fleet, machines), engine in product(self.fleets.items(), self.engines):
+            label = f"{fleet}{_SUFFIXES[engine]}"
+            if label in found:
+                msg = f"two fleets would be called {label!r}; rename one"
+                raise ConfigError(msg)
+            found[label] = Site(fleet, engine, self._on(engine, fleet, machines))
+        return found
+
+    def _on(self, engine: Engine, label: str, fleet: AnyFleet) -> AnyFleet | LiveFleet:
+        if engine == "simulate":
+            return fleet
+        try:
+            return self.live.like(fleet, engine)
+        except ConfigError as error:
+            msg = f"fleet {label!r}: {error}"
+            raise ConfigError(msg) from None
+
+    @property
+    def _machines(self) -> dict[str, AnyFleet | LiveFleet]:
+        return {label: site.machines for label, site in self.sites.items()}
+
+    def machines_of(self, label: str) -> AnyFleet | LiveFleet:
+        """Return what the runs of a fleet's or a site's `label` run on; tuning knows fleets."""
+        return self.sites[label].machines if label in self.sites else self.fleets[label]
+
+    @cached_property
+    def left_out(self) -> list[LeftOut]:
+        """What does not run, and why: nothing on a model of machines."""
+        return [
+            LeftOut(name, label, algorithm, reason)
+            for (name, problem), (label, site) in product(self.problems.items(), self.sites.items())
+            for algorithm, one in self.algorithms.items()
+            if isinstance(site.machines, LiveFleet)
+            and (reason := site.machines.reason_against(_lowest(one), problem))
+        ]
+
+    @property
+    def places(self) -> list[tuple[str, str, str]]:
+        """Problem, site and algorithm of all runs, by their labels."""
+        left_out = {one[:3] for one in self.left_out}
+        every = product(self.problems, self.sites, self.algorithms)
+        return [place for place in every if place not in left_out]
 
     @property
     def tunables(self) -> dict[str, Tunable]:
@@ -168,15 +277,26 @@ class Setup:
             "partition": self.partition.settings,
             "reads": self.reads,
             "atomic": self.atomic,
+            **self._live_settings(),
             **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
             **({"histograms": self._histograms()} if self.partition.parts == "skewed" else {}),
         }
 
+    def _live_settings(self) -> dict[str, Any]:
+        """Return which fleets are live, whom they take after, and what does not run on them."""
+        live = {
+            label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
+            for label, site in self.sites.items() if site.engine != "simulate"
+        }  # fmt: skip
+        left_out = {"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}
+        return {"live": live, **left_out} if live else {}
+
     def _histograms(self) -> list[dict[str, Any]]:
         """Return the samples of each class that each worker has, for the first seed, as JSON."""
         seed, found = self.cases[0], []
-        for (problem, one), (name, fleet) in product(self.problems.items(), self.fleets.items()):
-            workers = fleet.workers if isinstance(fleet, Fleet) else 0
+        known_machines = self._machines.items()
+        for (problem, one), (name, machines) in product(self.problems.items(), known_machines):
+            workers = _workers(machines)
             parts = self.partition.divide(one.data, workers, seed) if workers else None
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
@@ -189,29 +309,41 @@ class Setup:
 
     @property
     def n_runs(self) -> int:
-        """Number of runs: problems times fleets times algorithms times seeds, tuning left out."""
-        return len(self.problems) * len(self.fleets) * len(self.algorithms) * len(self.cases)
+        """Number of runs, tuning left out."""
+        return len(self.places) * len(self.cases)
 
     def place(self, outcome: Outcome) -> tuple[int, ...]:
         """Return where a report has `outcome`: by problem, fleet, algorithm and seed."""
         return (
-            list(self.problems).index(outcome.problem), list(self.fleets).index(outcome.fleet),
+            list(self.problems).index(outcome.problem), list(self.sites).index(outcome.fleet),
             list(self.algorithms).index(outcome.algorithm), self.cases.index(outcome.seed),
         )  # fmt: skip
 
     def run_settings(self, job: Job) -> dict[str, Any]:
         """Return the settings that the run of `job` will have, and so its hash, before it runs."""
-        return run_settings(
-            job.algorithm, self.problems[job.problem], self.fleets[job.fleet], self.budget,
-            seed=job.seed, **self.manner,
+        machines, problem = self.machines_of(job.fleet), self.problems[job.problem]
+        if not isinstance(machines, LiveFleet):
+            return run_settings(
+                job.algorithm, problem, machines, self.budget, seed=job.seed, **self.manner
+            )
+        # A launch counts epochs in floats.
+        budget = {name: float(n) if name == "epochs" else int(n) for name, n in self.budget.items()}
+        alike = run_settings(
+            job.algorithm, problem, Fleet(machines.workers), budget, seed=job.seed,
+            **self.live_manner,
         )  # fmt: skip
+        return alike | {"fleet": machines.run_settings(job.algorithm)}
 
     @property
     def manner(self) -> dict[str, Any]:
         """What `simulate` is told for every run alike, beside the budget."""
+        return {**self.live_manner, "reads": self.reads, "atomic": self.atomic}
+
+    @property
+    def live_manner(self) -> dict[str, Any]:
+        """What `launch` is told for every run alike, beside the budget."""
         return {
-            "batch": self.batch, "evaluations": self.evaluations, "partition": self.partition,
-            "reads": self.reads, "atomic": self.atomic,
+            "batch": self.batch, "evaluations": self.evaluations, "partition": self.partition
         }  # fmt: skip
 
 
@@ -224,17 +356,27 @@ def _check_budget(budget: Mapping[str, float]) -> None:
         check_number(name, amount, above=0)
 
 
+def _too_many(label: str, what: str, value: int, most: int, of: str) -> ConfigError:
+    return ConfigError(f"fleet {label!r}: {what} must be <= {most}, the {of}, not {value}")
+
+
 def _check_runnable(
-    name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, AnyFleet]
+    name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, AnyFleet | LiveFleet]
 ) -> None:
     one = _lowest(algorithm)
     check_algorithm(one)
     for label, fleet in fleets.items():
+        modelled = Fleet(fleet.workers_of(one)) if isinstance(fleet, LiveFleet) else fleet
         try:
-            schedule(one.cycle, fleet, updates=1)
+            schedule(one.cycle, modelled, updates=1)
         except ConfigError as error:
             msg = f"algorithm {name!r} on fleet {label!r}: {error}"
             raise ConfigError(msg) from None
+
+
+def _workers(machines: AnyFleet | LiveFleet) -> int:
+    """Return the number of workers; a sampled order has none, 0."""
+    return 0 if isinstance(machines, StaleReads) else machines.workers
 
 
 def _lowest(algorithm: Algorithm | Tunable) -> Algorithm:

@@ -17,6 +17,7 @@ from distsgd import algorithms, data, problems
 from distsgd.errors import ConfigError, check_count, unknown_name
 from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.laws import Law
+from distsgd.live.fleet import Live
 from distsgd.search import TUNE, Range, Tunable, Tuning
 from distsgd.setup import AnyFleet
 
@@ -78,6 +79,35 @@ class SampledStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def build(self) -> AnyFleet:
         """Return the order."""
         return stale_reads(Law.parse(self.stale_reads), self.seed)
+
+
+class LiveRuns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How live runs are made, see `distsgd.Live`; a law is text."""
+
+    workers: int | None = None
+    shards: int = 1
+    staleness: int | str | None = None
+    delay: str | list[str] | None = None
+    on_loss: str = "replace"
+    heartbeat: float = 1.0
+    checkpoint_every: float = 5.0
+    writes: str = "racy"
+
+    def build(self) -> Live:
+        """Return the options."""
+        laws = {
+            "staleness": Law.parse(self.staleness) if isinstance(self.staleness, str)
+            else self.staleness,
+            "delay": self.delay if self.delay in (None, "fleet") else _laws(self.delay),
+        }  # fmt: skip
+        return Live(**msgspec.structs.asdict(self) | laws)
+
+
+def live(table: Table) -> Live:
+    """Return how live runs are made."""
+    with located("[live]"):
+        found: LiveRuns = typed(table, LiveRuns, "[live]")
+        return found.build()
 
 
 FleetTable: TypeAlias = Machines | ExactStaleness | SampledStaleness

@@ -145,16 +145,15 @@ def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
     Returns
     -------
     dict of Group to Algorithm
-        One for each problem, fleet and algorithm.
+        One for each problem, site and algorithm; a live one as the simulated one of its fleet.
     """
     best = {Group(one.problem, one.fleet, one.algorithm): one for one in choose(trials)}
     found = {}
-    for problem in setup.problems:
-        for fleet in setup.fleets:
-            for label, algorithm in setup.algorithms.items():
-                tuned = Group(problem, setup.tuning.fleet or fleet, label)
-                found[Group(problem, fleet, label)] = (
-                    algorithm.make(**best[tuned].parameters)
-                    if isinstance(algorithm, Tunable) else algorithm
-                )  # fmt: skip
+    for problem, site, label in setup.places:
+        algorithm = setup.algorithms[label]
+        tuned = Group(problem, setup.tuning.fleet or setup.sites[site].fleet, label)
+        found[Group(problem, site, label)] = (
+            algorithm.make(**best[tuned].parameters) if isinstance(algorithm, Tunable)
+            else algorithm
+        )  # fmt: skip
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distsgd.experiment import ExactStaleness, Experiment, Machines, SampledStaleness
+from distsgd.tables import LiveRuns
 
 ROOT = Path(__file__).parent.parent
 SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if not path.suffix]
@@ -141,7 +142,7 @@ def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
 def test_the_readme_names_every_key() -> None:
     """Every key of an experiment file and of its fleets stands in README, in code."""
     readme = (ROOT / "README.md").read_text()
-    for table in (Experiment, Machines, ExactStaleness, SampledStaleness):
+    for table in (Experiment, Machines, ExactStaleness, SampledStaleness, LiveRuns):
         for key in table.__struct_fields__:
             assert re.search(rf"`\[?{key}[`.\]]", readme), key
 

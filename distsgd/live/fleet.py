@@ -13,6 +13,7 @@ from distsgd.algorithm import Algorithm, Start
 from distsgd.errors import ConfigError, check_count, check_number, unknown_name
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.laws import Law
+from distsgd.problem import Problem
 
 LiveEngine: TypeAlias = Literal["local", "ray"]
 """Where live runs are: processes of this machine, or a Ray cluster."""
@@ -22,11 +23,15 @@ Writes: TypeAlias = Literal["racy", "atomic", "locked", "round_robin"]
 """How lock-free workers change a coordinate, see `distsgd.launch`."""
 Delay: TypeAlias = Law | Sequence[Law] | Literal["fleet"] | None
 """Time that a worker sleeps in each step."""
+Kind: TypeAlias = Literal["local", "shared_memory", "ray"]
+"""What a live run ran on, as its settings call it."""
 
 MOST_PROCESSES = 64
 """Workers of a live run on one machine, at most: each is a process."""
 FEW_WORKERS = 2
 """Workers of a live run on a fleet that does not say how many it has."""
+
+_IDENTIFYING = ("shards", "staleness", "delay", "on_loss", "writes")
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,26 @@ class LiveFleet:
         is_alone = any(math.isinf(verb.others_after) for verb in starts)
         return 1 if is_alone else self.workers
 
+    def reason_against(self, algorithm: Algorithm, problem: Problem) -> str:
+        """Return why `algorithm` cannot run here on `problem`, in a sentence; "" if it can."""
+        if not algorithm.lock_free:
+            return ""
+        if self.engine == "ray":
+            return f"{algorithm.name} shares memory, which Ray's processes do not; use downpour"
+        if problem.support is None:
+            return (
+                f"{algorithm.name} runs live without locks, coordinate by coordinate, and needs"
+                f" sparse data, which {problem.name} has not; use downpour"
+            )
+        return ""
+
+    def run_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+        """Return the settings ``fleet`` that the run of `algorithm` has."""
+        given = self.arguments(algorithm)
+        kind: Kind = "shared_memory" if "writes" in given else self.engine
+        known = {name: given[name] for name in _IDENTIFYING if name in given}
+        return fleet_settings(kind, given["workers"], **known)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What describes the processes, ready for JSON."""
@@ -206,7 +231,7 @@ class LiveFleet:
 
 
 def fleet_settings(
-    kind: Literal["local", "shared_memory", "ray"], workers: int, *, shards: int = 1,
+    kind: Kind, workers: int, *, shards: int = 1,
     staleness: int | Law | None = None, delay: Law | Sequence[Law] | None = None,
     on_loss: OnLoss = "replace", writes: Writes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
