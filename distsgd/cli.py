@@ -82,6 +82,10 @@ def run(
     staleness: Staleness = "",
     workers: Workers = "",
     changes: Changes = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="simulate, or live: local or ray. Default: as the experiment says."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     quick: Quick = False,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("results/run"),
@@ -89,7 +93,7 @@ def run(
     """Run one algorithm once; print its history, and save it."""
     commands = _commands()
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.run(asked, algorithm, fleet=fleet, seed=seed, out=out)
+    code: int = commands.run(asked, algorithm, fleet=fleet, on=on, seed=seed, out=out)
     return code
 
 

@@ -1,38 +1,32 @@
 """What the commands do, once their arguments are parsed. Each returns the exit code."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)  # fmt: skip
 
 from distsgd import comparison, experiment, problems, tables
 from distsgd.algorithms import registry
 from distsgd.comparison import Comparison, load_comparison
 from distsgd.errors import ConfigError, check_seed, unknown_name
-from distsgd.jobs import Watch, run_once
+from distsgd.experiment import Experiment
+from distsgd.jobs import run_once
 from distsgd.report import figures, timeline
 from distsgd.report.answer import answer
-from distsgd.report.summary import Outcome, Summary
+from distsgd.report.summary import Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
 from distsgd.report.text import listed, troubles
-from distsgd.run import check_writable, load
+from distsgd.run import Run, check_writable, load
 from distsgd.search import Tunable
 from distsgd.setup import Job, Setup
+from distsgd.watching import Terminated, live_progress, progress, stop_asked, terminable
 from distsgd.work import locked
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit codes: a run ended in an unexpected error; Ctrl-C stopped the command."""
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+"""Exit codes: a run ended in an unexpected error; Ctrl-C or SIGTERM stopped the command."""
 
 
 class Asked(NamedTuple):
@@ -50,12 +44,20 @@ class Asked(NamedTuple):
 
     def setup(self, seeds: int | None = None) -> Setup:
         """Return what it describes, with that many seeds if a number is given."""
+        return self._built(self._described().with_seeds(seeds))
+
+    def setup_on(self, engine: str | None, fleet: str | None) -> Setup:
+        """Return what it describes on one engine and one fleet, None for the first ones."""
+        return self._built(self._described().on(engine, fleet))
+
+    def _described(self) -> Experiment:
         read = experiment.builtin if self.file is None else partial(experiment.read, self.file)
-        described = read(self.changes).with_fleets(
+        return read(self.changes).with_fleets(
             whole_numbers("staleness", self.staleness, at_least=0),
             whole_numbers("workers", self.workers),
         )  # fmt: skip
-        described = described.with_seeds(seeds)
+
+    def _built(self, described: Experiment) -> Setup:
         folder = Path() if self.file is None else self.file.parent
         return (described.quick() if self.is_quick else described).build(folder)
 
@@ -87,19 +89,22 @@ def compare(
     check_writable(out)
     with locked(out):
         try:
-            with _progress(found.n_runs) as watch:
-                found.carry_out(out, processes=processes, is_fresh=fresh, watch=watch)
-        except KeyboardInterrupt:
-            return _interrupted(found, out)
+            with terminable(), progress(found.n_runs) as shown:
+                found.carry_out(
+                    out, processes=processes, is_fresh=fresh, watch=shown.watch,
+                    watch_live=shown.watch_live,
+                )  # fmt: skip
+        except KeyboardInterrupt as interrupt:
+            _interrupted(found, out)
+            return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         return _finish(found.comparison, out)
 
 
-def _interrupted(found: comparison.Progress, out: Path) -> int:
+def _interrupted(found: comparison.Progress, out: Path) -> None:
     text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
     Console(stderr=True).print(f"{text}; the same command goes on from there", soft_wrap=True)
     if found.outcomes:
         _finish(found.comparison, out)
-    return INTERRUPTED
 
 
 def _finish(found: Comparison, out: Path) -> int:
@@ -123,8 +128,12 @@ def _has_failed(summary: Summary) -> bool:
     )
 
 
-def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) -> int:
+def run(
+    asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int, out: Path
+) -> int:
     """Run one algorithm of an experiment once, print its history and save it.
+
+    A live run that Ctrl-C or SIGTERM stops is saved as far as it has come.
 
     Parameters
     ----------
@@ -134,6 +143,8 @@ def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) ->
         Name of the algorithm in the experiment.
     fleet : str or None
         Name of the fleet in the experiment; None for the first one.
+    on : str or None
+        Name of the engine; None for the first one of the experiment.
     seed : int
         Seed of the run.
     out : Path
@@ -142,30 +153,46 @@ def run(asked: Asked, label: str, *, fleet: str | None, seed: int, out: Path) ->
     Returns
     -------
     int
-        0.
+        0, or why the run was stopped.
     """
-    setup = asked.setup()
-    machines = next(iter(setup.fleets)) if fleet is None else fleet
-    for kind, name, known in (
-        ("algorithm", label, setup.algorithms), ("fleet", machines, setup.fleets),
-    ):  # fmt: skip
-        if name not in known:
-            raise unknown_name(kind, name, known)
+    setup = asked.setup_on(on, fleet)
+    job = _job(setup, label, check_seed(seed))
+    check_writable(out.parent)
+    target = setup.target if isinstance(setup.target, float) else None
+    if setup.engines == ("simulate",):
+        code, done = 0, run_once(setup, job, target=target)
+    else:
+        with stop_asked() as stop, live_progress(setup) as watch:
+            done = run_once(setup, job, target=target, stop=stop, watch=watch)
+        code = stop.code if done.status == "stopped" else 0
+    done.save(out)
+    print_history(done.history, console())
+    _say(f"{label} on {job.fleet}, seed {seed}: {_ending(done)}\nwrote {out}")
+    return code
+
+
+def _job(setup: Setup, label: str, seed: int) -> Job:
+    """Return the run of the algorithm `label` on the only site, or say why there is none."""
+    if label not in setup.algorithms:
+        raise unknown_name("algorithm", label, setup.algorithms)
     algorithm = setup.algorithms[label]
     if isinstance(algorithm, Tunable):
         names = listed(list(algorithm.ranges))
         msg = f"{label} is to be tuned; give a value: --set 'algorithms.\"{label}\".{names}=0.1'"
         raise ConfigError(msg)
-    check_seed(seed)
-    check_writable(out.parent)
-    target = setup.target if isinstance(setup.target, float) else None
-    job = Job(next(iter(setup.problems)), machines, label, seed, algorithm)
-    done = run_once(setup, job, target=target)
-    done.save(out)
-    print_history(done.history, console())
-    ended = done.status if done.diverged_at is None else f"diverged at update {done.diverged_at}"
-    _say(f"{label} on {machines}, seed {seed}: {ended}\nwrote {out}")
-    return 0
+    place = (next(iter(setup.problems)), next(iter(setup.sites)), label)
+    for one in setup.left_out:
+        if one[:3] == place:
+            raise ConfigError(one.reason)
+    return Job(*place, seed, algorithm)
+
+
+def _ending(done: Run) -> str:
+    if done.diverged_at is not None:
+        return f"diverged at update {done.diverged_at}"
+    if done.status == "stopped":
+        return f"stopped after {done.history['update'][-1]:,} updates"
+    return done.status
 
 
 def report(folder: Path, kind: str = "") -> int:
@@ -254,26 +281,3 @@ def whole_numbers(name: str, text: str, *, at_least: int = 1) -> list[int]:
         msg = f"{name} must be whole numbers >= {at_least} such as 4 or 4,16, not {wrong[0]!r}"
         raise ConfigError(msg)
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Watch]:
-    """Show a bar on a terminal: runs, time left, how many diverged; and nothing elsewhere."""
-    terminal = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    shown = Progress(
-        *columns, TimeRemainingColumn(), console=terminal, transient=True,
-        disable=not terminal.is_terminal,
-    )  # fmt: skip
-    n_diverged = 0
-    with shown as progress:
-        task = progress.add_task("starting", total=total)
-
-        def watch(outcome: Outcome) -> None:
-            nonlocal n_diverged
-            n_diverged += outcome.run is not None and outcome.run.status == "diverged"
-            lost = f", {n_diverged} diverged" if n_diverged else ""
-            text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
-            progress.update(task, advance=1, description=text)
-
-        yield watch

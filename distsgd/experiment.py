@@ -15,7 +15,7 @@ import msgspec
 
 from distsgd import tables
 from distsgd.data.partition import Partition
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, unknown_name
 from distsgd.report.findings import Reference
 from distsgd.search import Tuning
 from distsgd.setup import BUDGETS, Setup
@@ -106,10 +106,20 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """Return the experiment with that many seeds: 0, 1, 2 and so on; None changes nothing."""
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
 
-    def on(self, engine: str | None) -> "Experiment":
-        """Return the experiment on one engine: the given one, or the first one of its own."""
+    def on(self, engine: str | None, fleet: str | None) -> "Experiment":
+        """Return the experiment on one fleet and one engine, None for its first ones.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such fleet.
+        """
+        name = next(iter(self.fleets), "") if fleet is None else fleet
+        if name not in self.fleets:
+            raise unknown_name("fleet", name, self.fleets)
         first = self.engine[:1] if isinstance(self.engine, list) else self.engine
-        return msgspec.structs.replace(self, engine=first if engine is None else engine)
+        alone = self._on({name: self.fleets[name]})
+        return msgspec.structs.replace(alone, engine=first if engine is None else engine)
 
     def quick(self) -> "Experiment":
         """Return the experiment with a fifth of its budget, and fewer seeds and trials."""

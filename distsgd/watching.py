@@ -1,0 +1,151 @@
+"""Runs on their way: what a terminal shows of them, and the signals that stop them."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
+
+from distsgd.jobs import LiveWatch, Watch
+from distsgd.live.case import Progress as LiveProgress
+from distsgd.report.summary import Outcome
+from distsgd.report.text import number
+from distsgd.setup import Job, Setup
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody ended the command with SIGTERM, which stops it as Ctrl-C does."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` while the block runs."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Stop:
+    """Says whether a signal has asked to stop; a second one does not wait for that."""
+
+    code = 0
+    """Exit code of the signal that came, as a shell has it; 0 if none did."""
+
+    def __call__(self) -> bool:
+        """Return whether a signal has come."""
+        return self.code > 0
+
+    def note(self, number: int, _: object) -> None:
+        """Note the signal with this `number`."""
+        if self.code:
+            raise KeyboardInterrupt
+        self.code = 128 + number
+
+
+@contextmanager
+def stop_asked() -> Iterator[Stop]:
+    """Let Ctrl-C and SIGTERM ask to stop while the block runs, instead of ending it."""
+    stop = Stop()
+    before = {one: signal.signal(one, stop.note) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class Shown(NamedTuple):
+    """Whom to tell, so that a terminal shows it."""
+
+    watch: Watch
+    watch_live: LiveWatch
+
+
+def _bar(*more: ProgressColumn) -> Progress:
+    """Return a bar that a terminal shows, and nothing else."""
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
+    return Progress(
+        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
+    )  # fmt: skip
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Shown]:
+    """Show a bar: runs, time left, how many diverged, and how far a live run has come."""
+    n_diverged = 0
+    with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("starting", total=total)
+        told = Pace()
+
+        def watch(outcome: Outcome) -> None:
+            nonlocal n_diverged
+            n_diverged += outcome.run is not None and outcome.run.status == "diverged"
+            lost = f", {n_diverged} diverged" if n_diverged else ""
+            text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
+            bar.update(task, advance=1, description=text)
+
+        def watch_live(job: Job, far: LiveProgress) -> None:
+            text = f"{job.label} on {job.fleet}: {told(far)}"
+            bar.update(task, description=text)
+
+        yield Shown(watch, watch_live)
+
+
+@contextmanager
+def live_progress(setup: Setup) -> Iterator[LiveWatch]:
+    """Show a bar: how far a live run has come in its budget."""
+    ((unit, total),) = setup.budget.items()
+    per_gradient = {"epochs": setup.batch / next(iter(setup.problems.values())).samples}
+    with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("starting", total=total)
+        told = Pace()
+
+        def watch(_: Job, far: LiveProgress) -> None:
+            n_gradients = far.gradients * per_gradient.get(unit, 1.0)
+            done = far.updates if unit == "updates" else n_gradients
+            bar.update(task, completed=done, description=told(far))
+
+        yield watch
+
+
+class Pace:
+    """Puts how far a live run has come into a line.
+
+    It remembers the last call: updates per second are those since then.
+    """
+
+    def __init__(self) -> None:
+        self._updates, self._wall_seconds = 0, 0.0
+
+    def __call__(self, far: LiveProgress) -> str:
+        """Return the line for a run that has come so `far`."""
+        lost = f" ({far.lost} lost)" if far.lost else ""
+        return (
+            f"{far.updates:,} updates, {number(self._rate(far))}/s, loss {number(far.loss)}, "
+            f"staleness {number(far.staleness)}, {far.alive} workers{lost}"
+        )
+
+    def _rate(self, far: LiveProgress) -> float | None:
+        if far.wall_seconds < self._wall_seconds:  # another run has begun
+            self._updates, self._wall_seconds = 0, 0.0
+        time = far.wall_seconds - self._wall_seconds
+        rate = (far.updates - self._updates) / time if time > 0 else None
+        self._updates, self._wall_seconds = far.updates, far.wall_seconds
+        return rate
