@@ -19,17 +19,8 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm
 from distsgd.laws import Law
 from distsgd.live.security import Door, Gate
+from distsgd.live.terms import Budget
 from distsgd.live.vectors import Layout, Vectors
-
-
-class Budget(NamedTuple):
-    """When the run ends, whatever comes first."""
-
-    updates: float = float("inf")
-    gradients: float = float("inf")
-    """Gradient steps in the pushes that have been served."""
-    seconds: float = float("inf")
-    """Nothing is served later than this [s]."""
 
 
 class ServerCase(NamedTuple):

@@ -1,0 +1,93 @@
+"""What the lead decides, as all shards carry it out, in one order.
+
+A decision is a few numbers, so that it goes to other shards as it is: no shard decides anything by
+itself, and every one of them does the same things in the same order.
+"""
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from distsgd.errors import WireError
+
+
+class Action(IntEnum):
+    """What a shard does."""
+
+    START = 1
+    """Welcome a worker at the starting point."""
+    JOIN = 2
+    """Welcome a worker that begins again, with the model as it is now."""
+    PULL = 3
+    """Answer a pull with the columns of `version`."""
+    HOLD = 4
+    """Keep a push for its round."""
+    DROP = 5
+    """Forget a push that has come too late."""
+    CLOSE = 6
+    """Apply the mean of what is held; the server is at `version` before."""
+    RELEASE = 7
+    """Tell a worker that its push has been taken."""
+    LEAVE = 8
+    """A worker has been given up; what it has pushed must outlast its out-box."""
+    ADMIT = 9
+    """The session of a worker is now `version`."""
+    SNAPSHOT = 10
+    """Answer the evaluator with the model as it is now, which has `step` gradients behind it."""
+    CHECKPOINT = 11
+    """Write the checkpoint number `version`."""
+    END = 12
+    """The run is over: nobody is served any more."""
+    STOP = 13
+    """The process ends."""
+
+
+class Decision(NamedTuple):
+    """One action, and what it needs to know."""
+
+    action: int
+    worker: int = 0
+    sequence: int = 0
+    """Of the request that is answered or taken."""
+    push: int = 0
+    """Number of a push, which says where its columns lie."""
+    step: int = 0
+    version: int = 0
+    staleness: int = 0
+    """Of the round that closes: that of its oldest gradient."""
+    factor: float = 1.0
+    """The schedule's factor for the round that closes."""
+    time: float = 0.0
+    """When this was decided; of a snapshot, when its model was made [s]."""
+
+
+DECISION = struct.Struct("<IIQQqqqdd")
+"""The fields of a `Decision`."""
+
+
+def encode_decisions(decisions: Iterable[Decision]) -> bytes:
+    """Return the frame of a `Kind.ORDER`."""
+    return b"".join(DECISION.pack(*decision) for decision in decisions)
+
+
+def decode_decisions(frame: bytes | memoryview) -> list[Decision]:
+    """Return what `encode_decisions` wrote.
+
+    Raises
+    ------
+    WireError
+        If the frame is not a whole number of decisions, or an action is unknown.
+    """
+    if len(frame) % DECISION.size:
+        msg = f"an order must be a multiple of {DECISION.size} bytes, not {len(frame)}"
+        raise WireError(msg)
+    decisions = [Decision(*fields) for fields in DECISION.iter_unpack(frame)]
+    for decision in decisions:
+        if decision.action not in _ACTIONS:
+            msg = f"action must be one of {sorted(_ACTIONS)}, not {decision.action}"
+            raise WireError(msg)
+    return decisions
+
+
+_ACTIONS = frozenset(int(action) for action in Action)

@@ -1,0 +1,52 @@
+"""Injected staleness: how many versions ago a live pull reads."""
+
+import math
+
+from distsgd.errors import check_count
+from distsgd.kernels.random import READS
+from distsgd.laws import Law
+
+DRAWS = 1000
+"""Draws of each worker that decide how many versions are kept."""
+
+
+class Lags:
+    """Lags of pulls [versions]: a function of (seed, worker, number of the pull).
+
+    A pull at the server's version v reads version ``max(0, v - lag)``, whatever the worker has
+    pushed. A law's sample is rounded down; and since the versions have to be kept, it is at most
+    the longest among the first `DRAWS` of each worker.
+
+    Parameters
+    ----------
+    staleness : Law or int or None
+        Law of the lags; or the same lag for every pull; None for no lag.
+    seed : int
+        Of the lags.
+    workers : int
+        How many workers pull.
+    """
+
+    def __init__(self, staleness: Law | int | None, seed: int, workers: int) -> None:
+        self._law = staleness if isinstance(staleness, Law) else None
+        self._seed = seed
+        self._drawn: list[list[int]] = [[] for _ in range(workers)]
+        if self._law is None:
+            self.longest = check_count("staleness", int(staleness or 0), at_least=0)  # type: ignore[arg-type] # no law
+        else:
+            self.longest = max(math.floor(max(self._draw(w, DRAWS))) for w in range(workers))
+
+    def of(self, worker: int, pull: int) -> int:
+        """Return the lag of a worker's pull number `pull`."""
+        if self._law is None:
+            return self.longest
+        drawn = self._drawn[worker]
+        if pull >= len(drawn):
+            values = self._draw(worker, 2 * pull + DRAWS)
+            drawn = [min(math.floor(value), self.longest) for value in values]
+            self._drawn[worker] = drawn
+        return drawn[pull]
+
+    def _draw(self, worker: int, n: int) -> list[float]:
+        values: list[float] = self._law.sample(self._seed, READS, worker, n).tolist()  # type: ignore[union-attr] # a law draws
+        return values
