@@ -21,10 +21,11 @@ from distsgd.data.stream import Stream
 from distsgd.drivers.case import Case, Driver
 from distsgd.drivers.compiled import Dense, OnSupport
 from distsgd.drivers.interpreted import Interpreted
+from distsgd.drivers.recorded import Recorded
 from distsgd.errors import ConfigError, unknown_name
 from distsgd.interleave import Interleaved
 from distsgd.kernels import NotCompilable
-from distsgd.plan import plan
+from distsgd.plan import Plan, plan
 from distsgd.problem import Problem, Support
 from distsgd.trace import Trace
 
@@ -83,7 +84,8 @@ def fold(
     atomic : bool, default True
         Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Who calls the rules; all have the same bits.
+        Who calls the rules; all have the same bits. Orders in which workers leave or join, or
+        pulls are stale, are interpreted.
 
     Yields
     ------
@@ -93,8 +95,8 @@ def fold(
     Raises
     ------
     ConfigError
-        If the rules do not fit together or cannot be compiled, `driver` or `reads` is unknown, the
-        samples cannot be divided, or reads cannot interleave.
+        If the rules do not fit together or cannot be compiled, `driver` or `reads` is unknown or
+        does not suit the trace, the samples cannot be divided, or reads cannot interleave.
     """
     check_algorithm(algorithm)
     data = problem.data if partition.is_divided else None
@@ -104,6 +106,7 @@ def fold(
     case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
     check_reads(reads, driver, is_atomic=atomic)
     if reads == "interleaved":
+        _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
         folding = _driver(driver, case)
@@ -142,7 +145,7 @@ def _compiling(name: str) -> Iterator[None]:
 def _driver(name: str, case: Case) -> Driver:
     drivers: dict[str, Callable[[Case], Driver]] = {
         "auto": _fastest,
-        "interpreted": Interpreted,
+        "interpreted": _interpreted,
         "compiled": _compiled,
     }
     if name not in drivers:
@@ -155,13 +158,27 @@ def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
     return problem.support if algorithm.sparse and is_memoryless(algorithm) else None
 
 
+def _check_plain(planned: Plan, instead: str) -> None:
+    if not planned.is_plain:
+        msg = (
+            "a trace with workers that left or joined, or with pulls of older versions, "
+            f"is interpreted; use {instead}"
+        )
+        raise ConfigError(msg)
+
+
+def _interpreted(case: Case) -> Driver:
+    return Interpreted(case) if case.plan.is_plain else Recorded(case)
+
+
 def _compiled(case: Case) -> Driver:
+    _check_plain(case.plan, "driver='auto'")
     support = on_support(case.algorithm, case.problem)
     return Dense(case) if support is None else OnSupport(case, support)
 
 
 def _fastest(case: Case) -> Driver:
     is_long = case.plan.rows.size > INTERPRETED_ROWS
-    if is_long or on_support(case.algorithm, case.problem) is not None:
-        return _compiled(case)
-    return Interpreted(case)
+    is_thin = on_support(case.algorithm, case.problem) is not None
+    is_compiled = case.plan.is_plain and (is_long or is_thin)
+    return _compiled(case) if is_compiled else _interpreted(case)

@@ -3,6 +3,9 @@
 1. A push that the server holds has no effect before its round closes. So it stands where the round
    closes, in worker order: that is the order in which a round is averaged.
 2. Rows behind the last update change nothing, and are left out.
+3. Where workers leave and join, rows stand as they were served: the worker of a held push may begin
+   another life before the round closes. Then the row that closes the round has its `members`, be it
+   a push or a `LEAVE`.
 """
 
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ PLAN = np.dtype(
             ("worker", "i4"),
             ("steps", "i4"),  # that the worker takes between its previous row and this one
             ("first", "i4"),  # whether this push is the first of its round
-            ("members", "i8"),  # pushes in the round that this push closes, or 0
+            ("members", "i8"),  # pushes in the round that this row closes, or 0
             ("step", "i8"),  # steps that the worker has completed
             ("read", "i8"),  # version that the worker holds while it takes these steps
             ("version", "i8"),  # of the server: pulled, or met by a push when it is applied
@@ -63,6 +66,9 @@ class Plan(NamedTuple):
     """Number of rows to fold until an update is applied: int64[updates]."""
     worker_factors: npt.NDArray[np.float64]
     """The schedule's factor for a worker at each of its steps: float64[steps + 2]."""
+    is_plain: bool = True
+    """Whether nobody leaves or joins and all pulls are fresh, so that a round's pushes stand where
+    it closes."""
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
@@ -86,23 +92,37 @@ def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
     rounds, staleness, members = kernels.survey(served, trace.n_updates)
     order = _order(trace, rounds)
     rows = np.zeros(order.size, dtype=PLAN)
+    server_factors = _server_factors(algorithm, trace, epochs_per_step)
     kernels.fill(
-        served, order, rounds, staleness, members,
-        _server_factors(algorithm, trace, epochs_per_step), trace.workers, rows,
+        served, order, rounds, staleness, members, server_factors, trace.workers, rows
     )  # fmt: skip
+    if not trace.is_plain:
+        _close_as_served(rows, trace.closing, staleness, members, server_factors)
     steps = np.arange(rows["step"].max(initial=0) + 2)
     factors = _factors(algorithm, steps * (epochs_per_step * trace.workers))
-    return Plan(rows, np.flatnonzero(rows["members"]) + 1, factors)
+    return Plan(rows, np.flatnonzero(rows["members"]) + 1, factors, trace.is_plain)
 
 
 def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     closing = trace.closing
     place = np.arange(closing[-1] + 1 if closing.size else 0)
     is_push = rounds[: place.size] >= 0
-    if np.count_nonzero(is_push) == closing.size:
+    if np.count_nonzero(is_push) == closing.size or not trace.is_plain:
         return place
     place[is_push] = closing[rounds[: place.size][is_push]]
     return np.lexsort((trace.rows["worker"][: place.size], place))
+
+
+def _close_as_served(
+    rows: npt.NDArray[np.void], closing: npt.NDArray[np.int64], staleness: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64], factors: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Let the rows `closing` have what is known of their rounds."""
+    updates = np.arange(closing.size)
+    known = {"version": updates, "staleness": staleness, "factor": factors, "members": members}
+    rows["members"] = 0
+    for name, values in known.items():
+        rows[name][closing] = values[: closing.size]
 
 
 def _server_factors(

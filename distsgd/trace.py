@@ -235,20 +235,20 @@ class Trace:
         self._at_least(rows["done"], rows["sent"], "done", every)
         before, after = self._lives.pairs
         self._at_least(rows["sent"][after], rows["done"][before], "sent", after)
-        self._at_least(rows["step"][after], rows["step"][before], "step", after)
 
     def _verify_lives(self) -> None:
-        """Check that only a join follows a `LEAVE`, and that neither of them is a step."""
-        verb = self.rows["verb"]
+        """Check that only a join follows a `LEAVE`, and that steps go on where a life ended."""
+        verb, step = self.rows["verb"], self.rows["step"]
         before, after = self._lives.pairs
         is_wrong = (verb[before] == LEAVE) & (verb[after] != JOIN)
         if is_wrong.any():
             row = int(after[is_wrong].min())
             self._fail(row, "a join, since it had left", f"a {VERBS[verb[row]]}")
         last = np.zeros(len(verb), np.int64)
-        last[after] = self.rows["step"][before]
+        last[after] = step[before]
         changing = np.flatnonzero(verb > DROP)
-        self._equal(self.rows["step"][changing], last[changing], "step", changing)
+        self._equal(step[changing], last[changing], "step", changing)
+        self._at_least(step[after], step[before], "step", after)
 
     def _verify_versions(self) -> None:
         version, read = self.rows["version"], self.rows["read"]

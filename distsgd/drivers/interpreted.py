@@ -4,6 +4,8 @@ Rules are pure, so a pull is a reference to the arrays of that version, and a ve
 as a worker holds it.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,14 +54,17 @@ class Interpreted:
     def _serve(self, row: Row) -> None:
         state = self._workers[row.worker]
         if row.verb == PULL:
-            columns = [getattr(self._server, name) for name in self._case.algorithm.server.reads]
-            at = self._at_worker(row.version, row.step)
+            columns, at = self._read(row.version), self._at_worker(row.version, row.step)
             self._workers[row.worker] = self._rules.receive(self._h, state, *columns, at)
         else:
             at = self._at_worker(row.read, row.step)
             self._workers[row.worker], message = self._rules.send(self._h, state, at)
             if row.verb == PUSH:
                 self._collect(message, row)
+
+    def _read(self, version: int) -> list[Any]:  # noqa: ARG002 # a plain pull reads the newest one
+        """Return the server's columns that a pull returns."""
+        return [getattr(self._server, name) for name in self._case.algorithm.server.reads]
 
     def _collect(self, message: State, row: Row) -> None:
         if not row.first:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distsgd.kernels import compiled
-from distsgd.trace import PULL, PUSH
+from distsgd.trace import JOIN, PULL, PUSH
 
 Integers = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
@@ -54,8 +54,8 @@ def fill(
         to.read, to.version = held[worker], row.version
         to.steps = row.step - n_taken[worker]
         n_taken[worker] = row.step
-        if row.verb == PULL:
-            held[worker] = row.version
+        if row.verb in (PULL, JOIN):
+            held[worker] = to.version = row.read
         if row.verb == PUSH:
             update = rounds[order[k]]
             to.version, to.staleness, to.factor = update, staleness[update], factors[update]
