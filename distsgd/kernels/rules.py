@@ -22,6 +22,7 @@ from numba.extending import overload
 
 from distsgd.algorithm import Algorithm, Server, Worker, exchange, signatures, takes_at, where
 from distsgd.kernels import specialised
+from distsgd.kernels.atomic import exchanged, hold, loaded, release
 
 Loop = Callable[..., Any]
 
@@ -225,6 +226,57 @@ def store_one(h, S, i, L, B, worker, p, at):
 """
 
 
+def lock_free_source(names: Names, asks: Asks) -> str:
+    """Return the loops over a row, or over a support, of columns that others change meanwhile.
+
+    A change that is atomic exchanges a single column only if nobody has changed it since it was
+    loaded, and begins again otherwise; several columns of a coordinate change under a lock.
+    """
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}{also(asks.receive)})"
+    changed = f"apply(h, State({values(names.state, 'S.{}[i]')}), m{also(asks.apply, 'applied')})"
+    racy = f"""
+        s = {changed}
+        {stores(names.state, "S.{0}[i] = s.{0}")}"""
+    held = f"""
+        hold(locks, i, owner){racy}
+        release(locks, i)"""
+    tried = f"""
+        while True:
+            old = loaded(S.x, i)
+            s = apply(h, State(old), m{also(asks.apply, "applied")})
+            if exchanged(S.x, i, old, s.x):
+                break"""
+    atomic = tried if len(names.state) == 1 else held
+    return f"""
+def margin_row(h, S, R, columns, entries, first, end, at):
+    margin = 0.0
+    for entry in range(first, end):
+        p, i = entry - first, columns[entry]
+        {stores(names.reads, "R.{0}[p] = S.{0}[i]")}
+        margin += entries[entry] * position(h, {read}{also(asks.at)})
+    return margin
+""" + "".join(
+        f"""
+def change_row_{name}(
+    h, S, R, columns, entries, first, end, slope, shrink, at, sent, applied, locks, owner
+):
+    for entry in range(first, end):
+        p, i = entry - first, columns[entry]
+        g = slope * entries[entry]
+        if shrink.size > 0:
+            g += shrink[i] * position(h, {read}{also(asks.at)})
+        g = 0.0 + g
+        w, m = send(h, step(h, {read}, g{also(asks.step)}){also(asks.send, "sent")}){change}
+
+def change_support_{name}(h, S, support, B, applied, locks, owner):
+    for p in range(support.size):
+        i = support[p]
+        m = Message({values(names.message, "B.{}[0, p]")}){change}
+"""
+        for name, change in (("racy", racy), ("atomic", atomic))
+    )
+
+
 _serial_numbers = itertools.count()
 
 
@@ -268,10 +320,14 @@ def loops(halves: Halves) -> Loops:
     rule_names = ("receive", "position", "step", "send", "apply")
     namespace: dict[str, Any] = {"State": state, "Replica": replica, "Message": message}
     namespace["init"] = specialised(halves.worker.init)
+    namespace |= {"exchanged": exchanged, "loaded": loaded, "hold": hold, "release": release}
     namespace |= {
         name: specialised(rule) for name, (rule, _) in zip(rule_names, rules, strict=True)
     }
-    parts = (shared_source, private_source, support_source, interleaved_source, server_source)
+    parts = (
+        shared_source, private_source, support_source, interleaved_source, server_source,
+        lock_free_source,
+    )  # fmt: skip
     source = "".join(part(names, asks) for part in parts)
     exec(source, namespace)
     generated = re.findall(r"^def (\w+)", source, re.MULTILINE)

@@ -68,6 +68,8 @@ class Waited(NamedTuple):
     """Message of the parent, None if there is none."""
     ended: dict[int, End]
     """The processes that have ended, by number; nobody waits for them again."""
+    ready: list[Connection]
+    """The others that can be read, or have ended."""
 
 
 class _Failed(NamedTuple):
@@ -204,8 +206,13 @@ def _receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever was sent
 # In the nursery
 
 
-def wait(pipe: Connection, processes: Collection[int], timeout_s: float | None = None) -> Waited:
-    """Wait for a message of the parent or the end of a forked process.
+def wait(
+    pipe: Connection,
+    processes: Collection[int],
+    timeout_s: float | None = None,
+    others: Collection[Connection] = (),
+) -> Waited:
+    """Wait for a message of the parent, the end of a forked process, or something to read.
 
     Parameters
     ----------
@@ -215,11 +222,13 @@ def wait(pipe: Connection, processes: Collection[int], timeout_s: float | None =
         What `fork` has returned, without those whose end has been told.
     timeout_s : float, optional
         How long to wait at most [s]; for ever by default, not at all if 0.
+    others : collection of Connection
+        More to listen to.
 
     Returns
     -------
     Waited
-        A message or the ends of processes, or neither when the time is over.
+        What has happened; nothing when the time is over.
 
     Raises
     ------
@@ -228,15 +237,16 @@ def wait(pipe: Connection, processes: Collection[int], timeout_s: float | None =
     """
     opened = {os.pidfd_open(process): process for process in processes}
     try:
-        ready = wait_for([pipe, *opened], timeout_s)
-        ended = {opened[one]: _end(opened[one]) for one in ready if isinstance(one, int)}
+        happened = wait_for([pipe, *opened, *others], timeout_s)
+        ended = {opened[one]: _end(opened[one]) for one in happened if isinstance(one, int)}
     finally:
         for one in opened:
             os.close(one)
-    if pipe not in ready:
-        return Waited(None, ended)
+    ready = [one for one in others if one in happened]
+    if pipe not in happened:
+        return Waited(None, ended, ready)
     try:
-        return Waited(pipe.recv(), ended)
+        return Waited(pipe.recv(), ended, ready)
     except (EOFError, ConnectionResetError):
         raise ParentGone from None
 

@@ -1,0 +1,93 @@
+"""What processes that share memory need of the processor: single words that change at once.
+
+An intrinsic names the instruction, which numba itself has only for GPUs. Everything here works on
+the entries of 64 bits of an array.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped] # llvmlite ships no types
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from distsgd.kernels import specialised
+
+Function = Callable[..., Any]
+
+_instruction: Callable[[Function], Function] = intrinsic
+"""Numba passes the typing context itself."""
+_WORD = ir.IntType(64)
+_LOADS = 100
+"""How often a waiting process looks before it lets others work: a hand-over takes less."""
+
+_yield = ctypes.CDLL(None).sched_yield
+_yield.argtypes, _yield.restype = [], ctypes.c_int
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(cgutils.gep_inbounds(builder, data, index), _WORD.as_pointer())
+
+
+@_instruction
+def exchanged(_typing, array, index, old, new):
+    """Store `new` at `index` of `array` if `old` is there, bit by bit, and say whether it was."""
+    signature = types.boolean(array, types.uint64, array.dtype, array.dtype)
+
+    def generate(context, builder, signature, arguments):
+        where = _pointer(context, builder, signature.args[0], *arguments[:2])
+        words = [builder.bitcast(value, _WORD) for value in arguments[2:]]
+        done = builder.cmpxchg(where, *words, "seq_cst", "seq_cst")
+        return builder.extract_value(done, 1)
+
+    return signature, generate
+
+
+@_instruction
+def loaded(_typing, array, index):
+    """Return what is at `index` of `array` now: the compiler must not remember it."""
+
+    def generate(context, builder, signature, arguments):
+        where = _pointer(context, builder, signature.args[0], *arguments)
+        word = builder.load_atomic(where, "acquire", 8)
+        return builder.bitcast(word, context.get_value_type(signature.return_type))
+
+    return array.dtype(array, types.uint64), generate
+
+
+@_instruction
+def stored(_typing, array, index, value):
+    """Store `value` at `index` of `array`, behind everything that was stored before."""
+
+    def generate(context, builder, signature, arguments):
+        where = _pointer(context, builder, signature.args[0], *arguments[:2])
+        builder.store_atomic(builder.bitcast(arguments[2], _WORD), where, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, array.dtype), generate
+
+
+@specialised
+def wait_for(array, index, value):
+    """Wait until `value` is at `index` of `array`."""
+    looks = 0
+    while loaded(array, index) != value:
+        looks += 1
+        if looks % _LOADS == 0:
+            _yield()
+
+
+@specialised
+def hold(locks, index, owner):
+    """Wait until nobody holds a lock, and make `owner`, which is not 0, its holder."""
+    while not exchanged(locks, index, 0, owner):
+        wait_for(locks, index, 0)
+
+
+@specialised
+def release(locks, index):
+    """Let others hold a lock."""
+    stored(locks, index, 0)

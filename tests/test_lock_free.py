@@ -1,0 +1,337 @@
+import dataclasses
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+
+import distsgd as ds
+from distsgd import ConfigError
+from distsgd.algorithm import Algorithm, At, Rules, Server, Worker
+from distsgd.algorithms.parts import adagrad
+from distsgd.errors import WorkerLost
+from distsgd.kernels.lock_free import fill_order, order_of
+from distsgd.live.case import Budget, Launch, Progress
+from distsgd.live.crew import Epoch, Job, Tools
+from distsgd.live.lock_free import block_of, epochs_of
+from distsgd.problem import Problem
+
+HOGWILD = ds.algorithms.hogwild(0.3, backoff=0.8)
+DATA = ds.data.sparse(70, 30, 5, popularity=0.5, test_samples=0)
+PROBLEMS = {
+    "logistic": ds.problems.logistic(DATA),
+    "logistic, l2": ds.problems.logistic(DATA, l2=0.1),
+    "svm, l2": ds.problems.svm(DATA, l2=0.1),
+    "least_squares, l2": ds.problems.least_squares(DATA, l2=0.1),
+}
+MANY = ds.problems.logistic(ds.data.sparse(20_000, 20, 5, test_samples=0))
+
+
+class Count(NamedTuple):
+    """The hyper-parameters of `counting`."""
+
+    one: float
+
+
+class Counts(NamedTuple):
+    """Two columns that count the changes of a coordinate."""
+
+    x: float
+    twice: float
+
+
+class One(NamedTuple):
+    """A column that counts."""
+
+    x: float
+
+
+def counting(n_columns: int) -> Algorithm:
+    """Add 1 to every coordinate that a sample touches, whatever the gradient."""
+    server = Server(
+        init=(lambda _, x: One(x)) if n_columns == 1 else (lambda _, x: Counts(x, x)),
+        reads=("x",),
+        apply=(lambda h, s, m: One(s.x + m.x))
+        if n_columns == 1
+        else (lambda h, s, m: Counts(s.x + m.x, s.twice + 2.0 * m.x)),
+    )
+    worker = Worker(
+        init=lambda _, x: One(0.0 * x), receive=lambda h, w, x: One(0.0 * x),
+        at=lambda h, w: w.x, step=lambda h, w, g: One(h.one + 0.0 * g),
+        send=lambda h, w: (w, One(w.x)),
+    )  # fmt: skip
+    return HOGWILD._replace(name="counting", hyper=Count(1.0), server=server, worker=worker)
+
+
+def case_of(problem: Problem, *, algorithm: Algorithm = HOGWILD, **others: object) -> Launch:
+    """Return a run of one worker on single samples, for three epochs and a half."""
+    case = Launch(algorithm, problem, 1, Budget("epochs", 3.5), batch=1, seed=3)
+    return dataclasses.replace(case, **others)
+
+
+def serial(case: Launch, epochs: list[Epoch], block: int) -> dict[str, list[float]]:
+    """Return the columns after a loop over the batches of all epochs, in plain Python."""
+    h, rules, support = case.hyper, Rules.of(case.algorithm), case.problem.support
+    state = case.algorithm.server.init(h, case.problem.start(0))
+    kind, columns = type(state), [column.tolist() for column in state]
+    step = 0
+    for epoch in epochs:
+        order = np.empty(case.problem.samples, np.uint32)
+        fill_order(order_of(case.seed, epoch.number, order.size, block), 0, order)
+        factor = case.algorithm.schedule(epoch.number)
+        for number in range(epoch.steps):
+            batch = order[number * case.batch : (number + 1) * case.batch].tolist()
+            at = At(step, 0, 1, step, factor)
+            sent = applied = at._replace(step=(step := step + 1))
+            own = case.algorithm.worker.init(h, 0.0)
+            touched = sorted({u for row in batch for u in row_of(case, row)[0]})
+            read = {u: rules.receive(h, own, columns[0][u], at) for u in touched}
+            point = {u: rules.at(h, w, at) for u, w in read.items()}
+            gradient = dict.fromkeys(touched, 0.0)
+            for row in batch:
+                indices, values = row_of(case, row)
+                margin = 0.0
+                for u, value in zip(indices, values, strict=True):
+                    margin += value * point[u]
+                slope = support.slope(margin, support.labels[row])
+                for u, value in zip(indices, values, strict=True):
+                    shrunk = support.shrink[u] * point[u] if support.shrink.size else 0.0
+                    gradient[u] += slope * value + shrunk
+            for u, g in gradient.items():
+                w = rules.step(h, read[u], g / len(batch), at)
+                _, message = rules.send(h, w, sent)
+                changed = rules.apply(h, kind(*(column[u] for column in columns)), message, applied)
+                for column, value in zip(columns, changed, strict=True):
+                    column[u] = float(value)
+    return dict(zip(kind._fields, columns, strict=True))
+
+
+def row_of(case: Launch, row: int) -> tuple[list[int], list[float]]:
+    """Return the columns and the values of a sample."""
+    rows = case.problem.support.rows
+    here = slice(int(rows.starts[row]), int(rows.starts[row + 1]))
+    return rows.columns[here].tolist(), rows.values[here].tolist()
+
+
+def processes() -> list[psutil.Process]:
+    """Return the workers of the run that is going on."""
+    return [worker for nursery in psutil.Process().children() for worker in nursery.children()]
+
+
+def kill_one(progress: Progress) -> None:
+    """Kill a worker that has begun, unless one is lost already."""
+    workers = processes()
+    if progress.updates > 0 and progress.lost == 0 and workers:
+        os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("problem", "writes", "batch", "algorithm"),
+    [
+        ("logistic", "racy", 1, HOGWILD),
+        ("logistic, l2", "racy", 1, HOGWILD),
+        ("svm, l2", "atomic", 1, HOGWILD),
+        ("least_squares, l2", "locked", 1, HOGWILD),
+        ("logistic, l2", "round_robin", 1, HOGWILD),
+        ("logistic, l2", "racy", 8, HOGWILD),
+        ("svm, l2", "atomic", 8, HOGWILD),
+        ("logistic, l2", "atomic", 1, HOGWILD._replace(server=adagrad)),
+    ],
+)
+def test_one_worker_has_the_bits_of_a_serial_loop(
+    problem: str, writes: str, batch: int, algorithm: Algorithm
+) -> None:
+    """One worker computes what a plain loop over the same order does, bit by bit."""
+    case = case_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
+    job = Job(case, epochs_of(case), block=4)
+    tools = Tools.of(job)
+    for epoch in job.epochs:
+        tools.begin()
+        tools.take(0, epoch)
+    expected = serial(case, job.epochs, job.block)
+    for name, column in tools.memory.server._asdict().items():
+        np.testing.assert_array_equal(column, expected[name])
+
+
+@pytest.mark.parametrize(("n", "block"), [(1, 1), (7, 1), (64, 64), (200, 64), (1001, 8)])
+def test_an_epoch_visits_every_sample_once(n: int, block: int) -> None:
+    """The order of an epoch is a permutation, a fresh one each time, and the same for a seed."""
+    orders = np.empty((3, n), np.uint32)
+    for order, (seed, number) in zip(orders, [(5, 0), (5, 1), (5, 0)], strict=True):
+        fill_order(order_of(seed, number, n, block), 0, order)
+    np.testing.assert_array_equal(np.sort(orders[0]), np.arange(n))
+    np.testing.assert_array_equal(orders[0], orders[2])
+    assert n == 1 or np.any(orders[0] != orders[1])
+
+
+def test_workers_share_an_epoch() -> None:
+    """The chunks of all workers are the epoch, and their sizes differ by 1 at most."""
+    for steps in (7, 100, 101):
+        shares = [Epoch(0, steps, 0, is_evaluated=True).share(w, 4) for w in range(4)]
+        assert [first for first, _ in shares] == [0, *np.cumsum([n for _, n in shares])[:-1]]
+        assert sum(n for _, n in shares) == steps
+        assert max(n for _, n in shares) - min(n for _, n in shares) <= 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends"),
+    [
+        (Budget("epochs", 2), [70, 140]),
+        (Budget("epochs", 1.5), [70, 105]),
+        (Budget("updates", 150), [70, 140, 150]),
+        (Budget("gradients", 60), [60]),
+    ],
+)
+def test_a_budget_ends_inside_an_epoch(budget: Budget, ends: list[int]) -> None:
+    """Epochs follow one another until the budget is spent, and the last may be cut short."""
+    epochs = epochs_of(case_of(PROBLEMS["logistic"], budget=budget))
+    assert [epoch.end for epoch in epochs] == ends
+    assert [epoch.version for epoch in epochs] == [0, *ends[:-1]]
+    assert epochs[-1].is_evaluated
+
+
+def test_a_point_of_the_history_is_an_end_of_an_epoch() -> None:
+    """The objective is evaluated at the first end behind each wanted point, and at the last."""
+
+    def evaluated(**asked: int) -> list[int]:
+        case = case_of(PROBLEMS["logistic"], budget=Budget("epochs", 100), **asked)
+        return [epoch.number + 1 for epoch in epochs_of(case) if epoch.is_evaluated]
+
+    assert evaluated(evaluations=4) == [25, 50, 75, 100]
+    assert evaluated(evaluate_every=30 * 70 + 1) == [31, 61, 91, 100]
+    assert evaluated() == list(range(2, 101, 2))
+
+
+def test_blocks_are_small_where_samples_are_few() -> None:
+    """An epoch has a thousand blocks, or a block for each sample."""
+    assert [block_of(n) for n in (1, 100, 2048, 20_000, 10**6)] == [1, 1, 2, 19, 64]
+
+
+@pytest.mark.parametrize(
+    ("writes", "n_columns"), [("atomic", 1), ("atomic", 2), ("locked", 1), ("round_robin", 1)]
+)
+def test_no_change_is_lost(writes: str, n_columns: int) -> None:
+    """Unless writes are racy, what several workers add to the same coordinates is the sum."""
+    epochs = 1 if writes == "round_robin" else 4
+    run = ds.launch(counting(n_columns), MANY, workers=2, epochs=epochs, batch=1, writes=writes)
+    np.testing.assert_array_equal(run.x, epochs * MANY.support.rows.counts)
+
+
+@pytest.mark.parametrize("writes", ["locked", "round_robin"])
+def test_a_killed_worker_is_replaced(writes: str) -> None:
+    """If a worker is killed, nobody waits for it for ever, and the run goes on with another."""
+    lost: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        lost.append(progress.lost)
+        kill_one(progress)
+
+    run = ds.launch(
+        HOGWILD, MANY, workers=3, epochs=100_000, batch=1, writes=writes, evaluations=10,
+        watch=watch, stop=lambda: 1 in lost,
+    )  # fmt: skip
+    assert run.status == "stopped"
+    assert run.counts["lost_workers"] == 1
+    assert run.counts["updates"] % MANY.samples == 0
+
+
+def test_a_worker_that_fails_ends_the_run() -> None:
+    """An exception in a worker is raised by `launch`, with its traceback."""
+    failing = HOGWILD._replace(schedule=lambda epoch: 1.0 / (1.0 - epoch))
+    with pytest.raises(WorkerLost, match=r"(?s)worker \d failed.*ZeroDivisionError"):
+        ds.launch(failing, PROBLEMS["logistic"], workers=2, epochs=3, batch=1)
+    assert not psutil.Process().children()
+
+
+def test_data_exist_once_and_nothing_is_left() -> None:
+    """Processes hold a small part of the data each, and are gone when the caller is interrupted."""
+    problem = ds.problems.logistic(ds.data.sparse(60_000, 2_000, 50, test_samples=0))
+    data_kb = problem.support.rows.values.nbytes * 1.5 / 1024
+    seen: list[psutil.Process] = []
+    private: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.updates > problem.samples:
+            seen.extend(processes())
+            private.extend(map(private_kb, seen))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ds.launch(HOGWILD, problem, workers=4, epochs=100_000, batch=1, watch=watch)
+    assert len(private) == 4
+    assert sum(private) < 0.8 * data_kb
+    _, alive = psutil.wait_procs(seen, 10)
+    assert not alive
+
+
+def private_kb(process: psutil.Process) -> int:
+    """Return the memory that a process has written and shares with nobody."""
+    text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
+    return int(text.split("Private_Dirty:")[1].split()[0])
+
+
+def test_a_run_has_a_history_in_wall_seconds() -> None:
+    """A point stands at every end of an epoch, its update is a sample, and the trace is empty."""
+    run = ds.launch(HOGWILD, PROBLEMS["logistic"], workers=2, epochs=2.5, batch=1)
+    assert run.status == "done"
+    assert run.history["update"].to_list() == [0, 70, 140, 175]
+    assert run.history["gradients"].to_list() == [0, 70, 140, 175]
+    assert run.history["epoch"].to_list() == [0.0, 1.0, 2.0, 2.5]
+    assert run.history["seconds"].is_nan().all()
+    assert run.history["loss"][-1] == PROBLEMS["logistic"].loss(run.x) < math.log(2)
+    assert len(run.trace.rows) == 0
+    assert run.settings["fleet"]["kind"] == "shared_memory"
+    assert run.settings["fleet"]["writes"] == "racy"
+
+
+def test_a_run_ends_at_its_target_or_when_it_diverges() -> None:
+    """A run whose loss is good enough ends with that epoch, and so does one that overflows."""
+    problem = PROBLEMS["least_squares, l2"]
+    run = ds.launch(HOGWILD, problem, workers=1, epochs=50, batch=1, target=0.49)
+    assert run.status == "target"
+    assert run.history["loss"][-1] <= 0.49 < run.history["loss"][-2]
+    run = ds.launch(ds.algorithms.hogwild(1e300), problem, workers=1, epochs=50, batch=1)
+    assert (run.status, run.diverged_at) == ("diverged", 70)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seconds": 1.0}, "give epochs, not seconds"),
+        ({"epochs": 1, "staleness": 3}, "staleness has no meaning for hogwild"),
+        ({"epochs": 1, "shards": 2}, "shards has no meaning"),
+        ({"epochs": 1, "delay": ds.constant(1.0)}, "delay has no meaning"),
+        ({"epochs": 1, "on_loss": "shrink"}, "on_loss has no meaning"),
+        ({"epochs": 1, "partition": ds.Partition("sharded")}, "partition has no meaning"),
+        ({"epochs": 1, "workers": 10, "batch": 8}, "workers must be <= 9, the batches of 8"),
+        ({"epochs": 1, "writes": "careful"}, "unknown writes 'careful'"),
+        ({"epochs": 1, "on": "ray"}, "use on='local', or downpour on a cluster"),
+        ({"epochs": 1, "updates": 1}, "give exactly one of"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(arguments: dict[str, object], message: str) -> None:
+    """An argument that shared memory cannot follow is refused before anything starts."""
+    with pytest.raises(ConfigError, match=message):
+        ds.launch(HOGWILD, PROBLEMS["logistic"], **arguments)
+
+
+def test_what_is_not_sparse_is_refused() -> None:
+    """Dense gradients, and algorithms that wait or remember, are refused with what to use."""
+    with pytest.raises(ConfigError, match="use a linear problem on sparse data"):
+        ds.launch(HOGWILD, ds.problems.quadratic([1.0]), epochs=1)
+    waiting = ds.algorithms.synchronous(0.1)._replace(lock_free=True, sparse=True)
+    with pytest.raises(ConfigError, match="use hogwild, not synchronous"):
+        ds.launch(waiting, PROBLEMS["logistic"], epochs=1)
+
+
+def test_too_little_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that does not fit says how much it needs before anything starts."""
+    free: Callable[[], float] = lambda: 1e3  # noqa: E731 # what the function does is all there is
+    monkeypatch.setattr("distsgd.live.nursery._free_bytes", free)
+    with pytest.raises(ConfigError, match=r"hogwild on logistic needs 0.0 GB of shared memory"):
+        ds.launch(HOGWILD, PROBLEMS["logistic"], workers=1, epochs=1)
