@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from small_comparison import small, small_pictures
+from small_live import FIVE, small_live
 
 from distsgd.report.page import render
+from distsgd.report.summary import summarise
 
 pytestmark = pytest.mark.browser
 
@@ -156,13 +158,7 @@ def probed(
     chromium: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
     """Return what the page says of itself, by the width of the window and the flags."""
-    folder = tmp_path_factory.mktemp("page")
-    html = render(*small())
-    top, rest = html.split("<head>", maxsplit=1)
-    body, bottom = rest.rsplit("</body>", maxsplit=1)
-    page = folder / "page.html"
-    watched = f"{top}<head>{LISTENER}{body}{PROBE}</body>{bottom}"
-    page.write_text(watched, encoding="utf-8")
+    page = _watched(render(*small()), tmp_path_factory.mktemp("page"))
     known: dict[tuple[object, ...], dict[str, Any]] = {}
 
     def probe(width: int, *flags: str) -> dict[str, Any]:
@@ -171,6 +167,15 @@ def probed(
         return known[width, flags]
 
     return probe
+
+
+def _watched(html: str, folder: Path) -> Path:
+    """Write a page that tells what it is, and return its path."""
+    top, rest = html.split("<head>", maxsplit=1)
+    body, bottom = rest.rsplit("</body>", maxsplit=1)
+    page = folder / "page.html"
+    page.write_text(f"{top}<head>{LISTENER}{body}{PROBE}</body>{bottom}", encoding="utf-8")
+    return page
 
 
 def _probe(chromium: str, page: Path, width: int, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -248,3 +253,16 @@ def test_a_telephone_can_show_it(probed: Probed) -> None:
     assert found["wide_charts"] == 0
     assert found["small_buttons"] == 0
     assert found["troubles"] == []
+
+
+def test_live_runs_are_drawn(chromium: str, tmp_path: Path) -> None:
+    """A page with live runs has no error, marks in every picture, and text that can be read."""
+    outcomes = [one for one in small_live().outcomes if one.fleet.startswith(FIVE)]
+    summary = summarise(outcomes, small_live().summary.settings, is_complete=True)
+    page = _watched(render(summary, outcomes), tmp_path)
+    found = _probe(chromium, page, WIDE, DARK)
+    assert found["troubles"] == []
+    assert all(count > 1 for count in found["marks"].values())
+    assert all(has_changed for _, has_changed in found["switched"].values())
+    assert found["lowest_text"][0] >= READABLE
+    assert found["wide_charts"] == 0

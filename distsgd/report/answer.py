@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from distsgd.report.contrasts import Tolerance
+from distsgd.report.engines import Agreement
 from distsgd.report.findings import Contrast, Quantity
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Result, Summary
@@ -21,7 +22,8 @@ def answer(summary: Summary) -> list[str]:
     """Return what the comparison found: a point per problem and fleet, then what lies across."""
     per_case = [_on_case(summary, problem, fleet) for problem, fleet in summary.cases]
     across = [point for problem in _problems(summary) for point in _across_fleets(summary, problem)]
-    return per_case + _certainty(summary) + _tuning(summary) + across + _troubles(summary)
+    live = _agreement(summary) + _left_out(summary)
+    return per_case + live + _certainty(summary) + _tuning(summary) + across + _troubles(summary)
 
 
 def _problems(summary: Summary) -> list[str]:
@@ -86,7 +88,7 @@ def _fastest(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
         return f"None met the target loss of {number(timed[0].target)} in most runs."
     first, *others = sorted(times, key=times.__getitem__)
     text = f"The target loss of {number(timed[0].target)} was met first by {first}"
-    text += f", after {number(times[first])} virtual seconds"
+    text += f", after {number(times[first])} {timed[0].clock} seconds"
     ratios = _ratios(contrasts, "seconds")
     if others:
         text += f"; {others[0]} took {_longer(times[others[0]], ratios[others[0]])}"
@@ -132,7 +134,16 @@ def _mostly_diverged(results: Sequence[Result]) -> str:
 
 
 def _across_fleets(summary: Summary, problem: str) -> list[str]:
-    stale = {fleet: _staleness(summary.of_fleet(fleet, problem)) for fleet in summary.fleets}
+    engines = dict.fromkeys(summary.engine_on(fleet) for fleet in summary.fleets)
+    groups = [
+        [fleet for fleet in summary.fleets if summary.engine_on(fleet) == engine]
+        for engine in engines
+    ]
+    return [point for fleets in groups for point in _across(summary, problem, fleets)]
+
+
+def _across(summary: Summary, problem: str, fleets: Sequence[str]) -> list[str]:
+    stale = {fleet: _staleness(summary.of_fleet(fleet, problem)) for fleet in fleets}
     fresh = min(stale, key=stale.__getitem__, default="")
     worst = max(stale, key=stale.__getitem__, default="")
     growth = _growth(summary.of_fleet(fresh, problem), summary.of_fleet(worst, problem))
@@ -164,6 +175,48 @@ def _growth(fresh: Sequence[Result], worst: Sequence[Result]) -> dict[str, float
 
 def _staleness(results: Sequence[Result]) -> float:
     return max([result.staleness.mean for result in results if result.staleness], default=0.0)
+
+
+def _agreement(summary: Summary) -> list[str]:
+    """Return for each problem and live fleet how far its losses are from the simulated ones."""
+    groups: dict[tuple[str, str], list[Agreement]] = {}
+    for one in summary.agreements:
+        if one.typical is not None:
+            groups.setdefault((one.problem, one.fleet), []).append(one)
+    return [
+        _agreed(_place(summary, *place), sorted(own, key=lambda one: one.typical or 0.0))
+        for place, own in groups.items()
+    ]
+
+
+def _agreed(place: str, ordered: Sequence[Agreement]) -> str:
+    least, most = ordered[0], ordered[-1]
+    text = (
+        f"On {place}, losses after equally many updates differ from the simulated ones on"
+        f" {most.against} by a factor of {_factor(most)}, for {most.algorithm}"
+    )
+    if None not in (most.staleness, most.simulated_staleness):
+        live, simulated = number(most.staleness), number(most.simulated_staleness)
+        text += f" (mean staleness {live} live, {simulated} simulated)"
+    if len(ordered) > 1:
+        text += f", which differs most, and of {_factor(least)}, for {least.algorithm}"
+    return f"{text}."
+
+
+def _factor(one: Agreement) -> str:
+    return f"typically {number(one.typical)}, and at most {number(one.largest)}"
+
+
+def _left_out(summary: Summary) -> list[str]:
+    """Return for each algorithm that did not run somewhere where that is, and why."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in summary.settings.get("left_out", ()):
+        place = _place(summary, one["problem"], one["fleet"])
+        groups.setdefault((one["algorithm"], one["reason"]), []).append(place)
+    return [
+        f"{algorithm} did not run on {_few(places, 'live fleets')}: {reason}."
+        for (algorithm, reason), places in groups.items()
+    ]
 
 
 def _certainty(summary: Summary) -> list[str]:

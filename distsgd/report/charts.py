@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import altair as alt
 
+from distsgd.report.engines import Engine
 from distsgd.report.summary import Outcome, Summary
 from distsgd.run import Run
 
@@ -26,6 +27,9 @@ COLOURS_ON_DARK = (
 """The same hues, light enough to be read on black."""
 DASHES = ((1, 0), (7, 3), (2, 2))
 
+BOTH = "both-"
+"""With this the names of pictures begin that show live and simulated runs together."""
+
 
 class Unit(NamedTuple):
     """What progress is measured in: a column of a run's history, and the title of its axis."""
@@ -40,7 +44,13 @@ UNITS = {
     "epochs": Unit("epoch", "epochs, of all workers together"),
     "bytes": Unit("bytes", "traffic [bytes]"),
 }
-"""By the name that a reader can choose."""
+"""By the name that a reader can choose, for simulated runs."""
+
+
+def units_on(engine: Engine) -> dict[str, Unit]:
+    """Return the units of runs on an engine: a live one has wall seconds."""
+    wall = {"seconds": Unit("wall_seconds", "wall time [s]")}
+    return UNITS if engine == "simulate" else UNITS | wall
 
 
 Case: TypeAlias = tuple[str, str]

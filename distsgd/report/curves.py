@@ -24,6 +24,7 @@ from distsgd.report.charts import (
     short,
     target_of,
     told,
+    units_on,
     view,
 )
 from distsgd.report.statistics import Band, Curve, band
@@ -57,7 +58,7 @@ def loss_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> P
     algorithms, target = list(summary.algorithms), target_of(summary, case)
     views = {
         name: _view(curves, unit, algorithms, target)
-        for name, unit in UNITS.items()
+        for name, unit in units_on(summary.engine_on(case[1])).items()
         if _has_moved(curves := _curves(runs, unit))
     }
     note = (
@@ -66,6 +67,78 @@ def loss_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> P
         "the start."
     )
     return Picture("loss", case, "Training loss", note, views)
+
+
+def both_losses_picture(
+    summary: Summary, outcomes: Sequence[Outcome], case: Case
+) -> Picture | None:
+    """Return the losses of live and of simulated runs on the axes that they share.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison.
+    outcomes : sequence of Outcome
+        Its runs.
+    case : tuple of str
+        Problem and live fleet.
+
+    Returns
+    -------
+    Picture or None
+        A view for updates and one for epochs; None if the fleet was not simulated too. Virtual and
+        wall seconds are not on one axis.
+    """
+    problem, fleet = case
+    if fleet not in summary.twins:
+        return None
+    simulated = by_algorithm(outcomes, (problem, summary.twins[fleet]))
+    live = by_algorithm(outcomes, case)
+    common = [name for name in live if name in simulated]
+    runs = {
+        of: {name: own[name] for name in common}
+        for of, own in (("simulated", simulated), ("live", live))
+    }
+    views = {
+        name: _both({of: _curves(own, UNITS[name]) for of, own in runs.items()}, UNITS[name],
+                    list(summary.algorithms))
+        for name in ("updates", "epochs") if common
+    }  # fmt: skip
+    note = (
+        "Medians over seeds: the thin lines are live, the wide faint ones simulated. Only axes "
+        "that both share: a virtual second is no wall second."
+    )
+    return Picture("both-losses", case, "Training loss, live on simulated", note, views)
+
+
+def _both(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]], unit: Unit, algorithms: Sequence[str]
+) -> View:
+    bands = {
+        (of, name): thinned(_after_start(band(own)))
+        for of, several in curves.items() for name, own in several.items()
+    }  # fmt: skip
+    low, high = _limits(
+        curve for several in curves.values() for own in several.values() for curve in own
+    )
+    rows = [
+        row | {"of": of} for (of, name), own in bands.items() for row in _rows(name, own, 2 * high)
+    ]
+    kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
+    scale = alt.Scale(type=kind, domain=[low, high], nice=False)
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeColor="gray")
+    line = drawn("medians").mark_line(clip=True, interpolate="step-after").encode(
+        x=logarithmic("position", unit.title, _ends(bands.values())), color=colour(algorithms),
+        y=alt.Y("median:Q", title="training loss", scale=scale),
+        strokeWidth=alt.StrokeWidth(
+            "of:O", sort=list(curves), scale=alt.Scale(range=[6, 1.5]), legend=legend
+        ),
+        opacity=alt.Opacity(
+            "of:O", sort=list(curves), scale=alt.Scale(range=[0.35, 1.0]), legend=legend
+        ),
+        tooltip=[*told("position", "median"), alt.Tooltip("of:N")],
+    )  # fmt: skip
+    return view({"medians": rows}, line, height=340)
 
 
 def _curves(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Curve]]:
@@ -88,7 +161,7 @@ def _view(
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
     scale = alt.Scale(type=kind, domain=[low, high], nice=False)
     base = drawn("bands").encode(
-        x=logarithmic("position", unit.title, _ends(bands)), color=colour(algorithms)
+        x=logarithmic("position", unit.title, _ends(bands.values())), color=colour(algorithms)
     )
     area = base.mark_area(opacity=0.16, clip=True, interpolate="step-after").encode(
         y=alt.Y("low:Q", title="training loss", scale=scale), y2=alt.Y2("high:Q")
@@ -153,8 +226,8 @@ def _ends_of(
     return np.concatenate([order[firsts], order[lasts]])
 
 
-def _ends(bands: Mapping[str, Band]) -> list[float]:
-    reached = np.concatenate([np.empty(0), *(own.positions for own in bands.values())])
+def _ends(bands: Iterable[Band]) -> list[float]:
+    reached = np.concatenate([np.empty(0), *(own.positions for own in bands)])
     return [float(reached.min()), float(reached.max())] if len(reached) else [1.0, 2.0]
 
 

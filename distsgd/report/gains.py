@@ -106,7 +106,9 @@ def _row(one: Contrast) -> Row:
 
 def profile_picture(summary: Summary) -> Picture | None:
     """Return the performance profiles over problems and fleets, None for fewer than two of them."""
-    if len(summary.cases) < 2 or not summary.profiles:
+    engine = summary.engine_on(summary.cases[0][1]) if summary.cases else "simulate"
+    cases = [case for case in summary.cases if summary.engine_on(case[1]) == engine]
+    if len(cases) < 2 or not summary.profiles:
         return None
     last = short(1.2 * max(factor for one in summary.profiles for factor in one.factor))
     rows = [
@@ -121,8 +123,9 @@ def profile_picture(summary: Summary) -> Picture | None:
                 scale=alt.Scale(domain=[0, 1.02], nice=False)),
         color=colour(algorithms), strokeDash=dashes(algorithms), tooltip=told("factor", "share"),
     )  # fmt: skip
+    live = " that were simulated" if len(cases) < len(summary.cases) else ""
     note = (
-        f"Over the {len(summary.cases)} pairs of problem and fleet: on how many of them an "
+        f"Over the {len(cases)} pairs of problem and fleet{live}: on how many of them an "
         "algorithm met the target within so many times the best one's time. Higher is better; at "
         "the left edge, how often it was the first."
     )
@@ -135,7 +138,8 @@ def speed_up_picture(summary: Summary) -> Picture | None:
     several: dict[str, list[Scaling]] = {}
     for one in summary.scaling:
         if any(value is not None for value in one.speed_up):
-            several.setdefault(one.problem, []).append(one)
+            live = ", live" * (summary.engine_on(one.fleets[0]) != "simulate")
+            several.setdefault(f"{one.problem}{live}", []).append(one)
     if not several:
         return None
     views = {problem: _speed_ups(list(summary.algorithms), own) for problem, own in several.items()}

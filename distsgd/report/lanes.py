@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from distsgd.report.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
+from distsgd.report.engines import Clock, clock_of, engine_of
 from distsgd.report.summary import Outcome
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
@@ -56,7 +57,8 @@ def timeline_picture(outcomes: Sequence[Outcome], case: Case) -> Picture | None:
 
 def _has_machines(run: Run) -> bool:
     n_seen = len(np.unique(run.trace.rows["worker"]))
-    return run.settings["fleet"].get("kind") == "fleet" and n_seen > 1
+    is_described = run.settings["fleet"].get("kind") == "fleet"
+    return n_seen > 1 and (is_described or engine_of(run) != "simulate")
 
 
 def _shares(busy: dict[str, float]) -> str:
@@ -95,7 +97,8 @@ def lanes(run: Run) -> View:
         for kind, worker, row, start, stop in found.iter_rows()
     ]  # fmt: skip
     names = [*(f"worker {worker}" for worker in workers), QUEUE, SERVER]
-    return view({"spans": rows}, *_layers(names, short(end - begin)), height=22 * len(names))
+    layers = _layers(names, short(end - begin), clock_of(engine_of(run)))
+    return view({"spans": rows}, *layers, height=22 * len(names))
 
 
 def _middle(trace: Trace) -> tuple[Trace, npt.NDArray[np.void]]:
@@ -113,7 +116,7 @@ def _lane(kind: str, worker: int) -> str:
     return {QUEUE: QUEUE, "apply": SERVER}.get(kind, f"worker {worker}")
 
 
-def _layers(names: Sequence[str], end: float) -> list[alt.Chart]:
+def _layers(names: Sequence[str], end: float, clock: Clock) -> list[alt.Chart]:
     scale = alt.Scale(domain=[0, end], nice=False)
     lane_scale = alt.Scale(domain=list(names), paddingInner=0.3)
     legend = alt.Legend(orient="top", title=None, values=list(KINDS[:4]), symbolOpacity=1)
@@ -132,7 +135,7 @@ def _layers(names: Sequence[str], end: float) -> list[alt.Chart]:
     served = marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
     return [
         bars.encode(
-            x=alt.X("start:Q", title="virtual time [s]", scale=scale), x2=alt.X2("end:Q"),
+            x=alt.X("start:Q", title=f"{clock} time [s]", scale=scale), x2=alt.X2("end:Q"),
             opacity=faint, **shared,
         ),
         served.encode(x=alt.X("end:Q", scale=scale), **shared),

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from distsgd.errors import TraceError
 from distsgd.report.answer import answer
 from distsgd.report.charts import (
+    BOTH,
     COLOURS,
     COLOURS_ON_DARK,
     Case,
@@ -26,10 +27,10 @@ from distsgd.report.charts import (
 from distsgd.report.pictures import pictures
 from distsgd.report.summary import Outcome, Result, Summary
 from distsgd.report.text import (
-    COLUMNS,
     MISSING,
     TRIAL_COLUMNS,
     cells,
+    headings,
     number,
     pairs,
     time_text,
@@ -47,6 +48,14 @@ class _Cell(NamedTuple):
     text: str
     time: str
     is_lowest: bool
+
+
+class _Table(NamedTuple):
+    """Results of one fleet on one engine: what it is called, its headings and its rows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[_Row]
 
 
 class _Figure(NamedTuple):
@@ -84,9 +93,8 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         legend=drawn,
         cases=[case_name(summary, case) for case in summary.cases],
         overview=[_overview_row(summary, name, style) for name, style in drawn.items()],
-        shared=_figures(keyed, None),
-        sections=[_section(summary, case, keyed, drawn) for case in summary.cases],
-        columns=COLUMNS,
+        shared=_figures(summary, keyed, [None]),
+        sections=[_section(summary, together, keyed, drawn) for together in _together(summary)],
         troubles=troubles(summary.runs),
         settings=_settings(summary),
         trial_columns=TRIAL_COLUMNS,
@@ -160,31 +168,70 @@ def _overview_cell(results: Sequence[Result], own: Result | None) -> _Cell:
     return _Cell(number(own.loss.median), time, is_lowest=lowest)
 
 
+def _together(summary: Summary) -> list[list[Case]]:
+    """Return the cases section by section: a live fleet stands with the one it takes after."""
+    sections: dict[Case, list[Case]] = {}
+    for problem, fleet in summary.cases:
+        sections.setdefault((problem, summary.twins.get(fleet, fleet)), []).append((problem, fleet))
+    return list(sections.values())
+
+
 def _section(
-    summary: Summary, case: Case, keyed: Mapping[str, Picture], drawn: Mapping[str, Style]
-) -> dict[str, Any]:
-    problem, fleet = case
-    found = [one for one in summary.of_fleet(fleet, problem) if one.algorithm in drawn]
+    summary: Summary, together: Sequence[Case], keyed: Mapping[str, Picture],
+    drawn: Mapping[str, Style],
+) -> dict[str, Any]:  # fmt: skip
     return {
-        "name": case_name(summary, case),
-        "description": _joined(summary.fleets.get(fleet, {})),
-        "figures": _figures(keyed, case),
-        "rows": [_Row(drawn[result.algorithm], cells(result)) for result in found],
+        "name": case_name(summary, together[0]),
+        "descriptions": [_described(summary, case, among=len(together)) for case in together],
+        "figures": _figures(summary, keyed, together),
+        "tables": [_table(summary, case, drawn) for case in together],
     }
 
 
-def _figures(keyed: Mapping[str, Picture], case: Case | None) -> list[_Figure]:
+def _described(summary: Summary, case: Case, among: int) -> str:
+    text = _joined(summary.fleets.get(case[1], {}))
+    return text if among == 1 else f"{_kind(summary, case[1]).capitalize()}: {text}"
+
+
+def _kind(summary: Summary, fleet: str) -> str:
+    """Return what runs on `fleet` are, and where, in a word or two."""
+    words = {"simulate": "simulated", "local": "live", "ray": "live on Ray"}
+    return words[summary.engine_on(fleet)]
+
+
+def _table(summary: Summary, case: Case, drawn: Mapping[str, Style]) -> _Table:
+    problem, fleet = case
+    found = [one for one in summary.of_fleet(fleet, problem) if one.algorithm in drawn]
+    rows = [_Row(drawn[result.algorithm], cells(result)) for result in found]
+    return _Table(case_name(summary, case), headings(summary.engine_on(fleet)), rows)
+
+
+def _figures(
+    summary: Summary, keyed: Mapping[str, Picture], together: Sequence[Case | None]
+) -> list[_Figure]:
+    """Return the pictures of some cases: those of one kind next to each other."""
+    own = {key: one for key, one in keyed.items() if one.case in together}
+    # The last case has a kind that the others have not: what it shares with the first.
+    by_case = [[one.name for one in own.values() if one.case == case] for case in together]
+    kinds = list(dict.fromkeys(chain(*reversed(by_case))))
+    ordered = sorted(own.items(), key=lambda item: kinds.index(item[1].name))
     return [
         _Figure(
             key,
-            picture.title,
+            _picture_title(summary, picture, among=len(together)),
             picture.note,
             list(picture.views),
             is_wide=picture.name == "timeline",
         )
-        for key, picture in keyed.items()
-        if picture.case == case
+        for key, picture in ordered
     ]
+
+
+def _picture_title(summary: Summary, picture: Picture, among: int) -> str:
+    """Return the title of a picture, which says whose it is where several cases stand together."""
+    if among == 1 or picture.case is None or picture.name.startswith(BOTH):
+        return picture.title
+    return f"{picture.title}, {_kind(summary, picture.case[1])}"
 
 
 def _specs(picture: Picture) -> dict[str, Any]:

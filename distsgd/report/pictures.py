@@ -6,13 +6,14 @@ from altair.utils.schemapi import debug_mode
 
 from distsgd.report.charts import Case, Picture
 from distsgd.report.classes import class_picture
-from distsgd.report.curves import loss_picture
+from distsgd.report.curves import both_losses_picture, loss_picture
 from distsgd.report.gains import profile_picture, ratio_picture, speed_up_picture
 from distsgd.report.lanes import timeline_picture
 from distsgd.report.rates import map_picture, sensitivity_picture
 from distsgd.report.staleness import staleness_picture, suffering_picture
 from distsgd.report.summary import Outcome, Summary
 from distsgd.report.targets import target_picture
+from distsgd.report.twins import both_staleness_picture
 
 
 def pictures(summary: Summary, outcomes: Sequence[Outcome]) -> list[Picture]:
@@ -51,6 +52,8 @@ def _drawn(summary: Summary, outcomes: Sequence[Outcome]) -> list[Picture]:
 def _of_case(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> list[Picture | None]:
     return [
         loss_picture(summary, outcomes, case),
+        both_losses_picture(summary, outcomes, case),
+        both_staleness_picture(summary, outcomes, case),
         target_picture(summary, outcomes, case),
         ratio_picture(summary, case),
         staleness_picture(summary, outcomes, case),

@@ -186,7 +186,7 @@ def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
     for result in summary.results:
         run = runs.get((result.problem, result.fleet, result.algorithm))
         hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
-        if RATE in hyper and result.loss is not None:
+        if RATE in hyper and result.loss is not None and result.engine == "simulate":
             name, level = names[result.algorithm], levels[result.fleet]
             rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
     return rows

@@ -24,7 +24,7 @@ from distsgd.report.charts import (
 )
 from distsgd.report.statistics import shares
 from distsgd.report.summary import Outcome, Result, Summary
-from distsgd.trace import PULL, PUSH, Trace
+from distsgd.trace import JOIN, PULL, PUSH, Trace
 
 BINS = 40
 """Bins of a distribution, at most."""
@@ -86,7 +86,9 @@ def read_ages(trace: Trace) -> npt.NDArray[np.float64]:
     rows = trace.rows
     number = pl.Series("row", np.arange(len(rows)))
     table = pl.from_numpy(rows).with_columns(number)
-    pulls = table.filter(verb=PULL).select("worker", "read", "row", pulled="time")
+    pulls = table.filter(pl.col("verb").is_in([PULL, JOIN])).select(
+        "worker", "read", "row", pulled="time"
+    )
     pushes = table.filter(verb=PUSH).select("worker", "read", "row")
     # A worker may pull a version twice: the later pull is the one in force.
     matched = pushes.join_asof(pulls, on="row", by=["worker", "read"], check_sortedness=False)
@@ -173,10 +175,11 @@ def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture 
     levels = stalenesses(summary)
     if len(set(levels.values())) < 2:
         return None
-    rows: dict[str, list[Row]] = {}
+    rows: dict[tuple[str, bool], list[Row]] = {}
     for result in summary.results:
         if result.loss is not None and np.isfinite(result.loss.median):
-            rows.setdefault(result.problem, []).append(_point(result, levels[result.fleet]))
+            same = rows.setdefault((result.problem, result.engine != "simulate"), [])
+            same.append(_point(result, levels[result.fleet]))
     note = (
         "Median over seeds at the end of each run, and its band. A fleet stands at the mean "
         "staleness of the algorithm that is stalest on it: what asynchrony costs there. What "
@@ -184,7 +187,8 @@ def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture 
     )
     algorithms = list(summary.algorithms)
     views = {
-        problem: _lines(algorithms, own, _start(outcomes, problem)) for problem, own in rows.items()
+        problem + ", live" * is_live: _lines(algorithms, own, _start(outcomes, problem))
+        for (problem, is_live), own in rows.items()
     }
     return Picture("loss-against-staleness", None, "Final loss against staleness", note, views)
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from distsgd.report.charts import (
-    UNITS,
     Case,
     Picture,
     Row,
@@ -22,6 +21,7 @@ from distsgd.report.charts import (
     short,
     target_of,
     told,
+    units_on,
     view,
 )
 from distsgd.report.statistics import median_time, time_to
@@ -59,7 +59,7 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     )
     views = {
         name: view
-        for name, unit in UNITS.items()
+        for name, unit in units_on(summary.engine_on(case[1])).items()
         if (view := _view(list(summary.algorithms), runs, unit, target)) is not None
     }
     return Picture("time-to-target", case, "Time to the target", note, views)

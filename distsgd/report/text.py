@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from distsgd.report.engines import Engine, clock_of
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Line, Result
 from distsgd.report.trials import Trial
@@ -63,15 +64,21 @@ COLUMNS = (
 """Headings of a table of results."""
 
 
+def headings(engine: Engine) -> list[str]:
+    """Return the headings of a table of results on one engine."""
+    return [name.replace("virtual", clock_of(engine)) for name in COLUMNS]
+
+
 def cells(result: Result) -> list[str]:
     """Return the cells of `result`, one per heading of `COLUMNS`."""
+    seconds = result.seconds or result.wall_seconds
     return [
         result.algorithm,
         spread_text(result.loss),
         spread_text(result.test_loss),
         spread_text(result.accuracy),
         time_text(result),
-        number(result.seconds.median if result.seconds else None),
+        number(seconds.median if seconds else None),
         number(result.updates.median if result.updates else None),
         number(result.staleness.mean if result.staleness else None),
         str(result.dropped),

@@ -1,0 +1,30 @@
+"""A small comparison of simulated and live runs; the live ones have no processes."""
+
+from functools import cache
+from unittest.mock import patch
+
+from small_comparison import Small
+from stand_in import launch
+
+from distsgd import jobs
+from distsgd.algorithms import downpour, hogwild, synchronous
+from distsgd.comparison import compare
+from distsgd.fleet import Fleet
+from distsgd.laws import constant, lognormal
+from distsgd.live.fleet import Live
+from distsgd.problems import quadratic
+
+TWO, FIVE = "2 machines", "5 machines"
+
+
+@cache
+def small_live() -> Small:
+    """Return the comparison; everybody shares it."""
+    fleets = {TWO: Fleet(2, constant(1.0)), FIVE: Fleet(5, lognormal(1.0, 0.5))}
+    algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), "racing": hogwild(0.2)}
+    with patch.object(jobs, "_launch", launch):
+        found = compare(
+            algorithms, quadratic([1.0, 0.2], noise=0.1), fleets, gradients=120, seeds=3,
+            target=0.2, evaluations=20, engine=["simulate", "local"], live=Live(shards=2),
+        )  # fmt: skip
+    return Small(found.summary, list(found.outcomes))
