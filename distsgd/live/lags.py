@@ -14,8 +14,8 @@ class Lags:
     """Lags of pulls [versions]: a function of (seed, worker, number of the pull).
 
     A pull at the server's version v reads version ``max(0, v - lag)``, whatever the worker has
-    pushed. A law's sample is rounded down; and since the versions have to be kept, it is at most
-    the longest among the first `DRAWS` of each worker.
+    pushed; behind a restart, none from before. A law's sample is rounded down; and since versions
+    have to be kept, it is at most the longest among the first `DRAWS` of each worker.
 
     Parameters
     ----------

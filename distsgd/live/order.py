@@ -47,6 +47,7 @@ class Order:
         self._workers = [Standing(w) for w in range(terms.workers)]
         self.version = self.gradients = self._closed_gradients = 0
         self._closed_at = self._time = 0.0
+        self._oldest = 0 if memory is None else memory.version
         if memory is not None:
             self._remember(memory)
         self._held: list[Held] = []
@@ -120,7 +121,7 @@ class Order:
         if kind != Kind.JOIN:
             worker.check(header)
         self._time = now = max(now, self._time)
-        if now > self._terms.budget.seconds:
+        if self.is_past(now):
             return self.end(now)
         if worker.open_row >= 0:
             worker.went_on = max(worker.went_on, min(header.resumed, now))
@@ -185,9 +186,9 @@ class Order:
         """Return whether the evaluator has the last model."""
         return self.is_over and self._shown == self.version
 
-    def checkpoint(self, number: int) -> list[Decision]:
-        """Return the decision to write a checkpoint; none while a push is held."""
-        return [] if self._held else [Decision(Action.CHECKPOINT, version=number)]
+    def is_past(self, now: float) -> bool:
+        """Return whether the time of the run is over."""
+        return now > self._terms.budget.seconds
 
     def end(self, now: float) -> list[Decision]:
         """End the run; those who wait are not served any more."""
@@ -256,7 +257,7 @@ class Order:
             return
         worker.waits = ""
         lag = self._terms.lags.of(worker.number, worker.n_pulls)
-        read = max(0, self.version - lag)
+        read = max(self._oldest, self.version - lag)
         worker.n_pulls += 1
         worker.read, worker.joins = read, self.version
         if worker.step == worker.pushed:

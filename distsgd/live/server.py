@@ -9,18 +9,37 @@
    and all its shards with it.
 """
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import zmq
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.laws import Law
-from distsgd.live.security import Door, Gate
-from distsgd.live.terms import Budget
+from distsgd.live import checkpoint
+from distsgd.live.checkpoint import Checkpoint
+from distsgd.live.follower import Follower
+from distsgd.live.lags import Lags
+from distsgd.live.lead import Lead
+from distsgd.live.order import Order
+from distsgd.live.peers import Peer
+from distsgd.live.security import Door, Gate, Socket, knock, listen
+from distsgd.live.shard import Shard
+from distsgd.live.store import Store
+from distsgd.live.terms import Budget, Terms
 from distsgd.live.vectors import Layout, Vectors
+
+__all__ = ["Budget", "ServerCase", "serve"]
+
+_TICK_S = 0.02
+"""How long nobody looks at the clock, at most."""
+_OTHERS_BYTES = 1 << 16
+"""Room for a frame that is no column."""
 
 
 class ServerCase(NamedTuple):
@@ -89,4 +108,74 @@ def serve(
         If a shard cannot follow the lead, because a worker's message has come to the lead alone;
         all shards must then be started again with the next life.
     """
-    raise NotImplementedError
+    largest_bytes = _OTHERS_BYTES
+    if not vectors.is_shared:
+        largest_bytes += 8 * -(-case.layout.dimension // case.layout.shards)
+    case.folder.mkdir(parents=True, exist_ok=True)
+    # a run that diverges overflows, which is a result and no warning
+    with (
+        zmq.Context() as context,
+        listen(context, gate, largest_bytes) as socket,
+        contextlib.ExitStack() as stack,
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        last = checkpoint.load(case.folder) if life > 0 else None
+        common = _shard(case, shard, vectors, socket, life=life, last=last)
+        if shard > 0:
+            _listen(Follower(common, case.heartbeat_s), common, socket, case.origin)
+            return
+        sockets = [stack.enter_context(knock(context, door)) for door in followers]
+        for one in sockets:
+            one.sndhwm, one.linger = 0, 1000
+        lead = Lead(
+            common, _order(case, last), sockets, heartbeat_s=case.heartbeat_s,
+            checkpoint_every_s=case.checkpoint_every_s, target=case.target, last=last,
+        )  # fmt: skip
+        _listen(lead, common, socket, case.origin)
+
+
+def _shard(
+    case: ServerCase, shard: int, vectors: Vectors, socket: Socket, *,
+    life: int, last: Checkpoint | None,
+) -> Shard:  # fmt: skip
+    own, columns, version = case.layout.slice(shard), None, 0
+    if last is not None:
+        columns = checkpoint.load_columns(case.folder, last.name, shard)
+        version = last.description.memory.version
+    store = Store(
+        case.algorithm, case.start[own], case.layout.workers, n_past=_lags(case).longest,
+        columns=columns, version=version,
+    )  # fmt: skip
+    peers = {number: Peer(number, session) for number, session in case.sessions.items()}
+    return Shard(shard, store, vectors, socket, peers=peers, folder=case.folder, life=life)
+
+
+def _order(case: ServerCase, last: Checkpoint | None) -> Order:
+    terms = Terms.of(
+        case.algorithm, case.layout.workers, case.budget, case.batch / case.samples,
+        lags=_lags(case), shrinks=case.on_loss == "shrink",
+    )  # fmt: skip
+    if last is None:
+        return Order(terms)
+    return Order(terms, last.description.memory, last.rows)
+
+
+def _lags(case: ServerCase) -> Lags:
+    return Lags(case.staleness, case.seed, case.layout.workers)
+
+
+def _listen(party: Lead | Follower, shard: Shard, socket: Socket, origin: float) -> None:
+    """Handle what comes, and look at the clock now and then."""
+    socket.rcvtimeo = int(1e3 * _TICK_S)
+    tick_at = 0.0
+    while not shard.is_stopped:
+        try:
+            parts = socket.recv_multipart()
+        except zmq.Again:
+            parts = []
+        now = time.monotonic() - origin
+        if parts:
+            party.handle(parts, now)
+        if now >= tick_at:
+            party.tick(now)
+            tick_at = now + _TICK_S

@@ -45,6 +45,8 @@ class Layout(NamedTuple):
 class SharedVectors:
     """Columns in one block of shared memory; messages carry none.
 
+    What a request means lies there before any shard has heard of it.
+
     Parameters
     ----------
     layout : Layout
@@ -53,22 +55,31 @@ class SharedVectors:
         At least ``layout.shared_bytes`` [bytes] that all processes share.
     """
 
+    is_shared = True
+
     def __init__(self, layout: Layout, block: memoryview) -> None:
         d, w = layout.dimension, layout.workers
         numbers = np.frombuffer(block, np.float64, layout.shared_bytes // 8)
         inbox, outbox, snapshot = np.split(
             numbers, np.cumsum([w * layout.n_reads * d, w * 2 * layout.n_message * d])
         )
-        self._slices = [layout.slice(shard) for shard in range(layout.shards)]
+        self._n_shards = layout.shards
         self._inbox = inbox.reshape(w, layout.n_reads, d)
         self._outbox = outbox.reshape(w, 2, layout.n_message, d)
         self._snapshot = snapshot
+        slices = [layout.slice(shard) for shard in range(layout.shards)]
+        # a view takes as long to make as a small slice to copy
+        self._inboxes = [[list(box[:, own]) for box in self._inbox] for own in slices]
+        self._outboxes = [
+            [[list(box[:, own]) for box in boxes] for boxes in self._outbox] for own in slices
+        ]
+        self._snapshots = [snapshot[own] for own in slices]
 
     def post(self, worker: int, push: int, columns: Columns) -> list[Frames]:
         """Put a worker's message into the out-box of `push`; return each shard's frames: none."""
         for box, column in zip(self._outbox[worker, push % 2], columns, strict=True):
             box[...] = column
-        return [()] * len(self._slices)
+        return [()] * self._n_shards
 
     def fetch(self, worker: int | None, replies: Sequence[Frames]) -> Columns:  # noqa: ARG002 # as `FrameVectors`
         """Return the columns of a reply: views, until the next pull; None is the evaluator."""
@@ -85,13 +96,13 @@ class SharedVectors:
         if frames:
             msg = f"a push through shared memory must have no frames, not {len(frames)}"
             raise WireError(msg)
-        return list(self._outbox[worker, push % 2, :, self._slices[shard]])
+        return self._outboxes[shard][worker][push % 2]
 
     def answer(self, shard: int, worker: int | None, columns: Columns) -> Frames:
         """Put a shard's slice of a reply where the worker looks; return its frames: none."""
-        boxes = [self._snapshot] if worker is None else self._inbox[worker]
+        boxes = [self._snapshots[shard]] if worker is None else self._inboxes[shard][worker]
         for box, column in zip(boxes, columns, strict=False):  # a welcome has one column
-            box[self._slices[shard]] = column
+            box[...] = column
         return ()
 
 
@@ -103,6 +114,8 @@ class FrameVectors:
     layout : Layout
         Sizes.
     """
+
+    is_shared = False
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -136,7 +149,7 @@ class FrameVectors:
 
     def answer(self, shard: int, worker: int | None, columns: Columns) -> Frames:  # noqa: ARG002 # as `SharedVectors`
         """Return the frames of a shard's slice of a reply: copies, since the server goes on."""
-        return [column.astype("<f8").tobytes() for column in columns]
+        return [_frame(column) for column in columns]
 
     def _slice_of(self, shard: int, frames: Frames, n_columns: int) -> Columns:
         own = self._slices[shard]

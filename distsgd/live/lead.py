@@ -1,0 +1,243 @@
+"""The lead: it decides, carries out its own part, and tells the other shards."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from distsgd.errors import WireError
+from distsgd.live import checkpoint
+from distsgd.live.checkpoint import Checkpoint, Description, Name, Segment
+from distsgd.live.decisions import Action, Decision, encode_decisions
+from distsgd.live.gatekeeper import Heard, hear
+from distsgd.live.order import Order
+from distsgd.live.security import Socket
+from distsgd.live.shard import Shard
+from distsgd.live.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, State, encode
+
+MISSED_BEATS = 5
+"""A worker that was not heard for so many heartbeats is given up."""
+
+_ASKS = {
+    LAUNCHER: {Kind.STATUS, Kind.GONE, Kind.ADMIT, Kind.STOP},
+    EVALUATOR: {Kind.SNAPSHOT, Kind.EVALUATED},
+}
+
+
+class Lead:
+    """Decides, and acts on what is heard.
+
+    Parameters
+    ----------
+    shard : Shard
+        What it carries out decisions with.
+    order : Order
+        What decides.
+    followers : sequence of Socket
+        To each of the other shards.
+    sessions : mapping
+        Session of each peer.
+    heartbeat_s, checkpoint_every_s : float
+        Time between two signs of life, and between two checkpoints [s].
+    target : float, optional
+        Training loss at which the run ends.
+    last : Checkpoint, optional
+        What it goes on from.
+    """
+
+    def __init__(
+        self, shard: Shard, order: Order, followers: Sequence[Socket], *,
+        heartbeat_s: float, checkpoint_every_s: float, target: float | None = None,
+        last: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
+        self._shard, self._order, self._followers = shard, order, followers
+        self._heartbeat_s, self._checkpoint_every_s = heartbeat_s, checkpoint_every_s
+        self._target = target
+        self._n_workers = sum(peer < LEAD for peer in shard.peers)
+        self._session = shard.peers[LEAD].session
+        self._n_orders = self._n_checkpoints = 0
+        self._seen: dict[int, float] = {}
+        self._ticked_at = self._saved_at = -math.inf
+        self._status: Literal["done", "target", "diverged", "stopped"] = "done"
+        self._evaluations: list[tuple[int, float | None, float | None, float | None]] = []
+        self._segments: list[Segment] = []
+        self._n_saved_rows = 0
+        self._is_judged = EVALUATOR not in shard.peers
+        self._final: Name | None = None
+        if last is not None:
+            self._remember(last)
+
+    def handle(self, parts: list[bytes], now: float) -> None:
+        """Serve, answer or drop a message."""
+        heard = hear(self._shard, parts, self._n_workers)
+        if heard is None:
+            return
+        if heard.header.peer < self._n_workers:
+            self._seen[heard.header.peer] = now
+            if heard.header.kind != Kind.BEAT:
+                self._serve(heard, now)
+        elif heard.header.kind in _ASKS.get(heard.header.peer, ()):
+            heard.peer.accepted = heard.header.sequence
+            self._attend(heard, now)
+        else:
+            self._shard.drops.add("not its request", heard.header.peer)
+
+    def tick(self, now: float) -> None:
+        """Do what is due by the clock."""
+        self._listen_for_beats(now)
+        if self._order.is_over:
+            self._finish()
+        else:
+            if self._order.is_past(now):
+                self._carry_out(self._order.end(now))
+            if now >= self._saved_at + self._checkpoint_every_s and not self._order.n_held:
+                self._saved_at = now
+                self._save()
+
+    def _serve(self, heard: Heard, now: float) -> None:
+        peer, header = heard.peer, heard.header
+        if self._order.is_over or not self._order.is_alive(peer.number):
+            self._shard.tell(heard.identity, header, Kind.END)
+            return
+        if header.kind != Kind.JOIN and header.sequence != peer.accepted + 1:
+            self._shard.drops.add("sequence", header.sequence)
+            return
+        try:
+            self._shard.take(header, heard.frames)
+            decisions = self._order.serve(header, now)
+        except WireError as error:
+            self._shard.drops.add("unexpected", error)
+            return
+        peer.accepted = header.sequence
+        self._carry_out(decisions)
+
+    def _carry_out(self, decisions: list[Decision]) -> None:
+        if not decisions:
+            return
+        if self._followers:
+            self._n_orders += 1
+            header = encode(Header(Kind.ORDER, LEAD, 0, self._session, self._n_orders))
+            frame = encode_decisions(decisions)
+            for follower in self._followers:
+                follower.send_multipart((header, frame))
+        was_over = self._shard.is_over
+        self._shard.carry_out(decisions)
+        if self._shard.is_over and not was_over:
+            self._shard.tell_workers()
+
+    def _attend(self, heard: Heard, now: float) -> None:
+        """Do what the launcher or the evaluator asks for, and say how the run is going."""
+        header = heard.header
+        match header.kind:
+            case Kind.SNAPSHOT:
+                if self._order.is_shown():
+                    self._shard.tell(heard.identity, header, Kind.END)
+                else:
+                    self._carry_out(self._order.show(header))
+                return
+            case Kind.EVALUATED:
+                self._judge(heard, now)
+            case Kind.STOP:
+                self._stop(now)
+            case Kind.GONE | Kind.ADMIT:
+                self._change(header, now)
+        state = msgspec.json.encode(self.state())
+        self._shard.reply(heard.peer, Kind.STATE, header.sequence, frames=(state,))
+
+    def state(self) -> State:
+        """Return how the run is going."""
+        order, newest = self._order, self._evaluations[-1:]
+        return State(
+            phase=self._phase(), status=self._status, updates=order.version,
+            gradients=order.gradients, alive=order.alive, lost=order.lost,
+            staleness=order.mean_staleness, dropped=dict(self._shard.drops.counts),
+            loss=newest[0][1] if newest else None, evaluated=newest[0][0] if newest else None,
+        )  # fmt: skip
+
+    def _phase(self) -> Literal["running", "ending", "over"]:
+        if not self._order.is_over:
+            return "running"
+        is_saved = self._final and checkpoint.is_complete(self._shard.folder, self._final)
+        return "over" if is_saved else "ending"
+
+    def _judge(self, heard: Heard, now: float) -> None:
+        """Take the losses of a model, and end the run if they say so."""
+        if [len(frame) for frame in heard.frames] != [LOSSES.size]:
+            self._shard.drops.add("malformed", "losses")
+            return
+        found = LOSSES.unpack(heard.frames[0])
+        loss, test, accuracy = (value if math.isfinite(value) else None for value in found)
+        self._evaluations.append((heard.header.version, loss, test, accuracy))
+        if loss is None:
+            self._status = "diverged"
+        elif self._target is not None and loss <= self._target:
+            self._status = "target"
+        if self._status in {"diverged", "target"}:
+            self._is_judged = True
+            self._carry_out(self._order.end(now))
+        self._is_judged |= self._order.is_over and heard.header.version == self._order.version
+        if self._order.is_over:
+            self._finish()
+
+    def _stop(self, now: float) -> None:
+        """End the run; if it is over, end the servers; in between, wait no longer."""
+        if not self._order.is_over:
+            self._status = "stopped"
+            self._carry_out(self._order.end(now))
+        elif self._phase() == "over":
+            self._carry_out([Decision(Action.STOP)])
+        else:
+            self._is_judged = True
+
+    def _change(self, header: Header, now: float) -> None:
+        """Give up a worker that has ended, or admit another in its place."""
+        if header.step >= self._n_workers:
+            self._shard.drops.add("malformed", f"worker {header.step}")
+            return
+        is_same = self._shard.peers[header.step].session == header.version
+        if header.kind == Kind.GONE and is_same:
+            self._carry_out(self._order.leave(header.step, now))
+        if header.kind == Kind.ADMIT and not is_same:
+            self._seen.pop(header.step, None)
+            self._carry_out(self._order.admit(header.step, header.version, now))
+
+    def _listen_for_beats(self, now: float) -> None:
+        was_away = now - self._ticked_at > self._heartbeat_s
+        self._ticked_at = now
+        for worker, seen in self._seen.items():
+            if was_away:  # what has been sent meanwhile has not been heard yet
+                self._seen[worker] = now
+            elif now - seen > MISSED_BEATS * self._heartbeat_s and self._order.is_alive(worker):
+                self._carry_out(self._order.leave(worker, now))
+
+    def _finish(self) -> None:
+        """Write the last checkpoint once the last model has been judged."""
+        if self._is_judged and self._final is None:
+            self._final = self._save()
+
+    def _save(self) -> Name:
+        """Write a checkpoint, and have the others write theirs."""
+        self._n_checkpoints += 1
+        name = Name(self._shard.life, self._n_checkpoints)
+        folder, order, first = self._shard.folder, self._order, self._n_saved_rows
+        self._segments.append(checkpoint.save_rows(folder, name, first, order.rows.since(first)))
+        self._n_saved_rows = order.first_open_row()
+        description = Description(
+            checkpoint.FORMAT, 1 + len(self._followers), order.is_over, self._status,
+            order.memory(), self._segments, self._evaluations,
+        )  # fmt: skip
+        checkpoint.save_description(folder, name, description)
+        self._carry_out([Decision(Action.CHECKPOINT, version=self._n_checkpoints)])
+        return name
+
+    def _remember(self, last: Checkpoint) -> None:
+        known = last.description
+        self._status, self._evaluations = known.status, known.evaluations
+        self._segments, self._n_saved_rows = known.segments, len(last.rows)
+        if known.is_last:
+            self._final, self._is_judged = last.name, True
+            self._carry_out(self._order.end(0.0))
+        for worker, standing in enumerate(known.memory.workers):
+            if standing.is_alive:
+                self._seen[worker] = math.inf
