@@ -55,6 +55,9 @@ def compare(
     processes: Annotated[
         int | None, typer.Option(help="Runs at the same time. Default: one per core.")
     ] = None,
+    on: Annotated[
+        str, typer.Option(help="Where simulated runs are made: local, or on a ray cluster.")
+    ] = "local",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Make runs again that the folder has already.")
     ] = False,
@@ -66,7 +69,9 @@ def compare(
     """Tune and compare algorithms on fleets, and write a report; goes on where it was stopped."""
     commands = _commands()
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.compare(asked, seeds=seeds, processes=processes, fresh=fresh, out=out)
+    code: int = commands.compare(
+        asked, seeds=seeds, processes=processes, on=on, fresh=fresh, out=out
+    )  # fmt: skip
     return code
 
 

@@ -63,7 +63,7 @@ class Asked(NamedTuple):
 
 
 def compare(
-    asked: Asked, *, seeds: int | None, processes: int | None, fresh: bool, out: Path
+    asked: Asked, *, seeds: int | None, processes: int | None, on: str, fresh: bool, out: Path
 ) -> int:
     """Run a comparison, save each run as it finishes, and write the report.
 
@@ -75,6 +75,8 @@ def compare(
         How many seeds; None for those of the experiment.
     processes : int or None
         How many work at once; None for one per core if the work is worth starting them.
+    on : str
+        Who makes simulated runs, see `jobs.Place`.
     fresh : bool
         Whether runs are made again that `out` has already.
     out : Path
@@ -92,7 +94,7 @@ def compare(
             with terminable(), progress(found.n_runs) as shown:
                 found.carry_out(
                     out, processes=processes, is_fresh=fresh, watch=shown.watch,
-                    watch_live=shown.watch_live,
+                    watch_live=shown.watch_live, on=on,
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             _interrupted(found, out)

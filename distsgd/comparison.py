@@ -24,6 +24,7 @@ from distsgd.jobs import (
     LiveWatch,
     Place,
     Watch,
+    connected,
     outcome_of,
     run_folder,
     run_jobs,
@@ -40,7 +41,6 @@ from distsgd.run import check_writable, decode, identify, load, unwritable
 from distsgd.search import Tunable, Tuning
 from distsgd.setup import AnyFleet, Engine, Job, Setup
 from distsgd.tuning import chosen, n_tuning_runs, tune
-from distsgd.work import n_processes
 
 
 def outcomes(
@@ -315,7 +315,7 @@ class Progress:
 
     def carry_out(
         self, folder: Path | None = None, *, processes: int | None = None, is_fresh: bool = False,
-        watch: Watch | None = None, watch_live: LiveWatch | None = None,
+        watch: Watch | None = None, watch_live: LiveWatch | None = None, on: str = "local",
     ) -> None:  # fmt: skip
         """Tune what is to be tuned, then run everything.
 
@@ -331,20 +331,24 @@ class Progress:
             Called with each outcome as it comes.
         watch_live : callable, optional
             Told of live runs on their way.
+        on : {"local", "ray"}, default "local"
+            Who makes simulated runs: processes of this machine, or tasks of a Ray cluster, which
+            has as many at once as it has CPUs if `processes` is None.
 
         Raises
         ------
         ConfigError
-            If settings turn out not to fit together.
+            If settings turn out not to fit together, or the cluster cannot be used.
         """
-        if processes is None:
+        if processes is None and on == "local":
             processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
-        place = Place(folder, n_processes(processes), is_fresh, watch_live)
-        self.trials += tune(self.setup, place, watch)
-        for outcome in outcomes(self.setup, place, self.trials):
-            self.outcomes.append(outcome)
-            if watch is not None:
-                watch(outcome)
+        place = Place(folder, processes, is_fresh, watch_live, on)
+        with connected(place):
+            self.trials += tune(self.setup, place, watch)
+            for outcome in outcomes(self.setup, place, self.trials):
+                self.outcomes.append(outcome)
+                if watch is not None:
+                    watch(outcome)
 
     @property
     def comparison(self) -> Comparison:

@@ -6,13 +6,15 @@
    same bits, so that the one that is saved is the one that counts.
 """
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, unknown_name
+from distsgd.live import ray_session, ray_tasks
 from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
 from distsgd.problem import Problem
@@ -34,19 +36,24 @@ SMALL_GRADIENT = 30_000
 
 
 class Place(NamedTuple):
-    """Where runs are made: a folder in which to save and find them, and how many processes.
+    """Where runs are made: a folder in which to save and find them, and how many at once.
 
     Without a folder nothing is saved.
     """
 
     folder: Path | None = None
-    processes: int = 1
+    processes: int | None = 1
+    """None for one per core, or per CPU of the cluster."""
     is_fresh: bool = False
     """Whether runs are made again that are saved already."""
     watch: LiveWatch | None = None
     """What is told of live runs on their way."""
+    on: str = "local"
+    """Who makes the modelled runs: processes of this machine, or the tasks of a Ray cluster."""
 
 
+MACHINES = ("local", "ray")
+"""What `Place.on` may be."""
 NOWHERE = Place()
 """In this process, saving nothing."""
 
@@ -99,8 +106,38 @@ def _is_live(setup: Setup, job: Job) -> bool:
 
 def _all_made(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[Job, Run | str]]:
     modelled, live = ([job for job in jobs if _is_live(setup, job) is one] for one in (False, True))
-    yield from work(_made, _Common(setup, place.folder), modelled, processes=place.processes)
+    yield from _all_modelled(setup, modelled, place)
     yield from work(_made, _Common(setup, place.folder, place.watch), live, processes=1)
+
+
+def _all_modelled(
+    setup: Setup, jobs: Sequence[Job], place: Place
+) -> Iterator[tuple[Job, Run | str]]:
+    if place.on == "local":
+        common, processes = _Common(setup, place.folder), n_processes(place.processes)
+        yield from work(_made, common, jobs, processes=processes)
+        return
+    # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
+    for job, done in ray_tasks.work(_made, _Common(setup, None), jobs, processes=place.processes):
+        yield job, _kept(done, place.folder)
+
+
+@contextlib.contextmanager
+def connected(place: Place) -> Iterator[None]:
+    """Keep what `place` needs for as long as the block runs: one Ray for all of its runs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such place, or it cannot be used.
+    """
+    if place.on not in MACHINES:
+        raise unknown_name("place to run on", place.on, MACHINES)
+    n_processes(place.processes)
+    with contextlib.ExitStack() as stack:
+        if place.on == "ray":
+            stack.enter_context(ray_session.connected(processes=place.processes))
+        yield
 
 
 def outcome_of(job: Job, done: Run | str) -> Outcome:
@@ -131,9 +168,14 @@ def _made(common: _Common, job: Job) -> Run | str:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
         return f"{type(error).__name__}: {error}"
-    if common.folder is not None:
-        run.save(run_folder(common.folder, run.hash))
-    return run
+    return _kept(run, common.folder)
+
+
+def _kept(done: Run | str, folder: Path | None) -> Run | str:
+    """Save a run, if there is a folder for it, and return it."""
+    if folder is not None and isinstance(done, Run):
+        done.save(run_folder(folder, done.hash))
+    return done
 
 
 def run_once(

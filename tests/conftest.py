@@ -1,9 +1,13 @@
 """What all tests share: one thread per process, and runs made by hand."""
 
 import os
+import secrets
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# One token for every Ray of the tests: else Ray writes one into the user's home, and reads it once.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+os.environ.pop("RAY_ADDRESS", None)
 
 from collections.abc import Callable, Sequence
 
