@@ -11,7 +11,8 @@
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from distsgd.live.lags import Lags
 from distsgd.live.lead import Lead
 from distsgd.live.order import Order
 from distsgd.live.peers import Peer
+from distsgd.live.roster import Rows
 from distsgd.live.security import Door, Gate, Socket, knock, listen
 from distsgd.live.shard import Shard
 from distsgd.live.store import Store
@@ -77,6 +79,7 @@ def serve(
     followers: Sequence[Door] = (),
     *,
     life: int = 0,
+    watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
 
@@ -99,6 +102,8 @@ def serve(
     life : int, default 0
         How often the servers have been started before. Above 0 the run goes on from its last
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
+    watch : callable, optional
+        Of the lead alone: shown the rows of the trace at every look at the clock.
 
     Raises
     ------
@@ -127,11 +132,13 @@ def serve(
         sockets = [stack.enter_context(knock(context, door)) for door in followers]
         for one in sockets:
             one.sndhwm, one.linger = 0, 1000
+        order = _order(case, last)
         lead = Lead(
-            common, _order(case, last), sockets, heartbeat_s=case.heartbeat_s,
+            common, order, sockets, heartbeat_s=case.heartbeat_s,
             checkpoint_every_s=case.checkpoint_every_s, target=case.target, last=last,
         )  # fmt: skip
-        _listen(lead, common, socket, case.origin)
+        look = None if watch is None else partial(watch, order.rows)
+        _listen(lead, common, socket, case.origin, look)
 
 
 def _shard(
@@ -164,7 +171,10 @@ def _lags(case: ServerCase) -> Lags:
     return Lags(case.staleness, case.seed, case.layout.workers)
 
 
-def _listen(party: Lead | Follower, shard: Shard, socket: Socket, origin: float) -> None:
+def _listen(
+    party: Lead | Follower, shard: Shard, socket: Socket, origin: float,
+    look: Callable[[], object] | None = None,
+) -> None:  # fmt: skip
     """Handle what comes, and look at the clock now and then."""
     socket.rcvtimeo = int(1e3 * _TICK_S)
     tick_at = 0.0
@@ -178,4 +188,6 @@ def _listen(party: Lead | Follower, shard: Shard, socket: Socket, origin: float)
             party.handle(parts, now)
         if now >= tick_at:
             party.tick(now)
+            if look is not None:
+                look()
             tick_at = now + _TICK_S
