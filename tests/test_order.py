@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from distsgd import algorithms, laws
-from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step
+from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
 from distsgd.fleet import Fleet
 from distsgd.live.decisions import Action, Decision, decode_decisions, encode_decisions
@@ -117,7 +117,7 @@ def served_again(cycle: Cycle, trace: Trace, **budget: float) -> Order:
     return order
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(case=cases(), seed=st.integers(0, 1000))
 def test_messages_of_a_schedule_are_served_as_there(case: tuple[Cycle, Fleet], seed: int) -> None:
     """What the workers of a simulation send is served in the rows of the simulation."""
@@ -175,7 +175,7 @@ def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set
     return [fake for fake in fakes if fake.number not in dead]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(
     case=cases(), picks=st.lists(st.integers(0, 999), min_size=20, max_size=80),
     kills=st.sets(st.integers(0, 60), max_size=4), replace=st.booleans(),
@@ -186,6 +186,8 @@ def test_deaths_never_stop_the_others(
     """Whoever dies when, the trace verifies and somebody can go on, replaced or alone."""
     cycle, fleet = case
     workers = fleet.workers
+    # a round and a bound can wait for each other, in any engine
+    assume(verb(cycle, Pull).bound is None or verb(cycle, Push).quorum_of(workers) == 1)
     try:
         schedule(cycle, fleet, updates=30)
     except ConfigError:

@@ -225,6 +225,7 @@ class Order:
         worker.waits = "its start"
         if self._may_start(worker):
             self._start(worker)
+            self._release_waiting()  # steps that were lost are not waited for
 
     def _may_start(self, worker: Standing) -> bool:
         if self.version >= self._terms.others_after:
