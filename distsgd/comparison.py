@@ -39,7 +39,8 @@ from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
 from distsgd.report.trials import Trial
 from distsgd.run import check_writable, decode, identify, load, unwritable
 from distsgd.search import Tunable, Tuning
-from distsgd.setup import AnyFleet, Engine, Job, Setup
+from distsgd.setup import Job, Setup
+from distsgd.sites import AnyFleet, Engine
 from distsgd.tuning import chosen, n_tuning_runs, tune
 
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import product
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple
 
 import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition, class_histogram
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
-from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
+from distsgd.live.case import Launch
 from distsgd.live.fleet import Live, LiveFleet
 from distsgd.problem import Problem
 from distsgd.report.findings import Reference
@@ -22,13 +22,20 @@ from distsgd.report.summary import Outcome
 from distsgd.schedule import schedule
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
-
-AnyFleet: TypeAlias = Fleet | StaleReads
-
-Engine: TypeAlias = Literal["simulate", "local", "ray"]
-"""Who gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
-ENGINES: tuple[Engine, ...] = get_args(Engine)
-_SUFFIXES: dict[Engine, str] = {"simulate": "", "local": ", live", "ray": ", live on Ray"}
+from distsgd.sites import (
+    AnyFleet,
+    Engine,
+    LeftOut,
+    Machines,
+    Site,
+    check_engines,
+    check_sizes,
+    find_sites,
+    launch_case,
+    modelled,
+    n_workers,
+    reason_against,
+)  # fmt: skip
 
 BUDGETS = ("epochs", "updates", "gradients", "seconds")
 """Names of the budgets; a run has exactly one."""
@@ -42,23 +49,6 @@ class Job(NamedTuple):
     label: str
     seed: int
     algorithm: Algorithm
-
-
-class Site(NamedTuple):
-    """Where runs are made: a fleet by its label, on an engine."""
-
-    fleet: str
-    engine: Engine
-    machines: AnyFleet | LiveFleet
-
-
-class LeftOut(NamedTuple):
-    """Runs that are not made, since an algorithm cannot run there, and why."""
-
-    problem: str
-    fleet: str
-    algorithm: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +132,14 @@ class Setup:
         check_reads(self.reads, "auto", is_atomic=self.atomic)
         for problem in self.problems.values():
             for machines in self._machines.values():
-                if self.partition.is_divided and (workers := _workers(machines)):
+                if self.partition.is_divided and (workers := n_workers(machines)):
                     self.partition.divide(problem.data, workers, self.cases[0])
             for algorithm in self.algorithms.values() if self.reads == "interleaved" else ():
                 check_interleavable(_lowest(algorithm), problem)
 
     def _check_live(self) -> None:
-        live = {label: site for label, site in self.sites.items() if site.engine != "simulate"}
+        every = self._machines.items()
+        live = {label: machines for label, machines in every if isinstance(machines, LiveFleet)}
         if live and "seconds" in self.budget:
             msg = (
                 "seconds are virtual, and no budget of a live run; give epochs, updates or"
@@ -158,11 +149,8 @@ class Setup:
         if "ray" in self.engines and find_spec("ray") is None:
             msg = "ray is not installed; install it with: pip install 'ray[default]'"
             raise ConfigError(msg)
-        for (name, problem), (label, site) in product(self.problems.items(), live.items()):
-            if (workers := _workers(site.machines)) > problem.samples:
-                raise _too_many(label, "workers", workers, problem.samples, f"samples of {name}")
-            if (shards := self.live.shards) > (most := problem.dimension):
-                raise _too_many(label, "live.shards", shards, most, f"parameters of {name}")
+        for (name, problem), (label, machines) in product(self.problems.items(), live.items()):
+            check_sizes(label, machines, name, problem)
         if not self.n_runs:
             raise ConfigError(self.left_out[0].reason)
 
@@ -196,39 +184,18 @@ class Setup:
     @cached_property
     def engines(self) -> tuple[Engine, ...]:
         """The engines, each once."""
-        given = (self.engine,) if isinstance(self.engine, str) else tuple(self.engine)
-        check_count("number of engines", len(given))
-        for name in given:
-            if name not in ENGINES:
-                raise unknown_name("engine", str(name), ENGINES)
-        return tuple(dict.fromkeys(given))
+        return check_engines(self.engine)
 
     @cached_property
     def sites(self) -> dict[str, Site]:
         """Where runs are made, by the label of the report: each fleet on each engine."""
-        found: dict[str, Site] = {}
-        for (fleet, machines), engine in product(self.fleets.items(), self.engines):
-            label = f"{fleet}{_SUFFIXES[engine]}"
-            if label in found:
-                msg = f"two fleets would be called {label!r}; rename one"
-                raise ConfigError(msg)
-            found[label] = Site(fleet, engine, self._on(engine, fleet, machines))
-        return found
-
-    def _on(self, engine: Engine, label: str, fleet: AnyFleet) -> AnyFleet | LiveFleet:
-        if engine == "simulate":
-            return fleet
-        try:
-            return self.live.like(fleet, engine)
-        except ConfigError as error:
-            msg = f"fleet {label!r}: {error}"
-            raise ConfigError(msg) from None
+        return find_sites(self.fleets, self.engines, self.live)
 
     @property
-    def _machines(self) -> dict[str, AnyFleet | LiveFleet]:
+    def _machines(self) -> dict[str, Machines]:
         return {label: site.machines for label, site in self.sites.items()}
 
-    def machines_of(self, label: str) -> AnyFleet | LiveFleet:
+    def machines_of(self, label: str) -> Machines:
         """Return what the runs of a fleet's or a site's `label` run on; tuning knows fleets."""
         return self.sites[label].machines if label in self.sites else self.fleets[label]
 
@@ -237,11 +204,23 @@ class Setup:
         """What does not run, and why: nothing on a model of machines."""
         return [
             LeftOut(name, label, algorithm, reason)
-            for (name, problem), (label, site) in product(self.problems.items(), self.sites.items())
+            for name, label in product(self.problems, self.sites)
             for algorithm, one in self.algorithms.items()
-            if isinstance(site.machines, LiveFleet)
-            and (reason := site.machines.reason_against(_lowest(one), problem))
+            if (reason := self._reason_against(name, label, _lowest(one)))
         ]
+
+    def _reason_against(self, problem: str, site: str, algorithm: Algorithm) -> str:
+        machines = self.sites[site].machines
+        if not isinstance(machines, LiveFleet):
+            return ""
+        job = Job(problem, site, "", self.cases[0], algorithm)
+        return reason_against(machines, self._case(machines, job))
+
+    def _case(self, machines: LiveFleet, job: Job) -> Launch:
+        problem = self.problems[job.problem]
+        return launch_case(
+            machines, job.algorithm, problem, self.budget, seed=job.seed, **self.live_manner
+        )
 
     @property
     def places(self) -> list[tuple[str, str, str]]:
@@ -296,7 +275,7 @@ class Setup:
         seed, found = self.cases[0], []
         known_machines = self._machines.items()
         for (problem, one), (name, machines) in product(self.problems.items(), known_machines):
-            workers = _workers(machines)
+            workers = n_workers(machines)
             parts = self.partition.divide(one.data, workers, seed) if workers else None
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
@@ -326,13 +305,7 @@ class Setup:
             return run_settings(
                 job.algorithm, problem, machines, self.budget, seed=job.seed, **self.manner
             )
-        # A launch counts epochs in floats.
-        budget = {name: float(n) if name == "epochs" else int(n) for name, n in self.budget.items()}
-        alike = run_settings(
-            job.algorithm, problem, Fleet(machines.workers), budget, seed=job.seed,
-            **self.live_manner,
-        )  # fmt: skip
-        return alike | {"fleet": machines.run_settings(job.algorithm)}
+        return self._case(machines, job).settings(machines.kind_for(job.algorithm))
 
     @property
     def manner(self) -> dict[str, Any]:
@@ -356,27 +329,17 @@ def _check_budget(budget: Mapping[str, float]) -> None:
         check_number(name, amount, above=0)
 
 
-def _too_many(label: str, what: str, value: int, most: int, of: str) -> ConfigError:
-    return ConfigError(f"fleet {label!r}: {what} must be <= {most}, the {of}, not {value}")
-
-
 def _check_runnable(
-    name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, AnyFleet | LiveFleet]
+    name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, Machines]
 ) -> None:
     one = _lowest(algorithm)
     check_algorithm(one)
     for label, fleet in fleets.items():
-        modelled = Fleet(fleet.workers_of(one)) if isinstance(fleet, LiveFleet) else fleet
         try:
-            schedule(one.cycle, modelled, updates=1)
+            schedule(one.cycle, modelled(fleet, one), updates=1)
         except ConfigError as error:
             msg = f"algorithm {name!r} on fleet {label!r}: {error}"
             raise ConfigError(msg) from None
-
-
-def _workers(machines: AnyFleet | LiveFleet) -> int:
-    """Return the number of workers; a sampled order has none, 0."""
-    return 0 if isinstance(machines, StaleReads) else machines.workers
 
 
 def _lowest(algorithm: Algorithm | Tunable) -> Algorithm:

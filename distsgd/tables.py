@@ -19,7 +19,7 @@ from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.laws import Law
 from distsgd.live.fleet import Live
 from distsgd.search import TUNE, Range, Tunable, Tuning
-from distsgd.setup import AnyFleet
+from distsgd.sites import AnyFleet
 
 Table: TypeAlias = dict[str, Any]
 

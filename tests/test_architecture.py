@@ -38,20 +38,22 @@ MAY_IMPORT = {
     },
     "kernels": {"algorithm", "data", "problem", "trace", "errors"},
     "run": {"trace", "errors"},
+    "agreement": {"run", "errors"},
+    "history": {"algorithm", "problem", "trace", "fold", "run", "errors"},
     "simulation": {
         "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
-        "errors",
+        "history", "agreement", "errors",
     },
     "report": {"run", "trace", "errors"},
     "live": {
-        "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation", "run",
-        "errors",
+        "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation",
+        "history", "run", "errors",
     },
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
 ON_TOP = {
-    "work", "search", "setup", "tables", "jobs", "tuning", "comparison", "experiment", "watching",
-    "commands", "cli", "__init__", "__main__",
+    "work", "search", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
+    "watching", "commands", "cli", "__init__", "__main__",
 }  # fmt: skip
 
 OTHERS = {

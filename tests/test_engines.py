@@ -117,7 +117,7 @@ def test_what_cannot_run_live_is_left_out_with_its_reason(launched: list[dict[st
     """Racing workers need sparse data: without, they are left out, and only they."""
     (first, second) = built().left_out
     assert (first[:3], second[1]) == (("quadratic", "machines, live", "racing"), "sampled, live")
-    assert "needs sparse data, which quadratic has not" in first.reason
+    assert "lock-free workers need sparse data" in first.reason
     assert len(planned(built())) == built().n_runs == (2 * 3 + 2 * 2) * 2
     sparse = ds.problems.logistic(ds.data.sparse(60, 30, 5))
     racing = {"racing": ds.algorithms.hogwild(0.1)}
@@ -194,7 +194,7 @@ def test_what_no_live_run_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     problem, one = ds.problems.softmax(ds.data.digits()), {"a": ds.algorithms.downpour(0.1)}
     with pytest.raises(ConfigError, match=r"seconds are virtual, and no budget of a live run"):
         ds.compare(one, problem, ds.Fleet(2), seconds=3.0, engine="local")
-    with pytest.raises(ConfigError, match="needs sparse data, which softmax has not"):
+    with pytest.raises(ConfigError, match="lock-free workers need sparse data"):
         Setup({"r": ds.algorithms.hogwild(0.1)}, problem, {"f": ds.Fleet(2)}, {"updates": 1},
               engine="local")  # fmt: skip
     few = ds.problems.logistic(ds.data.sparse(5, 30, 3))

@@ -170,6 +170,6 @@ def test_the_answer_tells_time_by_its_clock() -> None:
     assert "wall seconds" in live
     assert "virtual" not in live
     assert any(
-        one.startswith(f"racing did not run on {TWO}, live and {LIVE}: hogwild runs live without")
+        one.startswith(f"racing did not run on {TWO}, live and {LIVE}: lock-free workers need")
         for one in answer(small_live().summary)
     )

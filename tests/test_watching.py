@@ -134,7 +134,7 @@ def test_a_comparison_that_is_terminated_keeps_what_has_finished(
         (("mine", "--on", "local", "--set", "live.delai=1"), "did you mean 'delay'"),
         (("mine", "--on", "local", "--fleet", "many"), "at most 64 workers, each a process"),
         (("mine", "--on", "local", "--fleet", "mani"), "unknown fleet 'mani'"),
-        (("racing", "--on", "local"), "needs sparse data, which quadratic has not"),
+        (("racing", "--on", "local"), "lock-free workers need sparse data"),
     ],
 )  # fmt: skip
 def test_a_mistake_about_an_engine_is_one_sentence(

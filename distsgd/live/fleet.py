@@ -13,7 +13,6 @@ from distsgd.algorithm import Algorithm, Start
 from distsgd.errors import ConfigError, check_count, check_number, unknown_name
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.laws import Law
-from distsgd.problem import Problem
 
 LiveEngine: TypeAlias = Literal["local", "ray"]
 """Where live runs are: processes of this machine, or a Ray cluster."""
@@ -30,8 +29,6 @@ MOST_PROCESSES = 64
 """Workers of a live run on one machine, at most: each is a process."""
 FEW_WORKERS = 2
 """Workers of a live run on a fleet that does not say how many it has."""
-
-_IDENTIFYING = ("shards", "staleness", "delay", "on_loss", "writes")
 
 
 @dataclass(frozen=True)
@@ -200,25 +197,9 @@ class LiveFleet:
         is_alone = any(math.isinf(verb.others_after) for verb in starts)
         return 1 if is_alone else self.workers
 
-    def reason_against(self, algorithm: Algorithm, problem: Problem) -> str:
-        """Return why `algorithm` cannot run here on `problem`, in a sentence; "" if it can."""
-        if not algorithm.lock_free:
-            return ""
-        if self.engine == "ray":
-            return f"{algorithm.name} shares memory, which Ray's processes do not; use downpour"
-        if problem.support is None:
-            return (
-                f"{algorithm.name} runs live without locks, coordinate by coordinate, and needs"
-                f" sparse data, which {problem.name} has not; use downpour"
-            )
-        return ""
-
-    def run_settings(self, algorithm: Algorithm) -> dict[str, Any]:
-        """Return the settings ``fleet`` that the run of `algorithm` has."""
-        given = self.arguments(algorithm)
-        kind: Kind = "shared_memory" if "writes" in given else self.engine
-        known = {name: given[name] for name in _IDENTIFYING if name in given}
-        return fleet_settings(kind, given["workers"], **known)
+    def kind_for(self, algorithm: Algorithm) -> Kind:
+        """Return what a run of `algorithm` is on here, as its settings call it."""
+        return "shared_memory" if "writes" in self.arguments(algorithm) else self.engine
 
     @property
     def settings(self) -> dict[str, Any]:
