@@ -32,14 +32,18 @@ somebody stopped it."""
 Settings: TypeAlias = dict[str, Any]
 """What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
 
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of a saved run; a folder with another one is refused."""
 
 HISTORY = {
     "update": pl.Int64, "gradients": pl.Int64, "epoch": pl.Float64, "seconds": pl.Float64,
-    "bytes": pl.Float64, "loss": pl.Float64, "test_loss": pl.Float64, "accuracy": pl.Float64,
+    "wall_seconds": pl.Float64, "bytes": pl.Float64, "loss": pl.Float64, "test_loss": pl.Float64,
+    "accuracy": pl.Float64,
 }  # fmt: skip
 """Columns of a history and their types."""
+
+LIVE = ("local", "ray", "shared_memory")
+"""Kinds of fleets whose time is that of a real clock."""
 
 _PACKAGES = ("numpy", "numba", "scikit-learn", "polars")
 _FILES = ("history.parquet", "trace.parquet", "parameters.npy")
@@ -54,6 +58,11 @@ def versions() -> dict[str, str]:
 def _versions() -> Mapping[str, str]:
     known = {"distsgd": __version__, "python": platform.python_version()}
     return known | {package: metadata.version(package) for package in _PACKAGES}
+
+
+def is_live(settings: Settings) -> bool:
+    """Return whether a run with these `settings` was live, so that its times are wall times."""
+    return settings.get("fleet", {}).get("kind") in LIVE
 
 
 def identify(settings: Settings, version: str = __version__) -> str:
@@ -87,8 +96,9 @@ class Run:
     x : float64[d]
         The server's parameters at the end. They may be NaN when the run has diverged.
     history : polars.DataFrame
-        A row per evaluation: update, gradients, epoch, seconds (virtual) [s], bytes (of all
-        messages served), loss, test_loss, accuracy. NaN where a column does not apply.
+        A row per evaluation: update, gradients, epoch, seconds (virtual) [s], wall_seconds (of a
+        live run, or its replay) [s], bytes (of all messages served), loss, test_loss, accuracy. NaN
+        where a column does not apply.
     trace : Trace
         The order in which the server served its workers.
     status : {"done", "target", "diverged", "stopped"}
@@ -102,6 +112,10 @@ class Run:
     counts : dict
         What the engine counted on the way; after interleaved reads ``writes`` of coordinates and
         those of them that were ``lost``.
+    source : dict
+        The tables of an experiment, as JSON, from which algorithm and problem can be made again:
+        ``algorithm``, ``problem``, and the ``folder`` where relative paths start. It is empty where
+        they were made by a program, and does not identify the run.
     """
 
     x: npt.NDArray[np.float64]
@@ -112,6 +126,7 @@ class Run:
     settings: Settings
     versions: dict[str, str] = field(default_factory=versions)
     counts: dict[str, int] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         name, loss = self.settings["algorithm"]["name"], self.history["loss"][-1]
@@ -156,7 +171,8 @@ class Run:
         return _Record(
             format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
             settings=self.settings, versions=self.versions, workers=self.trace.workers,
-            counts=self.counts, files={name: _digest(folder / name) for name in _FILES},
+            counts=self.counts, source=self.source,
+            files={name: _digest(folder / name) for name in _FILES},
         )  # fmt: skip
 
 
@@ -170,6 +186,7 @@ class _Record(msgspec.Struct):
     workers: int
     files: dict[str, str]
     counts: dict[str, int] = {}
+    source: dict[str, Any] = {}
 
 
 def load(folder: str | Path) -> Run:
@@ -203,6 +220,7 @@ def load(folder: str | Path) -> Run:
         settings=record.settings,
         versions=record.versions,
         counts=record.counts,
+        source=record.source,
     )
 
 

@@ -3,25 +3,29 @@
 simulate = fold(schedule(...))       replay = fold(recorded trace)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
 
-from distsgd.algorithm import Algorithm, check_algorithm, message_columns, settings
+from distsgd.agreement import check_equal, check_replayable, check_same
+from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
-from distsgd.fold import DriverName, ReadsName, State, check_reads, fold, on_support
+from distsgd.fold import DriverName, ReadsName, State, check_reads, fold
+from distsgd.history import Point, evaluation_points, history, message_bytes
 from distsgd.problem import Problem
-from distsgd.run import HISTORY, Run, Settings, Status
+from distsgd.run import Run, Settings, Status, is_live
 from distsgd.schedule import schedule
-from distsgd.trace import PULL, Trace
+from distsgd.trace import Trace
 
-EVALUATIONS = 50
-"""Points of a history where the caller says nothing else."""
+REPLAYED = ("batch", "seed", "partition")
+"""Settings that a replay can change, on which the numbers depend."""
 
 
 class Ending(NamedTuple):
@@ -124,12 +128,14 @@ def simulate(
         algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
         evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
     )  # fmt: skip
-    ending = Ending(_target(target), stop)
-    return _run(algorithm, problem, trace, known, driver=driver, ending=ending)
+    return _run(
+        algorithm, problem, trace, known, stops=_stops(trace, known), driver=driver,
+        ending=Ending(_target(target), stop),
+    )  # fmt: skip
 
 
 def run_settings(
-    algorithm: Algorithm, problem: Problem, fleet: Fleet | StaleReads,
+    algorithm: Algorithm, problem: Problem, fleet: Fleet | StaleReads | Mapping[str, Any],
     budget: Mapping[str, float | None], *, batch: int, seed: int,
     evaluate_every: int | None = None, evaluations: int | None = None,
     partition: Partition = SHARED, reads: ReadsName = "consistent", atomic: bool = True,
@@ -137,7 +143,8 @@ def run_settings(
 ) -> Settings:  # fmt: skip
     """Return the settings of a run, which identify it before it is made.
 
-    The arguments are those of `simulate`; `budget` holds the one that is given, by its name.
+    The arguments are those of `simulate`; `budget` holds the one that is given, by its name. The
+    fleet of a live run is a mapping, which says its kind.
 
     Raises
     ------
@@ -146,7 +153,8 @@ def run_settings(
     """
     return {
         "algorithm": settings(algorithm), "problem": dict(problem.settings),
-        "fleet": dict(fleet.settings), "batch": batch, "seed": seed,
+        "fleet": dict(fleet if isinstance(fleet, Mapping) else fleet.settings),
+        "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
         "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
         **_partition_settings(partition), **_reads_settings(reads, fleet, is_atomic=atomic),
@@ -167,6 +175,9 @@ def replay(
 ) -> Run:
     """Fold a recorded order again: the same run, bit for bit.
 
+    The replay of a run, simulated or live, is compared with it. That of a live run takes one thread
+    for linear algebra, as each of its workers had.
+
     Parameters
     ----------
     recorded : Run or Trace
@@ -176,7 +187,8 @@ def replay(
     problem : Problem
         The problem that was recorded.
     batch, seed, evaluate_every, evaluations : int, optional
-        As in `simulate`; by default those of the run. A trace alone needs `batch` and `seed`.
+        As in `simulate`; by default those of the run, whose own points of evaluation are used where
+        none are asked for. A trace alone needs `batch` and `seed`.
     partition : Partition, optional
         As in `simulate`; by default that of the run. A trace alone does not know its own.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
@@ -190,14 +202,18 @@ def replay(
     Raises
     ------
     ConfigError
-        If `algorithm` or `problem` is not the one that was recorded, or a trace comes alone.
+        If `algorithm` or `problem` is not the one that was recorded, a trace comes alone, or the
+        run is lock-free or of another version of distsgd.
     TraceError
-        If no server can have served this order.
+        If no server can have served this order, or the replay differs from the run: it says where.
     """
-    known = dict(recorded.settings) if isinstance(recorded, Run) else {}
+    run = recorded if isinstance(recorded, Run) else None
+    known: Settings = {} if run is None else dict(run.settings)
+    if run is not None:
+        check_replayable(run)
     asked = {"algorithm": settings(algorithm), "problem": dict(problem.settings)}
     for name, value in asked.items():
-        _check_same(name, value, known.get(name, value))
+        check_same(name, value, known.get(name, value))
     given = {
         "batch": batch, "seed": seed, "evaluate_every": evaluate_every, "evaluations": evaluations
     }  # fmt: skip
@@ -210,15 +226,29 @@ def replay(
         raise ConfigError(msg)
     trace = recorded.trace if isinstance(recorded, Run) else recorded
     trace.verify()
-    return _run(algorithm, problem, trace, known, driver=driver, ending=Ending())
+    has_own_points = run is not None and evaluate_every is None and evaluations is None
+    own = np.append(run.history["update"], trace.n_updates) if run and has_own_points else None
+    with _threads(known):
+        again = _run(
+            algorithm, problem, trace, known, driver=driver,
+            stops=_stops(trace, known) if own is None else np.unique(own),
+            ending=Ending() if own is None else None,
+        )  # fmt: skip
+    return again if run is None else _compared(again, run, has_own_points=has_own_points)
 
 
-def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[float, float]:
-    """Return the sizes of a pull's reply and of a push [bytes], from the columns really sent."""
-    pulled, pushed = len(algorithm.server.reads), len(message_columns(algorithm))
-    if on_support(algorithm, problem) is None:
-        return 8.0 * problem.dimension * pulled, 8.0 * problem.dimension * pushed
-    return problem.message_bytes(pulled, batch), problem.message_bytes(pushed, batch)
+def _compared(again: Run, run: Run, *, has_own_points: bool) -> Run:
+    """Return the replay `again` of `run`, once it is known to be that run."""
+    if all(again.settings.get(name) == run.settings.get(name) for name in REPLAYED):
+        check_equal(again, run, has_own_points=has_own_points)
+    if has_own_points:
+        again = replace(again, status=run.status, diverged_at=run.diverged_at)
+    return replace(again, source=run.source)
+
+
+def _threads(known: Settings) -> AbstractContextManager[Any]:
+    """Return what limits linear algebra to the threads that a run had."""
+    return threadpool_limits(limits=1) if is_live(known) else nullcontext()
 
 
 def _scheduled(budget: dict[str, Any], batch: int, samples: int) -> dict[str, Any]:
@@ -243,7 +273,7 @@ def _partition_settings(partition: Partition) -> Settings:
     return {} if partition == SHARED else {"partition": partition.settings}
 
 
-def _reads_settings(reads: str, fleet: Fleet | StaleReads, *, is_atomic: bool) -> Settings:
+def _reads_settings(reads: str, fleet: object, *, is_atomic: bool) -> Settings:
     """Return what a run with `reads` adds to its settings: nothing if they are consistent."""
     if reads == "consistent":
         return {}
@@ -257,40 +287,33 @@ def _target(target: float | None) -> float | None:
     return None if target is None else check_number("target", target)
 
 
-def _check_same(name: str, asked: Any, recorded: Any) -> None:  # noqa: ANN401 # JSON
-    if asked != recorded:
-        msg = f"the {name} to replay must be the recorded one, {recorded}, not {asked}"
-        raise ConfigError(msg)
-
-
 def _run(
     algorithm: Algorithm,
     problem: Problem,
     trace: Trace,
     known: Settings,
     *,
+    stops: NDArray[np.int64],
     driver: DriverName,
-    ending: Ending,
+    ending: Ending | None,
 ) -> Run:
-    batch, seed = known["batch"], known["seed"]
-    stops = evaluation_points(trace, known.get("evaluate_every"), known.get("evaluations"))
-    spent = _spent(trace, stops, batch / problem.samples, message_bytes(algorithm, problem, batch))
-    partition = Partition(**known.get("partition", {}))
+    """Fold `trace`, and evaluate after each of `stops`; without an `ending`, to the last one."""
     states = fold(
-        algorithm, problem, trace, stops=stops, batch=batch, seed=seed, partition=partition,
+        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
+        partition=Partition(**known.get("partition", {})),
         reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
     )  # fmt: skip
-    history: list[tuple[Any, ...]] = []
+    evaluations: list[Point] = []
     status: Status = "done"
-    for state, row in zip(states, spent, strict=False):  # whoever ends early leaves the rest
+    for state in states:
         evaluation = problem.evaluate(state.x)
-        history.append((state.update, *row, *evaluation))
-        status = _status(state, evaluation.loss, ending)
+        evaluations.append(Point(state.update, *evaluation))
+        status = "done" if ending is None else _status(state, evaluation.loss, ending)
         if status != "done":
             break
     return Run(
         x=np.array(state.x),
-        history=pl.DataFrame(history, schema=HISTORY, orient="row"),
+        history=history(algorithm, problem, trace, evaluations, known),
         trace=trace.head(state.update) if state.update < trace.n_updates else trace,
         status=status,
         diverged_at=state.update if status == "diverged" else None,
@@ -299,34 +322,8 @@ def _run(
     )
 
 
-def _spent(
-    trace: Trace, stops: NDArray[np.int64], epochs_per_step: float, sizes: tuple[float, float]
-) -> Iterator[tuple[int, float, float, float]]:
-    """Return gradients, epochs, seconds and bytes until each of the updates `stops`."""
-    pulls = np.cumsum(trace.rows["verb"] == PULL)[trace.closing]
-    n_bytes = pulls * sizes[0] + (trace.closing + 1 - pulls) * sizes[1]
-    columns = [
-        np.append(0, column)[stops]
-        for column in (trace.gradients, trace.gradients * epochs_per_step, trace.seconds, n_bytes)
-    ]
-    return zip(*(column.tolist() for column in columns), strict=True)
-
-
-def evaluation_points(
-    trace: Trace, evaluate_every: int | None, evaluations: int | None
-) -> NDArray[np.int64]:
-    """Return the updates after which to evaluate: the first, the last, and some between."""
-    last = trace.n_updates
-    if evaluate_every is not None and evaluations is not None:
-        msg = "give evaluate_every or evaluations, not both"
-        raise ConfigError(msg)
-    if evaluate_every is not None:
-        between = np.arange(0, last, check_count("evaluate_every", evaluate_every))
-    else:
-        wanted = EVALUATIONS if evaluations is None else check_count("evaluations", evaluations)
-        marks = np.linspace(0, trace.gradients[-1] if last else 0, wanted + 1)[1:-1]
-        between = np.minimum(np.searchsorted(trace.gradients, marks) + 1, last)
-    return np.unique(np.concatenate([[0], between, [last]]))
+def _stops(trace: Trace, known: Settings) -> NDArray[np.int64]:
+    return evaluation_points(trace, known.get("evaluate_every"), known.get("evaluations"))
 
 
 def _status(state: State, loss: float, ending: Ending) -> Status:

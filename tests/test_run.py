@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +36,15 @@ def test_a_loaded_run_has_the_bits_of_the_saved_one(
     assert loaded.history.schema == saved.history.schema
     for name in ("status", "diverged_at", "settings", "versions", "hash"):
         assert getattr(loaded, name) == getattr(saved, name)
+
+
+def test_a_run_remembers_where_it_came_from(make_run: MakeRun, tmp_path: Path) -> None:
+    """The tables of a run's experiment are saved with it, and do not change its hash."""
+    run = make_run([2.0, 1.0])
+    source = {"algorithm": {"algorithm": "serial"}, "problem": {"l2": 0.5}, "folder": "/data"}
+    loaded = load(replace(run, source=source).save(tmp_path / "run"))
+    assert loaded.source == source
+    assert loaded.hash == run.hash
 
 
 def test_a_hash_depends_on_settings_and_version_alone() -> None:

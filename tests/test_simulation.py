@@ -1,13 +1,18 @@
 """Simulate and replay: budgets, points of evaluation, and how a run ends."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import polars as pl
 import pytest
+import threadpoolctl
 
 import distsgd as ds
 from distsgd import algorithms
 from distsgd.errors import ConfigError, TraceError
+from distsgd.history import Point, history, message_bytes
 from distsgd.problem import Problem
-from distsgd.simulation import message_bytes
+from distsgd.run import Run
 from distsgd.trace import PUSH, Trace
 
 FLEET = ds.Fleet(workers=4, compute=ds.exponential(1.0))
@@ -142,9 +147,9 @@ def test_a_replay_has_the_bits_of_the_run(algorithm: object, problem: Problem) -
 def test_a_replay_of_something_else_is_refused() -> None:
     """Another algorithm, another problem, a bare trace or a broken one cannot be replayed."""
     run = ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=10)
-    with pytest.raises(ConfigError, match="the algorithm to replay must be the recorded one"):
+    with pytest.raises(ConfigError, match=r"one, whose hyper.learning_rate was 0\.1, not 0\.2"):
         ds.replay(run, algorithms.downpour(0.2), QUADRATIC)
-    with pytest.raises(ConfigError, match="the problem to replay must be the recorded one"):
+    with pytest.raises(ConfigError, match=r"the problem .* one, whose noise was 0\.1, not 0\.0"):
         ds.replay(run, algorithms.downpour(0.1), ds.problems.quadratic([1.0, 0.5]))
     with pytest.raises(ConfigError, match="does not know its batch and its seed"):
         ds.replay(run.trace, algorithms.downpour(0.1), QUADRATIC)
@@ -152,6 +157,104 @@ def test_a_replay_of_something_else_is_refused() -> None:
     rows["worker"][np.flatnonzero(rows["verb"] == PUSH)[3]] = 99
     with pytest.raises((TraceError, ConfigError), match="99"):
         ds.replay(Trace(rows, 4), algorithms.downpour(0.1), QUADRATIC, batch=32, seed=0)
+
+
+def live(algorithm: object, problem: Problem, updates: tuple[int, ...] = (0, 3, 10)) -> Run:
+    """Return a run as a launcher on this machine makes it, looked at after `updates`."""
+    run = ds.simulate(algorithm, problem, FLEET, updates=10, evaluate_every=1, batch=4)
+    known = run.settings | {"fleet": {"kind": "local", "workers": 4}, "evaluate_every": None}
+    found = run.history.select(Point._fields).rows()
+    points = [Point(*found[update]) for update in updates]
+    return replace(
+        run, settings=known, history=history(algorithm, problem, run.trace, points, known)
+    )
+
+
+def test_virtual_and_wall_time_never_share_a_column() -> None:
+    """A simulation has no wall seconds, a live run and its replay no virtual ones."""
+    algorithm = algorithms.downpour(0.1)
+    run, simulated = live(algorithm, QUADRATIC), ds.simulate(algorithm, QUADRATIC, FLEET, updates=9)
+    assert simulated.history["wall_seconds"].is_nan().all()
+    assert simulated.history["seconds"].is_not_nan().all()
+    for one in (run, ds.replay(run, algorithm, QUADRATIC)):
+        assert one.history["seconds"].is_nan().all()
+        assert one.history["wall_seconds"].to_list() == [0.0, *run.trace.seconds[[2, 9]]]
+
+
+def test_a_live_run_is_replayed_where_it_was_looked_at(problem: Problem) -> None:
+    """Without other wishes a replay has the points, the status and the bits of the run."""
+    algorithm = algorithms.synchronous(0.1)
+    run = replace(live(algorithm, problem, (0, 3, 7)), status="stopped", source={"folder": "/"})
+    again = ds.replay(run, algorithm, problem)
+    assert again.history.head(3).equals(run.history, null_equal=True)
+    assert again.history["update"].to_list() == [0, 3, 7, 10]
+    assert (again.status, again.source) == ("stopped", {"folder": "/"})
+    assert np.array_equal(again.x, run.x)
+
+
+def test_a_replay_says_where_it_parts_from_the_run(problem: Problem) -> None:
+    """The first evaluation that differs is named with its neighbour, else the first coordinate."""
+    algorithm = algorithms.downpour(0.1)
+    run = live(algorithm, problem)
+    wrong = pl.when(pl.col("update") == 3).then(0.5).otherwise(pl.col("test_loss"))
+    other = replace(run, history=run.history.with_columns(wrong.alias("test_loss")))
+    with pytest.raises(TraceError, match=r"at update 3 test_loss is .*, and was 0.5; they"):
+        ds.replay(other, algorithm, problem)
+    x = run.x.copy()
+    x[7], x[11] = np.nextafter(x[7], 1.0), np.nan
+    where = "final parameters differ in 2 of 650 coordinates, first at coordinate 7: "
+    with pytest.raises(TraceError, match=f"the history is equal up to update 10, but the {where}"):
+        ds.replay(replace(run, x=x), algorithm, problem)
+    with pytest.raises(TraceError, match=f"from the run: the {where}"):
+        ds.replay(replace(run, x=x), algorithm, problem, evaluate_every=5)
+    other = replace(run, x=x, versions=run.versions | {"numpy": "1.0"})
+    with pytest.raises(TraceError, match=r"\(it was made with numpy 1.0, now "):
+        ds.replay(other, algorithm, problem)
+
+
+def test_a_run_that_diverged_is_replayed_to_its_end() -> None:
+    """The replay ends as the run did, and one NaN is as good as another."""
+    algorithm, problem = algorithms.serial(3.0), ds.problems.quadratic([1.0])
+    run = ds.simulate(algorithm, problem, FLEET, updates=1500, evaluate_every=1500)
+    assert np.isnan(run.x).any()
+    again = ds.replay(replace(run, x=np.copysign(run.x, -run.x)), algorithm, problem)
+    assert (again.status, again.diverged_at) == ("diverged", run.diverged_at)
+
+
+def test_a_run_without_order_or_of_another_version_is_not_replayed() -> None:
+    """A lock-free run, and one of another distsgd, are refused with what to do instead."""
+    algorithm, run = algorithms.downpour(0.1), live(algorithms.downpour(0.1), QUADRATIC)
+    lock_free = run.settings | {"fleet": {"kind": "shared_memory", "workers": 2}}
+    with pytest.raises(ConfigError, match="cannot be replayed, because nobody served"):
+        ds.replay(replace(run, settings=lock_free), algorithm, QUADRATIC)
+    old = run.versions | {"distsgd": "0.0.1"}
+    with pytest.raises(ConfigError, match=r"made by distsgd 0.0.1, .* this one, \d.*make it again"):
+        ds.replay(replace(run, versions=old), algorithm, QUADRATIC)
+
+
+@dataclass
+class Watching:
+    """A problem that remembers how many threads linear algebra had."""
+
+    whole: Problem
+    threads: set[int]
+
+    def gradients(self, xs: np.ndarray, batches: np.ndarray) -> np.ndarray:
+        """Look, and evaluate."""
+        self.threads |= {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+        return self.whole.gradients(xs, batches)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.whole, name)
+
+
+def test_a_live_run_is_replayed_with_one_thread() -> None:
+    """Sums of a linear-algebra library have the order that they had in a live worker."""
+    algorithm, run = algorithms.downpour(0.1), live(algorithms.downpour(0.1), QUADRATIC)
+    watching = Watching(QUADRATIC, set())
+    with threadpoolctl.threadpool_limits(2):
+        ds.replay(run, algorithm, watching)
+    assert watching.threads == {1}
 
 
 def test_a_budget_below_one_update_leaves_the_starting_point() -> None:

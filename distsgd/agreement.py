@@ -1,0 +1,122 @@
+"""Whether a replay is the run that was recorded; and if it is not, where they part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.errors import ConfigError, TraceError
+from distsgd.run import HISTORY, Run, versions
+
+
+def check_replayable(run: Run) -> None:
+    """Raise a `ConfigError` if `run` has no order, or was made by another version of distsgd."""
+    if run.settings.get("fleet", {}).get("kind") == "shared_memory":
+        msg = (
+            "a lock-free run cannot be replayed, because nobody served its workers in an order; "
+            "make it again, or simulate it with reads='interleaved'"
+        )
+        raise ConfigError(msg)
+    was, now = run.versions["distsgd"], versions()["distsgd"]
+    if was != now:
+        msg = (
+            f"the run was made by distsgd {was}, whose rules may differ from those of this one, "
+            f"{now}; replay it with distsgd {was}, or make it again"
+        )
+        raise ConfigError(msg)
+
+
+def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Raise a `ConfigError` with the first key in which two settings differ.
+
+    Parameters
+    ----------
+    name : str
+        What they are settings of, "algorithm" or "problem".
+    asked, recorded : dict
+        Settings, as JSON.
+
+    Raises
+    ------
+    ConfigError
+        If they are not equal.
+    """
+    if asked != recorded:
+        key, now, was = _first_difference("", asked, recorded)
+        msg = f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}"
+        raise ConfigError(msg)
+
+
+def _first_difference(key: str, asked: Any, recorded: Any) -> tuple[str, Any, Any]:  # noqa: ANN401 # JSON
+    if isinstance(asked, Mapping) and isinstance(recorded, Mapping):
+        for name in (*recorded, *asked):
+            pair = asked.get(name, "missing"), recorded.get(name, "missing")
+            if pair[0] != pair[1]:
+                return _first_difference(f"{key}.{name}" if key else name, *pair)
+    return key, asked, recorded
+
+
+def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
+    """Raise a `TraceError` that says where a replay parts from what was recorded.
+
+    Parameters
+    ----------
+    replayed, recorded : Run
+        The same order, folded again and as it happened.
+    has_own_points : bool
+        Whether the replay was evaluated where the recorded run was; else only the parameters at
+        the end are compared.
+
+    Raises
+    ------
+    TraceError
+        If a number differs in a bit; two NaN do not.
+    """
+    if has_own_points:
+        _check_history(replayed, recorded)
+    is_same = _is_same(replayed.x, recorded.x)
+    if not is_same.all():
+        first = int(is_same.argmin())
+        msg = (
+            f"the replay differs from the run: {_until(recorded, has_own_points)}the final "
+            f"parameters differ in {np.count_nonzero(~is_same)} of {is_same.size} coordinates, "
+            f"first at coordinate {first}: {replayed.x[first]!r}, and was {recorded.x[first]!r}"
+        )
+        raise TraceError(msg + _changed_packages(recorded))
+
+
+def _until(recorded: Run, has_own_points: bool) -> str:
+    last = recorded.history["update"][-1]
+    return f"the history is equal up to update {last}, but " if has_own_points else ""
+
+
+def _check_history(replayed: Run, recorded: Run) -> None:
+    updates = recorded.history["update"].to_list()
+    for row, update in enumerate(updates):
+        for name in HISTORY:
+            now, was = replayed.history[name][row], recorded.history[name][row]
+            if not _is_same(np.array([now]), np.array([was])).all():
+                since = f"after update {updates[row - 1]}" if row else "at the starting point"
+                msg = (
+                    f"the replay differs from the run: at update {update} {name} is {now!r}, and "
+                    f"was {was!r}; they part {since}"
+                )
+                raise TraceError(msg + _changed_packages(recorded))
+
+
+def _is_same(now: NDArray[Any], was: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which numbers have equal bits, or are both NaN."""
+    are_nan = (now != now) & (was != was)  # noqa: PLR0124 # only NaN differs from itself
+    is_same: NDArray[np.bool_] = (now.view(np.int64) == was.view(np.int64)) | are_nan
+    return is_same
+
+
+def _changed_packages(recorded: Run) -> str:
+    now = versions()
+    changed = [
+        f"{name} {was}, now {now.get(name, 'missing')}"
+        for name, was in recorded.versions.items()
+        if now.get(name) != was
+    ]
+    return f" (it was made with {'; '.join(changed)})" if changed else ""
