@@ -13,7 +13,7 @@ from distsgd.fleet import Fleet
 from distsgd.laws import constant, exponential
 from distsgd.report.timeline import Delays, perfetto, spans
 from distsgd.schedule import schedule
-from distsgd.trace import PULL, PUSH, Trace
+from distsgd.trace import JOIN, LEAVE, PULL, PUSH, ROW, Trace
 
 LATENCY, SERVICE = 0.2, 0.05
 KNOWN = Delays(LATENCY, SERVICE)
@@ -144,6 +144,7 @@ SCHEMA = {
                     SLICE,
                     common("b", ts=TIME, cat=TEXT, id={"type": "integer"}),
                     common("e", ts=TIME, cat=TEXT, id={"type": "integer"}),
+                    common("i", ts=TIME, cat=TEXT, args={"type": "object"}, s={"const": "t"}),
                     common("C", ts=TIME, args={"additionalProperties": {"type": "number"}}),
                     common("M", args={"properties": {"name": TEXT}, "required": ["name"]})
                     | {
@@ -205,6 +206,43 @@ def test_what_is_in_flight_arrives() -> None:
         assert ended["ts"] > begun["ts"]
         for key in ("pid", "tid", "id", "cat", "name"):
             assert begun[key] == ended[key]
+
+
+WITH_A_LOSS = [  # time, sent, done, worker, verb, step, version, read
+    (0.0, 0.0, 0.5, 0, PULL, 0, 0, 0),
+    (0.0, 0.0, 0.5, 1, PULL, 0, 0, 0),
+    (2.0, 1.5, 1.5, 1, PUSH, 1, 1, 0),
+    (4.0, 4.0, 4.0, 0, LEAVE, 0, 1, 1),
+    (6.0, 5.0, 7.0, 0, JOIN, 0, 1, 1),
+    (9.0, 8.0, 8.0, 0, PUSH, 1, 2, 1),
+]
+
+
+def test_what_a_lost_worker_did_is_not_known() -> None:
+    """A lost worker computes from its join on; its loss is no message, its join is one."""
+    trace = Trace(np.array(WITH_A_LOSS, ROW), 2)
+    trace.verify()
+    found = spans(trace).filter(pl.col("worker") == 0)
+    own = found.filter(pl.col("kind").is_in(["compute", "waiting", "in flight"]))
+    assert own.select("kind", "row", "start", "end").rows() == [
+        ("compute", 5, 7.0, 8.0),
+        ("in flight", 0, 0.0, 0.5),
+        ("in flight", 4, 6.0, 7.0),
+        ("waiting", 0, 0.0, 0.5),
+        ("waiting", 4, 5.0, 7.0),
+    ]
+    assert found.filter(pl.col("kind") == "apply")["row"].to_list() == [0, 4, 5]
+
+
+def test_perfetto_marks_losses_and_joins() -> None:
+    """An instant stands where a worker was given up or joined, at its microsecond."""
+    content = json.loads(perfetto(Trace(np.array(WITH_A_LOSS, ROW), 2)))
+    jsonschema.validate(content, SCHEMA)
+    marks = [event for event in content["traceEvents"] if event["ph"] == "i"]
+    assert [(mark["name"], mark["tid"], mark["ts"]) for mark in marks] == [
+        ("leave", 0, 4e6),
+        ("join", 0, 6e6),
+    ]
 
 
 def test_a_huge_trace_is_cut() -> None:

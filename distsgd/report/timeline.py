@@ -7,6 +7,7 @@
    the end of a round or for the slowest.
 4. A trace does not know how long a message travels and is served; the fleet does. Without a fleet
    all the time between sending and being served is queueing, or being held.
+5. What a worker did before the server gave it up, or before it joined, is not known: no span.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import polars as pl
 
 from distsgd.errors import check_count, check_number
 from distsgd.run import Run
-from distsgd.trace import PULL, VERBS, Trace
+from distsgd.trace import DROP, JOIN, LEAVE, PULL, VERBS, Trace
 
 Kind: TypeAlias = Literal["compute", "waiting", "in flight", "held", "queue", "apply"]
 KINDS: tuple[Kind, ...] = ("waiting", "compute", "queue", "apply", "in flight", "held")
@@ -59,20 +60,22 @@ def spans(trace: Trace, known: Delays = Delays()) -> pl.DataFrame:  # noqa: B008
     -------
     polars.DataFrame
         Columns kind (one of `KINDS`), worker, row (of the trace), start and end [s], ordered by
-        kind and row. An ``apply`` is there for every message, also one that took no time.
+        kind and row. An ``apply`` is there for every message, also one that took no time; a worker
+        that was given up has sent none.
     """
     rows = trace.rows
     order = np.argsort(rows["worker"], kind="stable")
-    went_on = _went_on(rows[order])
+    went_on = np.empty(len(rows))
+    went_on[order] = _went_on(rows[order])
     arrived, begun = _arrived(rows, known)
     queued = _queued(rows, arrived, begun)
-    is_pull = np.flatnonzero(rows["verb"] == PULL)
-    every = np.arange(len(rows))
+    answered = np.flatnonzero((rows["verb"] == PULL) | (rows["verb"] == JOIN))
+    every = np.flatnonzero(rows["verb"] != LEAVE)
     parts = [
         _part("waiting", rows, every, rows["sent"], rows["done"]),
-        _part("compute", rows, order, went_on, rows["sent"][order]),
+        _part("compute", rows, order, went_on, rows["sent"]),
         _part("in flight", rows, every, rows["sent"], arrived),
-        _part("in flight", rows, is_pull, rows["time"][is_pull], rows["done"][is_pull]),
+        _part("in flight", rows, answered, rows["time"], rows["done"]),
         _part("held", rows, every, arrived, queued),
         _part("queue", rows, every, queued, begun),
         _part("apply", rows, every, begun, rows["time"]),
@@ -86,7 +89,8 @@ def _went_on(rows: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
     before = np.concatenate([[0.0], rows["done"][:-1]])[: len(rows)]
     # A first message at step 0 was sent without computing, whenever its worker was started.
     started = np.where(rows["step"] == 0, rows["sent"], 0.0)
-    return np.where(is_first, started, before)
+    is_unknown = rows["verb"] > DROP
+    return np.where(is_unknown, rows["sent"], np.where(is_first, started, before))
 
 
 def _arrived(
@@ -116,6 +120,7 @@ def _part(
     start: npt.NDArray[np.float64],
     end: npt.NDArray[np.float64],
 ) -> pl.DataFrame:
+    start, end = start[numbers], end[numbers]
     columns = {"worker": rows["worker"][numbers], "row": numbers, "start": start, "end": end}
     # Two sums of the same times may differ in their last bits: that is no queue.
     kept = (end - start > 4 * np.spacing(end)) | (kind == "apply")
@@ -130,7 +135,7 @@ def perfetto(
 
     Workers are threads of one process: they compute or wait, and their messages are in flight. The
     server is another process: messages queue, and are applied one at a time; its counters are the
-    version and the staleness of each update.
+    version and the staleness of each update. An instant marks a worker that left or joined.
 
     Parameters
     ----------
@@ -153,13 +158,13 @@ def perfetto(
 
     References
     ----------
-    Google, "Trace Event Format": complete (X), nestable asynchronous (b, e), counter (C) and
-    metadata (M) events in an object.
+    Google, "Trace Event Format": complete (X), nestable asynchronous (b, e), instant (i), counter
+    (C) and metadata (M) events in an object.
     """
     for name, value in known._asdict().items():
         check_number(name, value, at_least=0, unit=" s")
     shown = Trace(trace.rows[: check_count("most_rows", most_rows)], trace.workers)
-    events = [*_names(shown), *_slices(shown, known), *_counters(shown)]
+    events = [*_names(shown), *_slices(shown, known), *_changes(shown), *_counters(shown)]
     content = {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -178,6 +183,7 @@ class _Event(msgspec.Struct, omit_defaults=True):
     cat: str | None = None
     id: int | None = None
     args: dict[str, Any] | None = None
+    s: str | None = None
 
 
 def _names(trace: Trace) -> Iterator[_Event]:
@@ -208,6 +214,13 @@ def _told(row: np.void) -> dict[str, int]:
     return {name: int(row[name]) for name in ("worker", "step", "version", "read")}
 
 
+def _changes(trace: Trace) -> Iterator[_Event]:
+    """Yield an instant of the thread of each worker that left or joined."""
+    for row in trace.rows[trace.rows["verb"] > DROP]:
+        verb, worker, time = VERBS[row["verb"]], int(row["worker"]), _microseconds(row["time"])
+        yield _Event("i", verb, WORKERS, worker, time, cat="worker", args=_told(row), s="t")
+
+
 def _counters(trace: Trace) -> Iterator[_Event]:
     times = trace.seconds.tolist()
     for version, (time, staleness) in enumerate(zip(times, trace.staleness.tolist(), strict=True)):
@@ -216,4 +229,4 @@ def _counters(trace: Trace) -> Iterator[_Event]:
 
 
 def _microseconds(seconds: float) -> float:
-    return round(1e6 * seconds, 3)
+    return round(1e6 * float(seconds), 3)
