@@ -13,6 +13,7 @@ from distsgd.live.fleet import OnLoss, Writes, fleet_settings
 from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.simulation import run_settings, simulate
+from distsgd.trace import Trace
 
 TENTH_MS = ds.exponential(1e-4)
 
@@ -42,10 +43,17 @@ def launch(
         staleness=staleness, delay=delay, on_loss=on_loss, writes=writes,
     )  # fmt: skip
     known = run_settings(algorithm, problem, ds.Fleet(1), budget, **given) | {"fleet": own}
-    return replace(run, history=_on_the_wall(run.history), settings=known)
+    live = replace(run, history=_on_the_wall(run.history), settings=known)
+    return _without_order(live) if algorithm.lock_free else live
+
+
+def _without_order(run: Run) -> Run:
+    """Nobody serves shared memory: there is no order, and no message that has a size."""
+    unknown = pl.lit(float("nan")).alias("bytes")
+    trace = Trace(run.trace.rows[:0], run.trace.workers)
+    return replace(run, history=run.history.with_columns(unknown), trace=trace)
 
 
 def _on_the_wall(history: pl.DataFrame) -> pl.DataFrame:
     wall = pl.col("seconds").alias("wall_seconds"), pl.lit(float("nan")).alias("seconds")
-    names = dict.fromkeys([*history.columns, "wall_seconds"])
-    return history.with_columns(wall).select(list(names))
+    return history.with_columns(wall)

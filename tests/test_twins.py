@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 import pytest
 from small_live import FIVE, TWO, small_live
+from stand_in import launch
 
 import distsgd as ds
+from distsgd import jobs
 from distsgd.report.answer import answer
 from distsgd.report.charts import Picture
 from distsgd.report.page import render
@@ -127,6 +129,24 @@ def test_pairs_stand_in_one_section() -> None:
     ]  # fmt: skip
     assert "Simulated: workers 5" in section
     assert "Live: workers 5, shards 2" in section
+
+
+def test_shared_memory_counts_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without order and messages are drawn where they are known, and miss nothing."""
+    monkeypatch.setattr(jobs, "_launch", launch)
+    problem = ds.problems.logistic(ds.data.sparse(300, 40, 5))
+    algorithms = {"racing": ds.algorithms.hogwild(0.5), "alone": ds.algorithms.downpour(0.5)}
+    both = {"engine": ["simulate", "local"], "target": 0.69}
+    found = ds.compare(algorithms, problem, {"F": ds.Fleet(2)}, epochs=1, batch=1, seeds=1, **both)
+    drawn = {(one.name, one.case): one for one in pictures(found.summary, found.outcomes)}
+    place = ("logistic", "F, live")
+    for name, table in (("loss", "bands"), ("time-to-target", "runs")):
+        for view, one in drawn[name, place].views.items():
+            shown = {row["algorithm"] for row in one.tables[table]}
+            assert shown == {"alone"} | ({"racing"} if view != "bytes" else set())
+    assert list(drawn["both-staleness", place].views) == ["alone"]
+    assert "F, live, losses after equally many updates" in str(found)
+    assert render(found.summary, found.outcomes)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,15 @@ def by_algorithm(outcomes: Sequence[Outcome], case: Case) -> dict[str, list[Run]
     return runs
 
 
+def measured(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Run]]:
+    """Return the runs of each algorithm that have a `unit`: shared memory counts no bytes."""
+    known = {
+        name: [run for run in own if math.isfinite(run.history[unit.column][-1])]
+        for name, own in runs.items()
+    }
+    return {name: own for name, own in known.items() if own}
+
+
 def case_name(summary: Summary, case: Case) -> str:
     """Return what a reader calls `case`: its fleet, and its problem if there are several."""
     problem, fleet = case

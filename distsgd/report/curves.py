@@ -21,6 +21,7 @@ from distsgd.report.charts import (
     drawn,
     logarithmic,
     marks,
+    measured,
     short,
     target_of,
     told,
@@ -142,7 +143,8 @@ def _both(
 
 
 def _curves(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Curve]]:
-    return {name: [loss_curve(run, unit.column) for run in own] for name, own in runs.items()}
+    known = measured(runs, unit)
+    return {name: [loss_curve(run, unit.column) for run in own] for name, own in known.items()}
 
 
 def _has_moved(curves: Mapping[str, Sequence[Curve]]) -> bool:

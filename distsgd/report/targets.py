@@ -17,6 +17,7 @@ from distsgd.report.charts import (
     drawn,
     logarithmic,
     marks,
+    measured,
     per_algorithm,
     short,
     target_of,
@@ -60,7 +61,7 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     views = {
         name: view
         for name, unit in units_on(summary.engine_on(case[1])).items()
-        if (view := _view(list(summary.algorithms), runs, unit, target)) is not None
+        if (view := _view(list(summary.algorithms), measured(runs, unit), unit, target)) is not None
     }
     return Picture("time-to-target", case, "Time to the target", note, views)
 
