@@ -7,7 +7,6 @@
 """
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from distsgd.errors import ConfigError, unknown_name
 from distsgd.live import ray_session, ray_tasks
 from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
+from distsgd.live.launch import launch
 from distsgd.problem import Problem
 from distsgd.report.summary import Outcome
 from distsgd.run import Run, identify, load
@@ -215,16 +215,10 @@ def run_once(
             return simulate(job.algorithm, problem, machines, **given, **setup.manner)
         told = None if watch is None else partial(watch, job)
         own = machines.arguments(job.algorithm) | setup.live_manner
-        return _launch(job.algorithm, problem, **given, **own, watch=told)
+        return launch(job.algorithm, problem, **given, **own, watch=told)
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
         raise ConfigError(msg) from None
-
-
-def _launch(*arguments: object, **options: object) -> Run:
-    # Sockets and processes are slow to load, and most comparisons have no live run.
-    launched: Run = importlib.import_module("distsgd.live.launch").launch(*arguments, **options)
-    return launched
 
 
 def worthwhile(setup: Setup, n_runs: int) -> int:

@@ -22,7 +22,7 @@ def small_live() -> Small:
     """Return the comparison; everybody shares it."""
     fleets = {TWO: Fleet(2, constant(1.0)), FIVE: Fleet(5, lognormal(1.0, 0.5))}
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), "racing": hogwild(0.2)}
-    with patch.object(jobs, "_launch", launch):
+    with patch.object(jobs, "launch", launch):
         found = compare(
             algorithms, quadratic([1.0, 0.2], noise=0.1), fleets, gradients=120, seeds=3,
             target=0.2, evaluations=20, engine=["simulate", "local"], live=Live(shards=2),

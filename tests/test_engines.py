@@ -55,7 +55,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.append({"algorithm": algorithm.name, **options})
         return launch(algorithm, *arguments, **options)
 
-    monkeypatch.setattr(jobs, "_launch", record)
+    monkeypatch.setattr(jobs, "launch", record)
     return made
 
 

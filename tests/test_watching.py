@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Return a function that runs the command line, with live runs that are none."""
-    monkeypatch.setattr(jobs, "_launch", launch)
+    monkeypatch.setattr(jobs, "launch", launch)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["distsgd", *map(str, arguments)])
@@ -94,7 +94,7 @@ def test_a_live_run_that_is_stopped_is_saved(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """A signal ends a live run, which is saved and told; the exit code is that of the signal."""
-    monkeypatch.setattr(jobs, "_launch", signalled(number))
+    monkeypatch.setattr(jobs, "launch", signalled(number))
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     out = tmp_path / "run"
     code, said, _ = call("run", "mine", "--experiment", file, "--on", "local", "--out", out)
@@ -119,7 +119,7 @@ def test_a_comparison_that_is_terminated_keeps_what_has_finished(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM in a live run leaves the simulated ones and their report; exit code 143."""
-    monkeypatch.setattr(jobs, "_launch", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(jobs, "launch", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     few = ("--workers", "2", "--out", tmp_path / "out")
     code, said, errors = call("compare", file, *few)
     assert code == 143
