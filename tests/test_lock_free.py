@@ -17,7 +17,7 @@ from distsgd.algorithms.parts import adagrad
 from distsgd.errors import WorkerLost
 from distsgd.kernels.lock_free import fill_order, order_of
 from distsgd.live.case import Budget, Launch, Progress
-from distsgd.live.crew import Epoch, Job, Tools
+from distsgd.live.crew import Epoch, Job, Tools, status_of
 from distsgd.live.lock_free import block_of, epochs_of
 from distsgd.problem import Problem
 
@@ -123,11 +123,10 @@ def processes() -> list[psutil.Process]:
     return [worker for nursery in psutil.Process().children() for worker in nursery.children()]
 
 
-def kill_one(progress: Progress) -> None:
-    """Kill a worker that has begun, unless one is lost already."""
-    workers = processes()
-    if progress.updates > 0 and progress.lost == 0 and workers:
-        os.kill(workers[-1].pid, signal.SIGKILL)
+def private_kb(process: psutil.Process) -> int:
+    """Return the memory that a process has written and shares with nobody."""
+    text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
+    return int(text.split("Private_Dirty:")[1].split()[0])
 
 
 @pytest.mark.parametrize(
@@ -222,22 +221,52 @@ def test_no_change_is_lost(writes: str, n_columns: int) -> None:
     np.testing.assert_array_equal(run.x, epochs * MANY.support.rows.counts)
 
 
-@pytest.mark.parametrize("writes", ["locked", "round_robin"])
-def test_a_killed_worker_is_replaced(writes: str) -> None:
-    """If a worker is killed, nobody waits for it for ever, and the run goes on with another."""
+def test_a_killed_worker_is_replaced() -> None:
+    """Processes hold little of the data each, and when one is killed another one goes on."""
+    problem = ds.problems.logistic(ds.data.sparse(60_000, 2_000, 50, test_samples=0))
+    data_kb = problem.support.rows.values.nbytes * 1.5 / 1024
+    private: list[int] = []
     lost: list[int] = []
 
     def watch(progress: Progress) -> None:
         lost.append(progress.lost)
-        kill_one(progress)
+        workers = processes()
+        if progress.updates > 0 and not private:
+            private.extend(map(private_kb, workers))
+            os.kill(workers[-1].pid, signal.SIGKILL)
 
     run = ds.launch(
-        HOGWILD, MANY, workers=3, epochs=100_000, batch=1, writes=writes, evaluations=10,
+        HOGWILD, problem, workers=3, epochs=100_000, batch=1, writes="locked", evaluations=10,
         watch=watch, stop=lambda: 1 in lost,
     )  # fmt: skip
+    assert len(private) == 3
+    assert sum(private) < 0.8 * data_kb
     assert run.status == "stopped"
     assert run.counts["lost_workers"] == 1
-    assert run.counts["updates"] % MANY.samples == 0
+    assert run.counts["updates"] % problem.samples == 0
+    assert not psutil.Process().children()
+
+
+def test_whoever_takes_a_place_finds_no_locks() -> None:
+    """The locks of a worker that has ended are free, and nobody else's are."""
+    case = case_of(PROBLEMS["logistic"], writes="locked")
+    tools = Tools.of(Job(case, epochs_of(case), block=4))
+    tools.memory.locks[:4] = [0, 1, 2, 1]
+    tools.free(0)
+    assert tools.memory.locks[:4].tolist() == [0, 0, 2, 0]
+
+
+def test_whoever_takes_a_place_knows_its_steps() -> None:
+    """A process goes on from the count that was told, or from the turns that are over."""
+    case = case_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
+    tools = Tools.of(Job(case, epochs_of(case), block=4))
+    for turn in range(10):
+        tools.memory.turn[0] = turn
+        expected = [len(range(worker, turn, 3)) for worker in range(3)]
+        assert [tools.resumed(worker, 70) for worker in range(3)] == expected
+    tools = dataclasses.replace(tools, job=tools.job._replace(case=case_of(case.problem)))
+    tools.taken[:] = [4096, 0, 5]
+    assert [tools.resumed(worker, 5000) for worker in range(3)] == [4096, 0, 5]
 
 
 def test_a_worker_that_fails_ends_the_run() -> None:
@@ -248,55 +277,38 @@ def test_a_worker_that_fails_ends_the_run() -> None:
     assert not psutil.Process().children()
 
 
-def test_data_exist_once_and_nothing_is_left() -> None:
-    """Processes hold a small part of the data each, and are gone when the caller is interrupted."""
-    problem = ds.problems.logistic(ds.data.sparse(60_000, 2_000, 50, test_samples=0))
-    data_kb = problem.support.rows.values.nbytes * 1.5 / 1024
-    seen: list[psutil.Process] = []
-    private: list[int] = []
-
-    def watch(progress: Progress) -> None:
-        if progress.updates > problem.samples:
-            seen.extend(processes())
-            private.extend(map(private_kb, seen))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ds.launch(HOGWILD, problem, workers=4, epochs=100_000, batch=1, watch=watch)
-    assert len(private) == 4
-    assert sum(private) < 0.8 * data_kb
-    _, alive = psutil.wait_procs(seen, 10)
-    assert not alive
-
-
-def private_kb(process: psutil.Process) -> int:
-    """Return the memory that a process has written and shares with nobody."""
-    text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
-    return int(text.split("Private_Dirty:")[1].split()[0])
-
-
 def test_a_run_has_a_history_in_wall_seconds() -> None:
-    """A point stands at every end of an epoch, its update is a sample, and the trace is empty."""
-    run = ds.launch(HOGWILD, PROBLEMS["logistic"], workers=2, epochs=2.5, batch=1)
-    assert run.status == "done"
-    assert run.history["update"].to_list() == [0, 70, 140, 175]
-    assert run.history["gradients"].to_list() == [0, 70, 140, 175]
-    assert run.history["epoch"].to_list() == [0.0, 1.0, 2.0, 2.5]
+    """A point stands at the ends of epochs until the target is met, and the trace is empty."""
+    problem = PROBLEMS["logistic"]
+    run = ds.launch(HOGWILD, problem, workers=2, epochs=50.5, batch=1, target=0.6, evaluate_every=1)
+    update = run.history["update"]
+    assert run.status == "target"
+    assert problem.loss(run.x) == run.history["loss"][-1] <= 0.6 < run.history["loss"][-2]
+    assert update.to_list() == [70 * epoch for epoch in range(len(update))]
+    assert run.history["epoch"].to_list() == [*range(len(update))]
+    assert run.history["gradients"].to_list() == update.to_list()
+    assert run.history["wall_seconds"].is_sorted()
     assert run.history["seconds"].is_nan().all()
-    assert run.history["loss"][-1] == PROBLEMS["logistic"].loss(run.x) < math.log(2)
     assert len(run.trace.rows) == 0
     assert run.settings["fleet"]["kind"] == "shared_memory"
     assert run.settings["fleet"]["writes"] == "racy"
 
 
-def test_a_run_ends_at_its_target_or_when_it_diverges() -> None:
-    """A run whose loss is good enough ends with that epoch, and so does one that overflows."""
-    problem = PROBLEMS["least_squares, l2"]
-    run = ds.launch(HOGWILD, problem, workers=1, epochs=50, batch=1, target=0.49)
-    assert run.status == "target"
-    assert run.history["loss"][-1] <= 0.49 < run.history["loss"][-2]
-    run = ds.launch(ds.algorithms.hogwild(1e300), problem, workers=1, epochs=50, batch=1)
-    assert (run.status, run.diverged_at) == ("diverged", 70)
+@pytest.mark.parametrize(
+    ("loss", "x", "is_stopped", "status"),
+    [
+        (0.5, 1.0, False, "done"),
+        (0.5, 1.0, True, "stopped"),
+        (0.4, 1.0, True, "target"),
+        (math.nan, 1.0, False, "diverged"),
+        (0.4, math.inf, False, "diverged"),
+    ],
+)
+def test_a_run_ends_where_its_numbers_say(
+    loss: float, x: float, is_stopped: bool, status: str
+) -> None:
+    """Numbers that are not finite come first, then the target, then whoever asked to stop."""
+    assert status_of(np.array([x]), loss, 0.4, is_stopped=is_stopped) == status
 
 
 @pytest.mark.parametrize(
@@ -318,6 +330,33 @@ def test_what_has_no_meaning_is_refused(arguments: dict[str, object], message: s
     """An argument that shared memory cannot follow is refused before anything starts."""
     with pytest.raises(ConfigError, match=message):
         ds.launch(HOGWILD, PROBLEMS["logistic"], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "workers must be a whole number >= 1"),
+        ({"workers": 65}, "workers must be <= 64 on one machine"),
+        ({"on": "moon"}, "unknown on 'moon'"),
+        ({"epochs": 0}, "epochs must be > 0"),
+        ({"epochs": None}, "give exactly one of updates, gradients, epochs, seconds"),
+        ({"epochs": None, "updates": 1.5}, "updates must be a whole number"),
+        ({"evaluate_every": 1, "evaluations": 1}, "give evaluate_every or evaluations, not both"),
+        ({"evaluations": 0}, "evaluations must be a whole number >= 1"),
+        ({"partition": "sharded"}, "partition must be a value such as"),
+        ({"staleness": -1}, "staleness must be a whole number >= 0"),
+        ({"delay": [ds.constant(1.0)]}, r"delay must have one law per worker \(4\), not 1"),
+        ({"delay": 0.1}, "delay must be a law such as"),
+        ({"shards": 31}, "shards must be <= 30, the number of parameters"),
+        ({"on_loss": "weep"}, "unknown on_loss 'weep'"),
+        ({"heartbeat": 0.0}, "heartbeat must be > 0 s"),
+        ({"writes": "atomic"}, "writes='atomic' has a meaning for lock-free algorithms only"),
+    ],
+)
+def test_every_argument_of_launch_is_checked(arguments: dict[str, object], message: str) -> None:
+    """An argument outside of its bounds is refused before any process starts."""
+    with pytest.raises(ConfigError, match=message):
+        ds.launch(ds.algorithms.downpour(0.1), PROBLEMS["logistic"], **{"epochs": 1} | arguments)
 
 
 def test_what_is_not_sparse_is_refused() -> None:

@@ -146,7 +146,7 @@ class Tools:
         case, job = self.job.case, self.job
         order = kernels.order_of(case.seed, epoch.number, case.problem.samples, job.block)
         chunk, count = self._chunk(worker, epoch)
-        start = self._resumed(worker, count)
+        start = self.resumed(worker, count)
         while True:
             stop = min(start + STEPS_PER_CALL, count)
             self.steps(self.memory, self.own, self.support, order, chunk, start, stop)
@@ -168,7 +168,12 @@ class Tools:
         )
         return chunk, count
 
-    def _resumed(self, worker: int, count: int) -> int:
+    def free(self, worker: int) -> None:
+        """Take away the locks of a worker that has ended."""
+        locks = self.memory.locks
+        locks[locks == worker + 1] = 0
+
+    def resumed(self, worker: int, count: int) -> int:
         """Return the steps that are done; whoever takes turns knows them exactly."""
         if self.job.case.writes != "round_robin":
             return int(self.taken[worker])
@@ -205,6 +210,17 @@ def _empty(columns: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # a gen
 
 def _numbers(n: int) -> NDArray[np.int64]:
     return np.frombuffer(shared(8 * n), np.int64)
+
+
+def status_of(
+    x: NDArray[np.float64], loss: float, target: float | None, *, is_stopped: bool
+) -> str:
+    """Return how a run ends here, or "done" if it may go on."""
+    if not (math.isfinite(loss) and np.isfinite(x).all()):
+        return "diverged"
+    if target is not None and loss <= target:
+        return "target"
+    return "stopped" if is_stopped else "done"
 
 
 class Crew:
@@ -250,11 +266,7 @@ class Crew:
         case, x = self._job.case, self.tools.x
         evaluation = case.problem.evaluate(x)
         self.points.append(Point(update, self._seconds, evaluation))
-        if not (math.isfinite(evaluation.loss) and np.isfinite(x).all()):
-            return "diverged"
-        if case.target is not None and evaluation.loss <= case.target:
-            return "target"
-        return "stopped" if self.is_stopped else "done"
+        return status_of(x, evaluation.loss, case.target, is_stopped=self.is_stopped)
 
     def _hire(self, worker: int) -> None:
         self._pipes[worker], there = Pipe()
@@ -276,8 +288,7 @@ class Crew:
         if end.report or self.lost > MOST_LOSSES:
             msg = f"worker {worker} {end}"
             raise WorkerLost(msg)
-        locks = self.tools.memory.locks
-        locks[locks == worker + 1] = 0
+        self.tools.free(worker)
         self._pipes[worker].close()
         self._hire(worker)
         if worker in busy:
