@@ -147,13 +147,12 @@ class Lead:
 
     def state(self) -> State:
         """Return how the run is going."""
-        order, newest = self._order, self._evaluations[-1:]
-        return State(
-            phase=self._phase(), status=self._status, updates=order.version,
-            gradients=order.gradients, alive=order.alive, lost=order.lost,
-            staleness=order.mean_staleness, dropped=dict(self._shard.drops.counts),
+        newest = self._evaluations[-1:]
+        known = State(
+            phase=self._phase(), status=self._status, dropped=dict(self._shard.drops.counts),
             loss=newest[0][1] if newest else None, evaluated=newest[0][0] if newest else None,
         )  # fmt: skip
+        return self._order.count(known)
 
     def _phase(self) -> Literal["running", "ending", "over"]:
         if not self._order.is_over:

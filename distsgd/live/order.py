@@ -14,13 +14,14 @@
 
 from collections import deque
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.live.decisions import Action, Decision
 from distsgd.live.roster import Held, Memory, Rows, Standing, WorkerMemory
 from distsgd.live.terms import Terms
-from distsgd.live.wire import Header, Kind
+from distsgd.live.wire import Header, Kind, State
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH
 
 _LATEST = 1000
@@ -52,6 +53,7 @@ class Order:
             self._remember(memory)
         self._held: list[Held] = []
         self._slowest = self._find_slowest()
+        self._n_starting = 0
         self._snapshot: Header | None = None
         self._shown = -1
         self._staleness: deque[int] = deque(maxlen=_LATEST)
@@ -63,20 +65,14 @@ class Order:
         """Pushes of the open round."""
         return len(self._held)
 
-    @property
-    def mean_staleness(self) -> float:
-        """Mean of the latest updates [versions]."""
-        return sum(self._staleness) / max(1, len(self._staleness))
-
-    @property
-    def alive(self) -> list[int]:
-        """Workers that have started, and have not been given up."""
-        return [one.number for one in self._workers if one.is_started]
-
-    @property
-    def lost(self) -> list[int]:
-        """Workers that have been given up and not replaced."""
-        return [one.number for one in self._workers if not one.is_alive]
+    def count(self, state: State) -> State:
+        """Return `state` with what is known here."""
+        return msgspec.structs.replace(
+            state, updates=self.version, gradients=self.gradients,
+            alive=[one.number for one in self._workers if one.is_started],
+            lost=[one.number for one in self._workers if not one.is_alive],
+            staleness=sum(self._staleness) / max(1, len(self._staleness)),
+        )  # fmt: skip
 
     def is_alive(self, worker: int) -> bool:
         """Return whether a worker has not been given up."""
@@ -93,8 +89,9 @@ class Order:
             WorkerMemory(one.is_alive, one.has_rows, one.served, one.pushed, one.n_pulls)
             for one in self._workers
         ]
-        counted = self.gradients, self._closed_gradients
-        return Memory(self.version, *counted, self._closed_at, workers)
+        return Memory(
+            self.version, self.gradients, self._closed_gradients, self._closed_at, workers
+        )
 
     def serve(self, header: Header, now: float) -> list[Decision]:
         """Take a worker's request, and return what follows from it.
@@ -223,6 +220,7 @@ class Order:
         worker.life += 1
         worker.is_started, worker.brings_pull = False, False
         worker.waits = "its start"
+        self._n_starting = sum(one.waits == "its start" for one in self._workers)
         if self._may_start(worker):
             self._start(worker)
             self._release_waiting()  # steps that were lost are not waited for
@@ -314,10 +312,11 @@ class Order:
 
     def _close(self, *, is_last: bool = False) -> None:
         """Apply the round, which has raised the version, and release its members in order."""
-        members = sorted(self._held, key=lambda one: one.worker)
-        self._held = []
+        members, self._held = self._held, []
+        if len(members) > 1:
+            members.sort(key=lambda one: one.worker)
         met = self.version - 1
-        staleness = met - min(one.read for one in members)
+        staleness = met - min([one.read for one in members])
         schedule, factor = self._terms.schedule, 1.0
         if schedule is not None:
             factor = schedule(self._closed_gradients * self._terms.epochs_per_step)
@@ -329,11 +328,12 @@ class Order:
                 factor=factor, time=self._time,
             )
         )  # fmt: skip
-        self._offer()
+        if self._snapshot is not None:
+            self._offer()
         for held in members:
             if self._is_waiting(held):
                 self._release(self._workers[held.worker], is_over=is_last)
-        if not is_last:
+        if not is_last and self._n_starting:
             self._start_others()
 
     def _release(self, worker: Standing, *, is_over: bool) -> None:

@@ -40,8 +40,8 @@ class Peer:
     def keep(self, sequence: int, reply: Frames) -> None:
         """Keep a reply, and forget old ones."""
         self.replies[sequence] = reply
-        if len(self.replies) > _REPLIES:
-            del self.replies[min(self.replies)]
+        if len(self.replies) > _REPLIES:  # sequence numbers grow, so the first is the oldest
+            del self.replies[next(iter(self.replies))]
 
 
 class Drops:

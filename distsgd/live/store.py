@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Algorithm, At, Rules, State, exchange
+from distsgd.algorithm import Algorithm, At, Push, Rules, State, exchange, verb
 from distsgd.kernels.rules import Halves, loops
 from distsgd.live.decisions import Decision
 from distsgd.live.vectors import Columns, Layout
@@ -117,8 +117,9 @@ def prepare(algorithm: Algorithm, layout: Layout) -> None:
     if largest >= COMPILED_FROM:
         h = _hyper(algorithm)
         state = _state(algorithm, h, np.zeros(1), {})
-        message = [np.zeros(1)] * layout.n_message
-        _Compiled(algorithm, h)(state, [message], At(0, 0, layout.workers, 1, 1.0))
+        message, at = [np.zeros(1)] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
+        for n_members in {1, verb(algorithm.cycle, Push).quorum_of(layout.workers)}:
+            _Compiled(algorithm, h)(state, [message] * n_members, at)
 
 
 class _Interpreted:
@@ -146,16 +147,19 @@ class _Compiled:
     def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
         generated = loops(Halves.of(algorithm))
         self._h, self._state = generated.hyper(*h), generated.state
-        self._message, self._loop = generated.message, generated.by_name["apply_mean"]
+        self._message, self._loops = generated.message, generated.by_name
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
-        total = members[0]
         if len(members) > 1:
-            total = [np.array(column) for column in total]
+            total = [np.array(column) for column in members[0]]
             for message in members[1:]:
-                for one, other in zip(total, message, strict=True):
-                    np.add(one, other, out=one)
-        self._loop(self._h, self._state(*state), self._message(*total), len(members), at)
+                for column, other in zip(total, message, strict=True):
+                    np.add(column, other, out=column)
+            mean = self._message(*total)
+            self._loops["apply_mean"](self._h, self._state(*state), mean, len(members), at)
+        else:
+            one = self._message(*members[0])
+            self._loops["apply_one"](self._h, self._state(*state), one, at)
         return state
 
 
