@@ -8,13 +8,13 @@
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import zmq
 
-from distsgd.live.security import Door
+from distsgd.live.security import Context, Door, Socket, knock
 from distsgd.live.wire import Frames, Header, Kind, Message, decode, encode
 
 RESEND_S = 1.0
@@ -42,6 +42,8 @@ class Peer(NamedTuple):
     """How it reaches each shard; the first is the lead."""
     origin: float
     """When the run began, by the monotonic clock [s]."""
+    is_over: Callable[[], bool] = lambda: False
+    """Asked when a reply is late: whether the peer need not wait for it."""
 
     def now(self) -> float:
         """Return the time since the run began [s]."""
@@ -68,9 +70,9 @@ class Link:
         Of this process.
     """
 
-    def __init__(self, peer: Peer, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    def __init__(self, peer: Peer, context: Context) -> None:
         self._peer = peer
-        self._sockets = [dealer(context, door) for door in peer.doors]
+        self._sockets = [connected(context, door) for door in peer.doors]
         self._none: Sequence[Frames] = [()] * len(self._sockets)
         self._open: dict[int, _Request] = {}
         self._sequence, self._life, self._resumed = 0, 0, 0.0
@@ -140,6 +142,8 @@ class Link:
         try:
             frames = self._sockets[shard].recv_multipart()
         except zmq.Again:
+            if self._peer.is_over():
+                raise Ended from None
             for request in self._open.values():
                 if request.replies[shard] is None:
                     self._sockets[shard].send_multipart(request.messages[shard])
@@ -161,13 +165,8 @@ class Link:
         request.replies[shard] = message
 
 
-def dealer(context: "zmq.Context[zmq.Socket[bytes]]", door: Door) -> "zmq.Socket[bytes]":
-    """Return a socket that is connected to one shard."""
-    socket = context.socket(zmq.DEALER)
+def connected(context: Context, door: Door) -> Socket:
+    """Return a socket to one shard that waits for no message longer than `RESEND_S`."""
+    socket = knock(context, door)
     socket.rcvtimeo = int(1e3 * RESEND_S)
-    socket.linger = 0
-    if door.server is not None and door.own is not None:
-        socket.curve_serverkey = door.server
-        socket.curve_publickey, socket.curve_secretkey = door.own
-    socket.connect(door.endpoint)
     return socket

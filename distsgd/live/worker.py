@@ -31,7 +31,8 @@ from distsgd.algorithm import (
 )
 from distsgd.data.stream import Stream
 from distsgd.laws import Law
-from distsgd.live.link import Ended, Link, Peer, Undone, dealer
+from distsgd.live.link import Ended, Link, Peer, Undone, connected
+from distsgd.live.security import Context
 from distsgd.live.vectors import Columns, Vectors
 from distsgd.live.wire import Header, Kind, encode
 from distsgd.problem import Problem
@@ -256,11 +257,9 @@ class _Worker:
         return _Push(number, self._link.ask(kind, push=number, step=step, frames=frames))
 
 
-def _beat(
-    context: "zmq.Context[zmq.Socket[bytes]]", peer: Peer, every_s: float, ended: threading.Event
-) -> None:
+def _beat(context: Context, peer: Peer, every_s: float, ended: threading.Event) -> None:
     """Tell the lead that the worker is alive, from a thread: a long step is no hang."""
-    with dealer(context, peer.doors[0]) as socket:
+    with connected(context, peer.doors[0]) as socket:
         while not ended.wait(every_s):
             beat = Header(Kind.BEAT, peer.number, session=peer.session, sent=peer.now())
             with contextlib.suppress(zmq.Again):

@@ -1,0 +1,125 @@
+"""The table algorithm x engine: a law holds in every cell, or a reason stands there."""
+
+import contextlib
+import os
+import socket
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import distsgd as ds
+from distsgd.algorithm import Push, verb
+from distsgd.problem import Problem
+from distsgd.run import Run
+
+BATCH, SEED, RATE, UPDATES = 8, 3, 0.1, 40
+
+ALGORITHMS = {
+    "serial": ds.algorithms.serial(RATE),
+    "hogwild": ds.algorithms.hogwild(RATE),
+    "synchronous": ds.algorithms.synchronous(RATE),
+    "with backup": ds.algorithms.synchronous(RATE, backup=1),
+    "downpour": ds.algorithms.downpour(RATE),
+    "downpour 3 2": ds.algorithms.downpour(RATE, n_fetch=3, n_push=2, server="adagrad"),
+    "warm start": ds.algorithms.downpour(RATE, warm_start=5),
+    "adaptive_revision": ds.algorithms.adaptive_revision(RATE),
+    "elastic": ds.algorithms.elastic_averaging(RATE, period=3, momentum=0.5),
+    "stale_synchronous": ds.algorithms.stale_synchronous(RATE, bound=1),
+}
+
+
+def free_ports(n: int) -> int:
+    """Return the first of some ports in a row that nobody listens at."""
+    for first in range(20_000 + os.getpid() % 10_000, 60_000, n):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + n):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError
+
+
+class Place(NamedTuple):
+    """Where a live run is."""
+
+    workers: int
+    shards: int = 1
+    over_tcp: bool = False
+
+
+PLACES = {
+    "alone": Place(1),
+    "shared memory": Place(2),
+    "8 workers, 3 shards": Place(8, shards=3),
+    "frames, 3 shards": Place(2, shards=3, over_tcp=True),
+}
+
+
+def reason(label: str, place: Place) -> str:
+    """Return why a cell of the table is empty, or nothing."""
+    algorithm = ALGORITHMS[label]
+    if algorithm.lock_free:
+        return "lock-free workers have no order: compared statistically, in test_lock_free"
+    if label == "serial" and place.workers > 1:
+        return "serial SGD has one worker"
+    if verb(algorithm.cycle, Push).backup >= place.workers:
+        return "somebody has to be waited for"
+    return ""
+
+
+def cell(label: str, name: str) -> object:
+    """Return a cell of the table, with its reason if it is empty."""
+    why = reason(label, PLACES[name])
+    return pytest.param(
+        label, name, marks=[pytest.mark.skip(why)] if why else [], id=f"{label}-{name}"
+    )
+
+
+CELLS = [cell(label, name) for label in ALGORITHMS for name in PLACES]
+
+
+@cache
+def problem_of(label: str, name: str) -> Problem:
+    """Return a small problem: dense, sparse or noisy."""
+    if (label, name) == ("downpour", "shared memory"):
+        return ds.problems.logistic(ds.data.sparse(200, 300, 10), l2=1e-3)
+    if label == "elastic":
+        return ds.problems.quadratic(np.linspace(0.5, 2.0, 7), noise=0.1)
+    return ds.problems.softmax(ds.data.digits())
+
+
+@cache
+def live(label: str, name: str) -> Run:
+    """Make a short live run."""
+    place = PLACES[name]
+    address = f"tcp://127.0.0.1:{free_ports(place.shards)}" if place.over_tcp else None
+    return ds.launch(
+        ALGORITHMS[label], problem_of(label, name), workers=place.workers, shards=place.shards,
+        address=address, updates=UPDATES, batch=BATCH, seed=SEED, evaluate_every=10,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("label", "name"), CELLS)
+def test_a_live_run_is_its_replay(label: str, name: str) -> None:
+    """The recorded order of a live run gives its parameters and its history, bit for bit."""
+    run = live(label, name)
+    assert (run.status, run.trace.n_updates) == ("done", UPDATES)
+    run.trace.verify()
+    again = ds.replay(run, ALGORITHMS[label], problem_of(label, name))
+    assert run.x.tobytes() == again.x.tobytes()
+    assert run.history.equals(again.history, null_equal=True)
+
+
+@pytest.mark.parametrize(("label", "name"), [cell(label, "alone") for label in ALGORITHMS])
+def test_one_live_worker_is_the_simulated_one(label: str, name: str) -> None:
+    """One live worker has the bits of one simulated worker, and the same order."""
+    run = live(label, name)
+    simulated = ds.simulate(
+        ALGORITHMS[label], problem_of(label, name), ds.Fleet(workers=1), updates=UPDATES,
+        batch=BATCH, seed=SEED,
+    )  # fmt: skip
+    assert run.x.tobytes() == simulated.x.tobytes()
+    for field in ("worker", "verb", "step", "version", "read"):
+        served = run.trace.rows[field][: len(simulated.trace.rows)]
+        assert served.tolist() == simulated.trace.rows[field].tolist()
