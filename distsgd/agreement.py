@@ -81,7 +81,8 @@ def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
         msg = (
             f"the replay differs from the run: {_until(recorded, has_own_points)}the final "
             f"parameters differ in {np.count_nonzero(~is_same)} of {is_same.size} coordinates, "
-            f"first at coordinate {first}: {replayed.x[first]!r}, and was {recorded.x[first]!r}"
+            f"first at coordinate {first}: {float(replayed.x[first])!r}, and was "
+            f"{float(recorded.x[first])!r}"
         )
         raise TraceError(msg + _changed_packages(recorded))
 

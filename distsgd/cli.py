@@ -102,6 +102,24 @@ def run(
     return code
 
 
+@app.command(epilog="Example: distsgd replay results/run")
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved run.")],
+    *,
+    experiment: Annotated[
+        Path | None,
+        typer.Option(help="Experiment file of the run. Default: what the run was made from."),
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="Name of its algorithm there. Default: the recorded one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the replay.")] = None,
+) -> int:
+    """Compute a saved run again; say whether every bit is the same, or where it differs first."""
+    code: int = _commands().replay(folder, experiment=experiment, algorithm=algorithm, out=out)
+    return code
+
+
 @app.command(epilog="Example: distsgd report results/comparison --figures pdf")
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a saved comparison.")],

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from rich.console import Console
 from distsgd import comparison, experiment, problems, tables
 from distsgd.algorithms import registry
 from distsgd.comparison import Comparison, load_comparison
-from distsgd.errors import ConfigError, check_seed, unknown_name
+from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
 from distsgd.experiment import Experiment
 from distsgd.jobs import run_once
 from distsgd.report import figures, timeline
@@ -22,6 +23,8 @@ from distsgd.report.text import listed, troubles
 from distsgd.run import Run, check_writable, load
 from distsgd.search import Tunable
 from distsgd.setup import Job, Setup
+from distsgd.simulation import replay as replayed
+from distsgd.sources import make_again, source_of
 from distsgd.watching import Terminated, live_progress, progress, stop_asked, terminable
 from distsgd.work import locked
 
@@ -50,6 +53,14 @@ class Asked(NamedTuple):
         """Return what it describes on one engine and one fleet, None for the first ones."""
         return self._built(self._described().on(engine, fleet))
 
+    def source(self, label: str) -> dict[str, Any]:
+        """Return what a run of the algorithm `label` is made from, see `Run.source`."""
+        return source_of(self._described(), label, self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        return Path() if self.file is None else self.file.parent
+
     def _described(self) -> Experiment:
         read = experiment.builtin if self.file is None else partial(experiment.read, self.file)
         return read(self.changes).with_fleets(
@@ -58,8 +69,7 @@ class Asked(NamedTuple):
         )  # fmt: skip
 
     def _built(self, described: Experiment) -> Setup:
-        folder = Path() if self.file is None else self.file.parent
-        return (described.quick() if self.is_quick else described).build(folder)
+        return (described.quick() if self.is_quick else described).build(self._folder)
 
 
 def compare(
@@ -167,7 +177,7 @@ def run(
         with stop_asked() as stop, live_progress(setup) as watch:
             done = run_once(setup, job, target=target, stop=stop, watch=watch)
         code = stop.code if done.status == "stopped" else 0
-    done.save(out)
+    replace(done, source=asked.source(label)).save(out)
     print_history(done.history, console())
     _say(f"{label} on {job.fleet}, seed {seed}: {_ending(done)}\nwrote {out}")
     return code
@@ -195,6 +205,45 @@ def _ending(done: Run) -> str:
     if done.status == "stopped":
         return f"stopped after {done.history['update'][-1]:,} updates"
     return done.status
+
+
+def replay(
+    folder: Path, *, experiment: Path | None, algorithm: str | None, out: Path | None
+) -> int:
+    """Compute a saved run again, and say whether it is the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    experiment : Path or None
+        Experiment file with its algorithm and its problem, for a run that does not say.
+    algorithm : str or None
+        Name of the algorithm in the experiment; None for the recorded one.
+    out : Path or None
+        Folder of the replay; None for nowhere.
+
+    Returns
+    -------
+    int
+        0 if every bit is the same, else 1.
+    """
+    saved = load(folder)
+    made = make_again(saved, experiment, algorithm)
+    try:
+        again = replayed(saved, *made)
+    except TraceError as error:
+        _say(str(error))
+        return FAILED
+    order = again.trace
+    lost = f", {order.n_lost} times a worker was lost" if order.n_lost else ""
+    _say(
+        f"equal bit for bit: {order.n_updates:,} updates by {order.workers} workers, "
+        f"{order.steps.sum():,} gradients{lost}"
+    )
+    if out is not None:
+        _say(f"wrote {again.save(out)}")
+    return 0
 
 
 def report(folder: Path, kind: str = "") -> int:

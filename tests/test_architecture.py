@@ -53,7 +53,7 @@ MAY_IMPORT = {
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
 ON_TOP = {
     "work", "search", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
-    "watching", "commands", "cli", "__init__", "__main__",
+    "sources", "submitting", "watching", "commands", "cli", "__init__", "__main__",
 }  # fmt: skip
 
 OTHERS = {

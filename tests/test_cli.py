@@ -128,7 +128,9 @@ def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> No
         assert "exponential(3.0)" in path.read_text()
 
 
-@pytest.mark.parametrize("command", ["compare", "run", "report", "trace", "algorithms", "problems"])
+@pytest.mark.parametrize(
+    "command", ["compare", "run", "replay", "report", "trace", "algorithms", "problems"]
+)
 def test_help_has_an_example(call: Call, command: str) -> None:
     """The help of each command ends with a command line that uses it."""
     code, said, _ = call(command, "--help")
