@@ -36,6 +36,9 @@ Changes: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the experiment."),
 ]
+Job: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="ID", help="Of this job instead, which was sent before.")
+]
 Quick: TypeAlias = Annotated[
     bool, typer.Option("--quick", help="Two seeds, four trials, a fifth of the budget.")
 ]
@@ -100,6 +103,44 @@ def run(
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
     code: int = commands.run(asked, algorithm, fleet=fleet, on=on, seed=seed, out=out)
     return code
+
+
+@app.command(epilog="Example: distsgd submit mine.toml --address http://head:8265 --wait")
+def submit(
+    experiment: File = None,
+    *,
+    address: Annotated[
+        str, typer.Option(help="Where the dashboard of the Ray cluster listens.")
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the log, and fetch the report when done.")
+    ] = False,
+    changes: Changes = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    quick: Quick = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Folder on the cluster to work in. Default: a fresh one on the head."),
+    ] = None,
+    status: Job = None,
+    logs: Job = None,
+    stop: Job = None,
+    fetch: Job = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report here. Default: results/ID.")
+    ] = None,
+) -> int:
+    """Send a comparison to a Ray cluster as a job; or ask for the status of a job, or its logs."""
+    from distsgd import submitting  # noqa: PLC0415 # slow to import, and --help does not need it
+
+    asked = {"status": status, "logs": logs, "stop": stop, "fetch": fetch}
+    for question, job in asked.items():
+        if job is not None:
+            return submitting.ask(address, question, job, out)
+    order = submitting.order(
+        experiment, changes or (), seeds=seeds, is_quick=quick, storage=storage
+    )  # fmt: skip
+    return submitting.submit(order, address, is_followed=wait, out=out)
 
 
 @app.command(epilog="Example: distsgd replay results/run")
