@@ -36,8 +36,6 @@ class Lead:
         What decides.
     followers : sequence of Socket
         To each of the other shards.
-    sessions : mapping
-        Session of each peer.
     heartbeat_s, checkpoint_every_s : float
         Time between two signs of life, and between two checkpoints [s].
     target : float, optional
