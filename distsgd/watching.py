@@ -137,9 +137,10 @@ class Pace:
     def __call__(self, far: LiveProgress) -> str:
         """Return the line for a run that has come so `far`."""
         lost = f" ({far.lost} lost)" if far.lost else ""
+        workers = f"{far.alive} worker{'s' * (far.alive != 1)}{lost}"
         return (
             f"{far.updates:,} updates, {number(self._rate(far))}/s, loss {number(far.loss)}, "
-            f"staleness {number(far.staleness)}, {far.alive} workers{lost}"
+            f"staleness {number(far.staleness)}, {workers}"
         )
 
     def _rate(self, far: LiveProgress) -> float | None:

@@ -151,7 +151,7 @@ def test_a_line_about_a_live_run() -> None:
     pace = Pace()
     at = Progress(1000, 1000, 2.0, float("nan"), 1.5, 3, 0)
     assert pace(at) == "1,000 updates, 500/s, loss -, staleness 1.50, 3 workers"
-    later = at._replace(updates=1100, wall_seconds=3.0, loss=0.25, alive=2, lost=1)
-    text = "1,100 updates, 100/s, loss 0.250, staleness 1.50, 2 workers (1 lost)"
+    later = at._replace(updates=1100, wall_seconds=3.0, loss=0.25, alive=1, lost=2)
+    text = "1,100 updates, 100/s, loss 0.250, staleness 1.50, 1 worker (2 lost)"
     assert pace(later) == text
     assert "100 updates, 50/s" in pace(at._replace(updates=100))

@@ -192,8 +192,8 @@ def _agreement(summary: Summary) -> list[str]:
 def _agreed(place: str, ordered: Sequence[Agreement]) -> str:
     least, most = ordered[0], ordered[-1]
     text = (
-        f"On {place}, losses after equally many updates differ from the simulated ones on"
-        f" {most.against} by a factor of {_factor(most)}, for {most.algorithm}"
+        f"On {place}, losses after equally many updates differ, seed by seed, from the simulated"
+        f" ones on {most.against} by a factor of {_factor(most)}, for {most.algorithm}"
     )
     if None not in (most.staleness, most.simulated_staleness):
         live, simulated = number(most.staleness), number(most.simulated_staleness)

@@ -135,7 +135,7 @@ def _both(
             "of:O", sort=list(curves), scale=alt.Scale(range=[6, 1.5]), legend=legend
         ),
         opacity=alt.Opacity(
-            "of:O", sort=list(curves), scale=alt.Scale(range=[0.35, 1.0]), legend=legend
+            "of:O", sort=list(curves), scale=alt.Scale(range=[0.35, 1.0]), legend=None
         ),
         tooltip=[*told("position", "median"), alt.Tooltip("of:N")],
     )  # fmt: skip

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from distsgd.report.statistics import Band, Curve, Numbers, band
+from distsgd.report.statistics import Numbers
 from distsgd.run import Run
 
 Engine: TypeAlias = Literal["simulate", "local", "ray"]
@@ -61,9 +61,9 @@ def engine_on(settings: Mapping[str, Any], fleet: str) -> Engine:
 class Agreement(msgspec.Struct, frozen=True):
     """How far live runs of an algorithm are from simulated ones on the fleet they take after.
 
-    The factor between the median losses over seeds after equally many updates, whichever is larger:
-    `typical` is its median over the evaluations, `largest` is first met after update `at`. None
-    where no two losses can be compared. Then the mean staleness of both.
+    The factor between the losses of two runs with one seed after equally many updates, whichever
+    is larger, at each evaluation of the live run: `typical` is the median, `largest` is first met
+    after update `at`. None where no two losses can be compared. Then the mean staleness of both.
     """
 
     problem: str
@@ -114,7 +114,7 @@ def _agreements(
         if not runs or not simulated:
             continue
         yield Agreement(
-            problem, fleet, against, algorithm, *_factors(_losses(runs), _losses(simulated)),
+            problem, fleet, against, algorithm, *_factors(runs, simulated),
             mean_staleness(runs), mean_staleness(simulated),
         )  # fmt: skip
 
@@ -130,30 +130,34 @@ def stalenesses_of(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
     return np.concatenate([run.trace.staleness for run in runs])
 
 
-def _losses(runs: Sequence[Run]) -> Band:
-    return band([
-        Curve(
-            run.history["update"].to_numpy().astype(np.float64), run.history["loss"].to_numpy(),
-            is_diverged=run.status == "diverged",
-        )
-        for run in runs
-    ])  # fmt: skip
-
-
-def _factors(one: Band, other: Band) -> tuple[float | None, float | None, int | None]:
-    """Return the typical and the largest factor between two medians, and where the latter is."""
-    end = min(one.positions[-1], other.positions[-1])
-    at = np.union1d(one.positions, other.positions)
-    at = at[(at > 0) & (at <= end)]
-    mine, theirs = _held(one, at), _held(other, at)
-    is_known = np.isfinite(mine) & np.isfinite(theirs) & (np.minimum(mine, theirs) > 0)
-    if not is_known.any():
+def _factors(
+    live: Sequence[Run], simulated: Sequence[Run]
+) -> tuple[float | None, float | None, int | None]:
+    """Return the typical and the largest factor between two losses, and where the latter is."""
+    twins = {run.settings["seed"]: run for run in simulated}
+    pairs = [(run, twins[seed]) for run in live if (seed := run.settings["seed"]) in twins]
+    found = [_apart(_known(one), _known(other)) for one, other in pairs]
+    at = np.concatenate([np.empty(0), *(updates for updates, _ in found)])
+    factors = np.concatenate([np.empty(0), *(own for _, own in found)])
+    if not len(factors):
         return None, None, None
-    factors = np.exp(np.abs(np.log(mine[is_known] / theirs[is_known])))
-    return float(np.median(factors)), float(factors.max()), int(at[is_known][factors.argmax()])
+    return float(np.median(factors)), float(factors.max()), int(at[factors.argmax()])
 
 
-def _held(own: Band, at: Numbers) -> Numbers:
-    """Return the median of the last evaluation at or before each position."""
-    place = np.searchsorted(own.positions, at, side="right") - 1
-    return np.where(place < 0, np.nan, own.median[place])
+def _known(run: Run) -> tuple[Numbers, Numbers]:
+    """Return the updates after which the loss of `run` has a logarithm, and that logarithm."""
+    updates, losses = (run.history[name].to_numpy().astype(float) for name in ("update", "loss"))
+    has_logarithm = np.isfinite(losses) & (losses > 0)
+    return updates[has_logarithm], np.log(losses[has_logarithm])
+
+
+def _apart(one: tuple[Numbers, Numbers], other: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
+    """Return the updates of `one` up to the end of `other`, and the factors between their losses.
+
+    Between two evaluations the logarithm of a loss is a straight line.
+    """
+    if not len(other[0]):
+        return np.empty(0), np.empty(0)
+    is_common = (one[0] > 0) & (one[0] >= other[0][0]) & (one[0] <= other[0][-1])
+    at, mine = one[0][is_common], one[1][is_common]
+    return at, np.exp(np.abs(mine - np.interp(at, *other)))
