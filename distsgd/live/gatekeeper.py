@@ -61,8 +61,9 @@ def _is_new(shard: Shard, peer: Peer, header: Header, identity: bytes) -> bool:
     elif is_worker and header.life < shard.life and header.kind != Kind.JOIN:
         shard.tell(identity, header, Kind.REJOIN)
     elif header.sequence <= peer.accepted:
-        peer.identity = identity
-        shard.send(peer, header.sequence)
+        if header.sequence == peer.accepted:  # it may have connected again; a replay is older
+            peer.identity = identity
+        shard.send(peer, header.sequence, identity)
     elif is_worker and header.kind != Kind.JOIN and header.sequence > peer.accepted + 4:
         shard.drops.add("sequence", header.sequence)
     else:

@@ -93,11 +93,11 @@ class Shard:
         if peer.identity:
             self._send(peer.identity, reply)
 
-    def send(self, peer: Peer, sequence: int) -> None:
-        """Send a reply that is kept, if there is one and somebody who has asked for it."""
+    def send(self, peer: Peer, sequence: int, identity: bytes) -> None:
+        """Send a reply again, if it is kept."""
         reply = peer.replies.get(sequence)
-        if reply is not None and peer.identity:
-            self._send(peer.identity, reply)
+        if reply is not None:
+            self._send(identity, reply)
 
     def _send(self, identity: bytes, reply: Frames) -> None:
         if len(reply) == 1:  # the usual one, in half of the time

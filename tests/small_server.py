@@ -1,0 +1,158 @@
+"""A small live run in one process: servers and workers in threads, and a launcher in the test."""
+
+import mmap
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+
+import distsgd as ds
+from distsgd.algorithm import Algorithm, message_columns
+from distsgd.data.stream import Stream
+from distsgd.live import checkpoint
+from distsgd.live.link import Link, Peer
+from distsgd.live.security import Keys, doors, endpoints, gates
+from distsgd.live.server import Budget, ServerCase, serve
+from distsgd.live.vectors import FrameVectors, Layout, SharedVectors
+from distsgd.live.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
+from distsgd.live.worker import Case, work
+from distsgd.trace import Trace
+
+PROBLEM = ds.problems.quadratic([1.0, 2.0, 3.0, 0.5, 1.5], noise=0.1)
+BATCH, SEED = 4, 0
+PATIENCE_S = 30.0
+
+
+class SmallServer:
+    """Servers in threads, at a folder's sockets; what they are asked for comes from the test."""
+
+    def __init__(
+        self, algorithm: Algorithm, folder: Path, *, workers: int = 3, shards: int = 1,
+        shared: bool = True, keys: Keys | None = None, address: str | None = None,
+        evaluates: bool = False, **options: Any,  # noqa: ANN401 # those of a ServerCase
+    ) -> None:  # fmt: skip
+        self.algorithm, self.folder, self.workers, self.shards = algorithm, folder, workers, shards
+        self.layout = Layout(
+            PROBLEM.dimension, workers, shards, len(algorithm.server.reads),
+            len(message_columns(algorithm)),
+        )  # fmt: skip
+        block = memoryview(mmap.mmap(-1, self.layout.shared_bytes))
+        self.vectors = SharedVectors(self.layout, block) if shared else FrameVectors(self.layout)
+        self.listening, self.keys = endpoints(address, shards, folder), keys
+        peers = [*range(workers), LAUNCHER, LEAD] + [EVALUATOR] * evaluates
+        self.sessions = {peer: 1000 + peer for peer in peers}
+        self.start, self.origin = PROBLEM.start(SEED), time.monotonic()
+        self.options = {"budget": Budget(updates=40), "heartbeat_s": 5.0} | options
+        self.threads: list[threading.Thread] = []
+        self.life = 0
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "SmallServer":
+        """Start the servers, and be their launcher."""
+        self.serve()
+        self.context = self.stack.enter_context(zmq.Context())
+        self.launcher = self.stack.enter_context(LinkOf(self, LAUNCHER))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the servers."""
+        for _ in range(4):
+            if any(thread.is_alive() for thread in self.threads):
+                self.launcher.ask(Kind.STOP)
+            for thread in self.threads:
+                thread.join(1.0)
+        self.stack.close()
+        assert not any(thread.is_alive() for thread in self.threads)
+
+    def serve(self) -> None:
+        """Start a thread for each shard."""
+        case = ServerCase(
+            self.algorithm, self.start, self.layout, BATCH, PROBLEM.samples,
+            sessions=dict(self.sessions), origin=self.origin, folder=self.folder / "kept",
+            **self.options,
+        )  # fmt: skip
+        followers = doors(self.listening, LEAD, self.keys)[1:]
+        for shard, gate in enumerate(gates(self.listening, self.keys)):
+            arguments = (case, shard, self.vectors, gate, () if shard else followers)
+            self.thread(serve, *arguments, life=self.life)
+
+    def thread(self, do: Callable[..., None], *arguments: object, **options: object) -> None:
+        """Do something in a thread that ends with the run."""
+        thread = threading.Thread(target=do, args=arguments, kwargs=options, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def peer(self, number: int) -> Peer:
+        """Return somebody who may speak to the servers."""
+        return Peer(
+            number, self.sessions[number], doors(self.listening, number, self.keys), self.origin
+        )
+
+    def work(self, *workers: int) -> None:
+        """Start honest workers."""
+        case = Case(
+            self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers
+        )  # fmt: skip
+        for worker in workers or range(self.workers):
+            self.thread(work, case, self.vectors, self.peer(worker), heartbeat_s=0.1)
+
+    def ask(self, kind: Kind = Kind.STATUS, **fields: int) -> State:
+        """Ask the lead, and return what it says."""
+        return answer(self.launcher, self.launcher.ask(kind, **fields))
+
+    def until(self, happened: Callable[[State], bool]) -> State:
+        """Ask until something has happened."""
+        end = time.monotonic() + PATIENCE_S
+        while not happened(state := self.ask()):
+            assert time.monotonic() < end, state
+            time.sleep(0.01)
+        return state
+
+    def finish(self) -> tuple[Trace, np.ndarray, State]:
+        """Wait for the end; return the order, the model, and the last state."""
+        state = self.until(lambda state: state.phase == "over")
+        last = checkpoint.load(self.folder / "kept")
+        assert last is not None
+        assert last.description.is_last
+        return (
+            Trace(last.rows, self.workers),
+            checkpoint.load_model(self.folder / "kept", last),
+            state,
+        )
+
+    def assert_replays(self) -> Trace:
+        """Wait for the end; the model must have the bits of the fold of the order."""
+        trace, x, _ = self.finish()
+        trace.verify()
+        replayed = ds.replay(trace, self.algorithm, PROBLEM, batch=BATCH, seed=SEED)
+        assert replayed.x.tobytes() == x.tobytes()
+        return trace
+
+
+class LinkOf:
+    """A link that closes with its block; the launcher speaks to the lead alone."""
+
+    def __init__(self, server: SmallServer, number: int) -> None:
+        peer = server.peer(number)
+        only_lead = peer._replace(doors=peer.doors[:1])
+        self.link = Link(only_lead if number == LAUNCHER else peer, server.context)
+
+    def __enter__(self) -> Link:
+        """Return the link."""
+        return self.link
+
+    def __exit__(self, *error: object) -> None:
+        """Close its sockets."""
+        self.link.close()
+
+
+def answer(link: Link, asked: int) -> State:
+    """Return the state that the lead replies with."""
+    state: State = msgspec.json.decode(link.wait(asked)[0].frames[0], type=State)
+    return state
