@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from distsgd.laws import uniform as uniform
     from distsgd.live.fleet import Live as Live
     from distsgd.live.launch import launch as launch
+    from distsgd.live.ray_options import RayOptions as RayOptions
     from distsgd.report.findings import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
@@ -54,6 +55,7 @@ _NAMES = {
     ),
     "live.fleet": ("Live",),
     "live.launch": ("launch",),
+    "live.ray_options": ("RayOptions",),
     "report.findings": ("Reference",),
     "run": ("Run", "load"),
     "search": ("Range", "Tunable", "Tuning"),

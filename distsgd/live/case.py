@@ -5,13 +5,14 @@ It is sent to processes that fork, so it imports nothing that starts threads.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distsgd.algorithm import Algorithm, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.laws import Law
 from distsgd.live.fleet import Kind, OnLoss, Writes, fleet_settings
+from distsgd.live.ray_options import RayOptions
 from distsgd.problem import Problem
 
 
@@ -77,6 +78,7 @@ class Launch:
     checkpoint_s: float = 5.0
     address: str | None = None
     writes: Writes = "racy"
+    ray: RayOptions = field(default_factory=RayOptions)
 
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple

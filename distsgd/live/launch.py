@@ -10,6 +10,7 @@ from distsgd.errors import ConfigError, check_count, check_number, check_seed, u
 from distsgd.laws import Law
 from distsgd.live.case import Budget, Hooks, Launch, Progress
 from distsgd.live.fleet import MOST_PROCESSES, LiveEngine, OnLoss, Writes
+from distsgd.live.ray_options import RayOptions
 from distsgd.problem import Problem
 from distsgd.run import Run
 
@@ -45,6 +46,7 @@ def launch(
     checkpoint_every: float = 5.0,
     address: str | None = None,
     writes: Writes = "racy",
+    ray: RayOptions | None = None,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[Progress], object] | None = None,
 ) -> Run:
@@ -92,12 +94,15 @@ def launch(
     checkpoint_every : float, default 5.0
         Time between two checkpoints of the server [s], > 0.
     address : str, optional
-        Where the server listens; by default where only this user's processes reach it.
+        Where the server listens; by default where only this user's processes reach it. On Ray the
+        cluster, as HOST:PORT or "auto"; by default what RAY_ADDRESS says, else a Ray of our own.
     writes : {"racy", "atomic", "locked", "round_robin"}, default "racy"
         How lock-free workers change a coordinate. "racy": load, change and store, so that some
         changes overwrite others. "atomic": no change is lost. "locked": all coordinates of an
         update are locked around it (the paper's AIG). "round_robin": workers take turns, so that
         staleness is ``workers - 1`` exactly.
+    ray : RayOptions, optional
+        What the processes reserve on a Ray cluster, and where their state is kept.
     stop : callable, optional
         Asked a few times a second whether to end. The run so far is returned.
     watch : callable, optional
@@ -134,7 +139,7 @@ def launch(
         on_loss=_one_of("on_loss", on_loss, OnLoss), writes=_one_of("writes", writes, Writes),
         heartbeat_s=check_number("heartbeat", heartbeat, above=0, unit=" s"),
         checkpoint_s=check_number("checkpoint_every", checkpoint_every, above=0, unit=" s"),
-        address=address,
+        address=address, ray=_ray(ray, on),
     )  # fmt: skip
     module, name = _ENGINES[_engine(algorithm, on, writes)]
     run: Run = getattr(importlib.import_module(module), name)(case, Hooks(stop, watch))
@@ -224,6 +229,15 @@ def _shards(shards: int, dimension: int) -> int:
         msg = f"shards must be <= {dimension}, the number of parameters, not {shards}"
         raise ConfigError(msg)
     return shards
+
+
+def _ray(options: RayOptions | None, on: LiveEngine) -> RayOptions:
+    if options is None:
+        return RayOptions()
+    if on != "ray" or not isinstance(options, RayOptions):
+        msg = f"ray must be a RayOptions, and has a meaning for on='ray' only, not {options!r}"
+        raise ConfigError(msg)
+    return options
 
 
 def _one_of(name: str, value: Any, names: Any) -> Any:  # noqa: ANN401 # one of a Literal's texts

@@ -1,0 +1,122 @@
+"""Where the servers of a cluster keep checkpoints: a folder that all nodes share, or a URI.
+
+A checkpoint is written with a few methods of `Path`; `RemoteFolder` has them for what a URI names,
+so that whoever writes one does not know which it is.
+"""
+
+import contextlib
+import posixpath
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from distsgd.errors import ConfigError
+
+
+class RemoteFolder:
+    """A folder or a file of an fsspec file system, with the methods of `Path` that it needs.
+
+    Parameters
+    ----------
+    files : fsspec.AbstractFileSystem
+        Where it is.
+    path : str
+        Its path there.
+    """
+
+    def __init__(self, files: Any, path: str) -> None:  # noqa: ANN401 # fsspec ships no types
+        self._files, self._path = files, path
+
+    def __str__(self) -> str:
+        return str(self._files.unstrip_protocol(self._path))
+
+    def __truediv__(self, name: str) -> "RemoteFolder":
+        return RemoteFolder(self._files, posixpath.join(self._path, name))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self._path)
+
+    def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
+        """Make the folder and its parents; many stores have none, and make nothing."""
+        if parents:
+            self._files.makedirs(self._path, exist_ok=exist_ok)
+
+    def exists(self) -> bool:
+        """Return whether somebody has written it."""
+        self._files.invalidate_cache()
+        return bool(self._files.exists(self._path))
+
+    def glob(self, pattern: str) -> Iterator["RemoteFolder"]:
+        """Yield what lies in the folder under names of a `pattern`."""
+        self._files.invalidate_cache()
+        for path in self._files.glob(posixpath.join(self._path, pattern)):
+            yield RemoteFolder(self._files, path)
+
+    def read_bytes(self) -> bytes:
+        """Return the content of the file."""
+        content: bytes = self._files.cat_file(self._path)
+        return content
+
+    def write_bytes(self, data: bytes) -> int:
+        """Write the file."""
+        self._files.pipe_file(self._path, data)
+        return len(data)
+
+    def replace(self, target: "RemoteFolder") -> "RemoteFolder":
+        """Put the file where `target` is."""
+        self._files.mv(self._path, target._path)  # noqa: SLF001 # another one of the same class
+        return target
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Remove the file."""
+        if not missing_ok or self.exists():
+            self._files.rm_file(self._path)
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        if self.exists():
+            self._files.rm(self._path, recursive=True)
+
+
+def opened(storage: str | Path) -> Path:
+    """Return the folder that a path or a URI names: a `Path`, or a `RemoteFolder` in its place.
+
+    Raises
+    ------
+    ConfigError
+        If nothing here can open such a URI.
+    """
+    if "://" not in str(storage):
+        return Path(storage)
+    try:
+        return cast("Path", RemoteFolder(*_file_system(str(storage))))
+    except (ImportError, ValueError, OSError) as error:
+        msg = f"storage {storage} cannot be opened: {error}; use a folder that all nodes share"
+        raise ConfigError(msg) from None
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all that is in it, as far as that is possible."""
+    if isinstance(folder, RemoteFolder):
+        with contextlib.suppress(OSError):
+            folder.remove()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    """Return who opens a URI, and the path there: fsspec, or else pyarrow."""
+    from fsspec.core import url_to_fs  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 # comes with parts of ray
+
+    try:
+        found: tuple[Any, str] = url_to_fs(uri)
+    except ImportError:
+        from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415
+        from pyarrow.fs import FileSystem  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415
+
+        files, path = FileSystem.from_uri(uri)
+        return ArrowFSWrapper(files), path
+    return found
