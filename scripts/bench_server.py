@@ -105,7 +105,7 @@ def ours(n_bytes: int, workers: int, seconds: float) -> float:
     return rate
 
 
-def copies(n_bytes: int, seconds: float) -> float:
+def copies(n_bytes: int, workers: int, seconds: float) -> float:  # noqa: ARG001 # as `ours`
     """Return how often a push and a pull of these bytes can be copied in a second, by one core."""
     source, target = np.ones((2, n_bytes), np.uint8), np.ones((2, n_bytes), np.uint8)
     n, start = 0, time.perf_counter()
@@ -122,13 +122,17 @@ class Parameters:
     def __init__(self, size: int) -> None:
         self._x = np.zeros(size, np.float32)
 
-    def push_and_pull(self, gradient: Any) -> Any:
+    def push_and_pull(self, gradient: np.ndarray) -> np.ndarray:
         """Apply a gradient, and return the parameters."""
         self._x -= np.float32(1e-3) * gradient
         return self._x
 
 
-def push_and_pull(server: Any, size: int, seconds: float) -> tuple[int, float]:
+def push_and_pull(
+    server: Any,
+    size: int,
+    seconds: float,  # noqa: ANN401 # an actor's handle has no type
+) -> tuple[int, float]:
     """Be a worker that computes nothing; return its round trips, and the time they took."""
     import ray  # noqa: PLC0415 # Ray sends this function to its workers
 
@@ -155,12 +159,11 @@ def peer(n_bytes: int, workers: int, seconds: float) -> float:
 
 def measured(name: str, workers: int, seconds: float) -> Line:
     """Return a line; the three are measured in turn."""
-    n_bytes, found = 4 * SIZES[name], []
-    for _ in range(3 if seconds == SECONDS else 1):
-        found.append([
-            ours(n_bytes, workers, seconds), peer(n_bytes, workers, seconds),
-            copies(n_bytes, seconds),
-        ])  # fmt: skip
+    n_bytes = 4 * SIZES[name]
+    found = [
+        [rate(n_bytes, workers, seconds) for rate in (ours, peer, copies)]
+        for _ in range(3 if seconds == SECONDS else 1)
+    ]
     fast, slow, bound = (statistics.median(rates) for rates in zip(*found, strict=True))
     return Line(
         what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {workers} workers",

@@ -231,7 +231,8 @@ def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         first = multiprocessing.get_context("spawn").Process(target=serve_once, args=(tmp_path,))
         server.work()
         first.start()
-        server.until(lambda state: state.updates > 50)
+        reached = server.until(lambda state: len(state.alive) == 3).updates
+        server.until(lambda state: state.updates > reached + 50)
         first.kill()
         first.join()
         server.life = 1
@@ -239,7 +240,7 @@ def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
             server.until(lambda state: len(state.alive) == 3)
             server.ask(Kind.STOP)
             trace = server.assert_replays()
-    assert np.count_nonzero(trace.rows["verb"] == JOIN) == 3
+    assert JOIN in trace.rows["verb"]
 
 
 def serve_once(folder: Path) -> None:
