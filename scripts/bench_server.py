@@ -129,9 +129,9 @@ class Parameters:
 
 
 def push_and_pull(
-    server: Any,
+    server: Any,  # noqa: ANN401 # an actor's handle has no type
     size: int,
-    seconds: float,  # noqa: ANN401 # an actor's handle has no type
+    seconds: float,
 ) -> tuple[int, float]:
     """Be a worker that computes nothing; return its round trips, and the time they took."""
     import ray  # noqa: PLC0415 # Ray sends this function to its workers
@@ -166,7 +166,7 @@ def measured(name: str, workers: int, seconds: float) -> Line:
     ]
     fast, slow, bound = (statistics.median(rates) for rates in zip(*found, strict=True))
     return Line(
-        what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {workers} workers",
+        what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {workers} worker{'s' * (workers > 1)}",
         measured=f"{fast:,.0f}/s", against=f"{slow:,.0f} of Ray, {bound:,.0f} of memcpy",
         ratio=f"{fast / slow:.1f} x Ray, {fast / bound:.2f} x memcpy", reach=REACH.get(name, "-"),
     )  # fmt: skip
@@ -182,9 +182,9 @@ def rows(*, quick: bool = False) -> list[Line]:
         object_store_memory=RAY_MEMORY_BYTES, logging_level="error", _temp_dir=folder,
     )  # fmt: skip
     try:
-        sizes = ("1 k", "1 M") if quick else SIZES
-        seconds = QUICK_SECONDS if quick else SECONDS
-        return [measured(name, workers, seconds) for name in sizes for workers in (1, 2)]
+        if quick:
+            return [measured(name, 2, QUICK_SECONDS) for name in ("1 k", "1 M")]
+        return [measured(name, workers, SECONDS) for name in SIZES for workers in (1, 2)]
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
