@@ -3,9 +3,9 @@
 1. A push that the server holds has no effect before its round closes. So it stands where the round
    closes, in worker order: that is the order in which a round is averaged.
 2. Rows behind the last update change nothing, and are left out.
-3. Where workers leave and join, rows stand as they were served: the worker of a held push may begin
-   another life before the round closes. Then the row that closes the round has its `members`, be it
-   a push or a `LEAVE`.
+3. Where workers leave, join or read old versions, rows stand as they were served: the worker of a
+   held push may begin another life before the round closes. Then the row that closes the round has
+   its `members`, be it a push or a `LEAVE`.
 """
 
 from collections.abc import Iterator
@@ -67,8 +67,7 @@ class Plan(NamedTuple):
     worker_factors: npt.NDArray[np.float64]
     """The schedule's factor for a worker at each of its steps: float64[steps + 2]."""
     is_plain: bool = True
-    """Whether nobody leaves or joins and all pulls are fresh, so that a round's pushes stand where
-    it closes."""
+    """Whether `Trace.is_plain`, so that a round's pushes stand where it closes."""
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:

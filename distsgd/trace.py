@@ -100,10 +100,18 @@ class Trace:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether nobody left or joined, and every pull returned the newest version."""
+        """Whether nobody left or joined, pulls were fresh, and whose push was held waited."""
         rows = self.rows
         is_old = (rows["verb"] == PULL) & (rows["read"] < rows["version"])
-        return not (is_old | (rows["verb"] > DROP)).any()
+        return not ((is_old | (rows["verb"] > DROP)).any() or self._goes_on_while_held())
+
+    def _goes_on_while_held(self) -> bool:
+        if np.count_nonzero(self._is(PUSH)) == self.n_updates:
+            return False
+        before, after = self._lives.pairs
+        rounds = np.searchsorted(self.closing, before)
+        ends = np.append(self.closing, 0)[rounds]  # a round that never closes changes nothing
+        return bool(((self.rows["verb"][before] == PUSH) & (after < ends)).any())
 
     @cached_property
     def staleness(self) -> np.ndarray:

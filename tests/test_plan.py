@@ -58,6 +58,14 @@ def test_every_update_is_folded_once(case: tuple[Algorithm, Trace]) -> None:
 
 @given(traces)
 @settings(deadline=None)
+def test_a_schedule_is_plain(case: tuple[Algorithm, Trace]) -> None:
+    """Whoever waits for a round waits in every model, so all its orders can be compiled."""
+    assert case[1].is_plain
+    assert planned(*case).is_plain
+
+
+@given(traces)
+@settings(deadline=None)
 def test_rounds_stand_in_worker_order(case: tuple[Algorithm, Trace]) -> None:
     """Between the first push of a round and the one that closes it, workers ascend."""
     open_round: list[int] = []

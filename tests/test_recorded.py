@@ -1,5 +1,7 @@
 """Orders that live servers write: workers leave and join, and pulls return older versions."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -351,6 +353,26 @@ def test_a_push_after_a_join_reads_what_the_join_brought() -> None:
     rows["read"][9] = 0
     with pytest.raises(TraceError, match="row 9: push of worker 1: expected read 1, found 0"):
         Trace(rows, 3).verify()
+
+
+def test_who_goes_on_while_its_push_is_held_has_sent_it() -> None:
+    """A worker that pulls again before its round closes takes nothing back."""
+    rows = [
+        (0, 0, 0, 0, PULL, 0, 0, 0),
+        (1, 1, 1, 0, PUSH, 1, 0, 0),
+        (2, 2, 2, 0, PULL, 1, 0, 0),
+        (2, 2, 2, 1, PULL, 0, 0, 0),
+        (3, 3, 3, 1, PUSH, 1, 1, 0),
+    ]
+    trace, problem = Trace(np.array(rows, ROW), 2), ds.problems.quadratic([1.0], start=[8.0])
+    x = folded(algorithms.synchronous(0.5), trace, problem)
+    assert [one.tolist() for one in x] == [[8.0], [4.0]]
+
+
+def test_live_processes_do_without_polars() -> None:
+    """What a process that forks imports of the fold does not start polars' threads."""
+    script = "import sys, distsgd.fold, distsgd.problems; sys.exit('polars' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_read_ends_in_its_push_or_with_its_life() -> None:
