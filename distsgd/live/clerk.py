@@ -1,5 +1,6 @@
 """The clerk of a live run: speaks to the lead for the supervisor, which has no socket."""
 
+from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -31,8 +32,7 @@ def relay(peer: Peer, pipe: Connection) -> None:
         Brings an `Errand` now and then; takes each errand with what the lead has answered, a
         `distsgd.live.wire.State` as JSON.
     """
-    with zmq.Context() as context:
-        link = Link(peer, context)
+    with zmq.Context() as context, closing(Link(peer, context)) as link:
         while True:
             errand: Errand = pipe.recv() if pipe.poll(ASK_S) else Errand(Kind.STATUS)
             asked = link.ask(errand.kind, step=errand.worker, version=errand.session)
