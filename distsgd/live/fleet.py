@@ -175,7 +175,8 @@ class LiveFleet:
         """Return what `distsgd.launch` is told of the processes for `algorithm`.
 
         Only what has a meaning for it: workers without locks pull nothing that could be stale.
-        An algorithm that never starts its other workers has a single one, the first.
+        An algorithm that never starts its other workers has a single one, the first, which reads
+        what is newest, as in a simulation.
         """
         options = self.options
         workers = self.workers_of(algorithm)
@@ -185,17 +186,16 @@ class LiveFleet:
         delay = self.delay
         if isinstance(delay, tuple):
             delay = delay[:workers]
+        staleness = None if _is_alone(algorithm) else options.staleness
         return where | {
-            "shards": options.shards, "staleness": options.staleness, "delay": delay,
+            "shards": options.shards, "staleness": staleness, "delay": delay,
             "on_loss": options.on_loss, "heartbeat": options.heartbeat,
             "checkpoint_every": options.checkpoint_every,
         }  # fmt: skip
 
     def workers_of(self, algorithm: Algorithm) -> int:
         """Return how many processes work for `algorithm`: one if the others would never start."""
-        starts = [verb for verb in algorithm.cycle if isinstance(verb, Start)]
-        is_alone = any(math.isinf(verb.others_after) for verb in starts)
-        return 1 if is_alone else self.workers
+        return 1 if _is_alone(algorithm) else self.workers
 
     def kind_for(self, algorithm: Algorithm) -> Kind:
         """Return what a run of `algorithm` is on here, as its settings call it."""
@@ -209,6 +209,11 @@ class LiveFleet:
             self.engine, self.workers, shards=options.shards, staleness=options.staleness,
             delay=self.delay, on_loss=options.on_loss,
         )  # fmt: skip
+
+
+def _is_alone(algorithm: Algorithm) -> bool:
+    starts = [verb for verb in algorithm.cycle if isinstance(verb, Start)]
+    return any(math.isinf(verb.others_after) for verb in starts)
 
 
 def fleet_settings(
