@@ -1,7 +1,7 @@
-"""What processes that share memory need of the processor: single words that change at once.
+"""Instructions of the processor that numba itself has only for GPUs, or not at all.
 
-An intrinsic names the instruction, which numba itself has only for GPUs. Everything here works on
-the entries of 64 bits of an array.
+Processes that share memory need words that change at once: the entries of an array, of 64 bits
+each. Whoever reads memory at one place after the other asks for it ahead of time.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ Function = Callable[..., Any]
 
 _instruction: Callable[[Function], Function] = intrinsic
 """Numba passes the typing context itself."""
-_WORD = ir.IntType(64)
+_WORD, _INT, _BYTES = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
 _LOADS = 100
 """How often a waiting process looks before it lets others work: a hand-over takes less."""
 
@@ -27,9 +27,14 @@ _yield = ctypes.CDLL(None).sched_yield
 _yield.argtypes, _yield.restype = [], ctypes.c_int
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(cgutils.gep_inbounds(builder, data, index), _WORD.as_pointer())
+    return cgutils.gep(builder, data, index)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    place = _place(context, builder, array_type, array, index)
+    return builder.bitcast(place, _WORD.as_pointer())
 
 
 @_instruction
@@ -68,6 +73,20 @@ def stored(_typing, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.uint64, array.dtype), generate
+
+
+@_instruction
+def prefetch(_typing, array, index):
+    """Ask for what is at `index` of `array`, which may lie behind its end, without waiting."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.bitcast(_place(context, builder, signature.args[0], *arguments), _BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT, _INT, _INT])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [_BYTES], kind)
+        builder.call(function, [place, _INT(0), _INT(3), _INT(1)])  # to read, soon, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), generate
 
 
 @specialised

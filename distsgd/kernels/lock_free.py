@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import At
 from distsgd.kernels import compiled, specialised
-from distsgd.kernels.atomic import hold, release, stored, wait_for
+from distsgd.kernels.atomic import hold, prefetch, release, stored, wait_for
 from distsgd.kernels.random import below, draw, stream_key
 from distsgd.kernels.rules import Halves, Loop, loops
 from distsgd.kernels.sparse import Room, find_support, support_gradient
@@ -20,6 +20,11 @@ from distsgd.kernels.stream import shuffled
 
 Writes: TypeAlias = Literal["racy", "atomic", "locked", "round_robin"]
 """How a worker changes what others change too."""
+AHEAD = np.uint64(256)
+"""Non-zeros between what is read and what is asked for: a few hundred nanoseconds, which is what
+memory takes. Processors do so by themselves, but not across pages."""
+VALUES_PER_LINE, COLUMNS_PER_LINE = np.uint64(8), np.uint64(16)
+"""In 64 bytes."""
 PASSES = 14
 """Purpose of the orders of epochs, beside those of `random`, `noise` and `stream`."""
 
@@ -135,6 +140,15 @@ def known(chunk, taken):
     return at, sent, At(version, staleness, chunk.workers, step + 1, factor)
 
 
+@specialised
+def prefetch_row(entries, columns, first, end):
+    """Ask for the lines of memory that hold some non-zeros of the rows to come."""
+    for entry in range(first, end, VALUES_PER_LINE):
+        prefetch(entries, entry)
+    for entry in range(first, end, COLUMNS_PER_LINE):
+        prefetch(columns, entry)
+
+
 @functools.cache
 def stepping(halves: Halves, writes: Writes) -> Loop:
     """Return the kernel that takes some steps of a worker, each on one sample."""
@@ -155,6 +169,7 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
             for _ in range(count):
                 first, end = starts[sample], starts[sample + np.uint64(1)]
                 at, sent, applied = known(chunk, taken)
+                prefetch_row(entries, columns, first + AHEAD, end + AHEAD)
                 margin = margin_row(h, S, R, columns, entries, first, end, at)
                 change = slope(margin, labels[sample])
                 if is_in_turn:
