@@ -165,8 +165,9 @@ def measured(name: str, workers: int, seconds: float) -> Line:
         for _ in range(3 if seconds == SECONDS else 1)
     ]
     fast, slow, bound = (statistics.median(rates) for rates in zip(*found, strict=True))
+    who = f"{workers} worker" + "s" * (workers > 1)
     return Line(
-        what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {workers} worker{'s' * (workers > 1)}",
+        what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {who}",
         measured=f"{fast:,.0f}/s", against=f"{slow:,.0f} of Ray, {bound:,.0f} of memcpy",
         ratio=f"{fast / slow:.1f} x Ray, {fast / bound:.2f} x memcpy", reach=REACH.get(name, "-"),
     )  # fmt: skip

@@ -286,6 +286,21 @@ def test_a_worker_that_begins_again_joins() -> None:
     assert order.rows.since(0)["verb"][-1] == JOIN
 
 
+def test_steps_that_were_lost_are_not_waited_for() -> None:
+    """Who waits for the slowest goes on when that one begins again further ahead."""
+    cycle = (Pull(bound=1), Step(), Push(every=2))
+    order = order_of(cycle, 2)
+    fakes = [Fake(w, cycle, 2) for w in range(2)]
+    for fake in (*fakes * 3, fakes[0]):
+        tell(fakes, order.serve(fake.request(1.0), 1.0))
+    assert fakes[0].waits  # it is two steps ahead of what the other one has pushed
+    order.admit(1, 77, 2.0)
+    fakes[1] = Fake(1, cycle, 2)
+    tell(fakes, order.serve(fakes[1].request(3.0), 3.0))
+    assert not fakes[0].waits
+    assert order.rows.since(0)["verb"].tolist()[-4:] == [PUSH, LEAVE, JOIN, PULL]
+
+
 def test_snapshots_wait_for_their_version() -> None:
     """A snapshot is shown at its version, before anything else happens, or at the end."""
     cycle = (Pull(), Step(), Push())
