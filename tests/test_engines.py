@@ -98,7 +98,7 @@ def test_live_runs_come_last(launched: list[dict[str, Any]]) -> None:
         for job, _ in run_jobs(built(), planned(built()), Place(processes=2))
     ]
     assert order == sorted(order)
-    assert sum(order) == len(launched) == 8
+    assert (sum(order), len(launched)) == (8, 6)  # serial SGD is the same on both fleets
 
 
 def test_a_live_run_is_found_by_its_hash(launched: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_live_run_is_found_by_its_hash(launched: list[dict[str, Any]], tmp_pat
         assert run.hash == identify(setup.run_settings(job))
     n_launched = len(launched)
     assert len(list(run_jobs(setup, planned(setup), Place(tmp_path)))) == len(planned(setup))
-    assert len(launched) == n_launched == 8
+    assert len(launched) == n_launched == 6
     list(run_jobs(setup, planned(setup), Place(tmp_path, is_fresh=True)))
     assert len(launched) == 2 * n_launched
 
