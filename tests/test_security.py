@@ -49,9 +49,18 @@ def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
 
 def test_a_long_path_is_refused(tmp_path: Path) -> None:
     """A socket file's path has at most 107 bytes; the error says where to go."""
-    assert endpoints(None, 2, Path("/tmp/x")) == ["ipc:///tmp/x/0", "ipc:///tmp/x/1"]
+    assert endpoints(None, 2, tmp_path) == [f"ipc://{tmp_path}/0", f"ipc://{tmp_path}/1"]
+    long = tmp_path / ("x" * 100)
+    long.mkdir(mode=0o700)
     with pytest.raises(ConfigError, match=r"must be <= 107 bytes, not .*TMPDIR"):
-        endpoints(None, 1, tmp_path / ("x" * 100))
+        endpoints(None, 1, long)
+
+
+def test_an_open_folder_is_refused(tmp_path: Path) -> None:
+    """Socket files lie where only their user can go."""
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"must be private \(mode 700\), not 40755"):
+        endpoints(None, 1, tmp_path)
 
 
 def test_only_what_can_be_overheard_needs_keys() -> None:

@@ -10,7 +10,7 @@ import pytest
 import zmq
 from small_server import LinkOf, SmallServer, answer
 
-from distsgd import algorithms
+from distsgd import algorithms, laws
 from distsgd.algorithm import Algorithm
 from distsgd.live.link import Ended, Link
 from distsgd.live.security import knock, make_keys
@@ -48,6 +48,22 @@ def test_a_run_has_the_bits_of_its_order(
         server.work()
         trace = server.assert_replays()
     assert trace.n_updates == 40
+
+
+@pytest.mark.parametrize("law", [3, laws.exponential(2.0)], ids=str)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_injected_staleness_replays(law: int | laws.Law, shards: int, tmp_path: Path) -> None:
+    """Pulls of older versions are in the order, and the fold of it has the model's bits."""
+    algorithm = algorithms.downpour(0.1)._replace(schedule=falling)
+    with SmallServer(algorithm, tmp_path, shards=shards, staleness=law) as server:
+        server.work()
+        trace = server.assert_replays()
+    assert trace.staleness.max() > 2
+
+
+def falling(epochs: float) -> float:
+    """Return the factor of a learning rate that falls."""
+    return 1.0 / (1.0 + epochs)
 
 
 class Raw:

@@ -175,6 +175,9 @@ class _Admission:
 
 
 def _socket_file(folder: Path, shard: int) -> str:
+    if folder.stat().st_mode & 0o077:
+        msg = f"the folder of a socket must be private (mode 700), not {folder.stat().st_mode:o}"
+        raise ConfigError(f"{msg}: {folder}; others could speak to the server")
     path = str(folder / str(shard))
     size = len(path.encode())
     if size > LONGEST_PATH_BYTES:
