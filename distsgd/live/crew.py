@@ -153,9 +153,11 @@ class Tools:
             self.taken[worker] = start = stop
             if start == count:
                 break
-        if case.writes == "round_robin" and case.workers * count < epoch.steps:
+        last = case.workers * count + worker
+        is_longer = case.writes == "round_robin" and case.workers * count < epoch.steps
+        if is_longer and self.memory.turn[0] <= last:
             # others have one more turn, in which this one has nothing to do
-            kernels.pass_turn(self.memory.turn, case.workers * count + worker)
+            kernels.pass_turn(self.memory.turn, last)
 
     def _chunk(self, worker: int, epoch: Epoch) -> tuple[kernels.Chunk, int]:
         case = self.job.case
