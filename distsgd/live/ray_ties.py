@@ -44,7 +44,7 @@ class Clerk:
 
     def __init__(self) -> None:
         self._pipe, _ = Pipe()
-        self._end: Callable[[], None] = self._pipe.close
+        self._end: Callable[[], None] = lambda: None
 
     def start(self, lead: Peer) -> None:
         """Speak to a lead, and to nobody else any more.
@@ -60,7 +60,12 @@ class Clerk:
         peer = lead._replace(is_over=is_over.is_set)
         thread = threading.Thread(target=_relay, args=(peer, there), daemon=True)
         thread.start()
-        self._end = is_over.set
+
+        def end() -> None:
+            is_over.set()
+            thread.join()
+
+        self._end = end
 
     def tell(self, errand: Errand) -> None:
         """Tell the lead; if it is dead, the next one will be told."""
@@ -76,9 +81,10 @@ class Clerk:
         return heard
 
     def close(self) -> None:
-        """Stop speaking."""
-        self._end()
+        """Stop speaking; who waits for a dead lead does so for another second."""
         self._pipe.close()
+        self._end()
+        self._end = lambda: None
 
 
 def _relay(peer: Peer, pipe: Connection) -> None:

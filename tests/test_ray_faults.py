@@ -1,0 +1,374 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import distsgd as ds
+from distsgd import ConfigError, RayOptions, Run
+from distsgd.algorithm import Algorithm
+from distsgd.live import ray_cluster
+from distsgd.live.case import Budget, Launch, Progress
+from distsgd.live.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from distsgd.live.parties import layout_of, stream_of
+from distsgd.live.ray_actors import Common
+from distsgd.live.ray_crew import Actors
+from distsgd.live.ray_session import package
+from distsgd.live.supervision import Role
+from distsgd.live.worker import Case
+from distsgd.trace import JOIN, LEAVE, PUSH
+
+pytestmark = pytest.mark.ray
+
+SETTINGS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # there a cluster stays on 127.0.0.1
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_metrics_report_interval_ms": "500",
+}
+"""Ray's own settings: a lost node is seen soon."""
+PROBLEM = ds.problems.softmax(ds.data.digits())
+ASYNCHRONOUS = ds.algorithms.downpour(0.1, n_push=2, n_fetch=3)
+SYNCHRONOUS = ds.algorithms.synchronous(0.1)
+LIMIT_S = 100.0
+"""A test that takes longer hangs."""
+
+
+class Machines:
+    """A cluster of three nodes on this machine, each with 3 CPUs, and a connection to it."""
+
+    def __init__(self, folder: str) -> None:
+        node = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+        self._node = node | {"temp_dir": folder}
+        head = self._node | {"include_dashboard": False}
+        self._cluster = package("ray.cluster_utils").Cluster(True, False, head)
+        self.complete()
+        self.address = str(self._cluster.address)
+        self.ray = package("ray")
+        self.ray.init(self.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        self.home = self.ray.get_runtime_context().get_node_id()
+
+    @property
+    def _nodes(self) -> list[Any]:
+        return list(self._cluster.list_all_nodes())
+
+    def kill(self, node_id: str) -> None:
+        """Kill all processes of a node."""
+        (node,) = (one for one in self._nodes if one.node_id == node_id)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def complete(self) -> None:
+        """Have three nodes again."""
+        while len(self._nodes) < 3:
+            self._cluster.add_node(**self._node)
+
+    def actors(self) -> list[str]:
+        """Return the processes of all actors that are alive, as their titles."""
+        return [
+            title
+            for node in self._nodes
+            for service in node.live_processes()
+            if service[0] == "raylet"
+            for title in titles(service[1].pid)
+            if title.startswith("ray::") and any(one in title for one in KINDS)
+        ]
+
+    def close(self) -> None:
+        """End all nodes."""
+        self.ray.shutdown()
+        for node in self._nodes[::-1]:
+            self._cluster.remove_node(node, allow_graceful=False)
+
+
+KINDS = ("Server", "Worker", "Evaluator", "distsgd")
+
+
+def titles(process: int) -> list[str]:
+    """Return the titles of a process's children."""
+    found = []
+    for child in psutil.Process(process).children(recursive=True):
+        try:
+            found.append(" ".join(child.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    """Return a cluster; everybody shares it, and leaves it complete."""
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+        ) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        Path(folder, "ray").mkdir()  # where it writes the address of a cluster
+        for name, value in (SETTINGS | {"RAY_TMPDIR": folder}).items():
+            patch.setenv(name, value)
+        patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+        machines = Machines(folder)
+        try:
+            yield machines
+        finally:
+            machines.close()
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch) -> list[Actors]:
+    """Return the crews of the runs that are launched."""
+    crews = []
+
+    class Noted(Actors):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type] # they are those of the crew
+            crews.append(self)
+
+    monkeypatch.setattr(ray_cluster, "Actors", Noted)
+    return crews
+
+
+class Drama:
+    """Does something to a run once it is on its way, and ends it when it has recovered."""
+
+    def __init__(
+        self, act: Callable[[], None], *, has_recovered: Callable[[Progress], bool]
+    ) -> None:
+        self._act, self._has_recovered = act, has_recovered
+        self._until, self._acted_at, self._is_over = time.monotonic() + LIMIT_S, -1, False
+
+    def watch(self, progress: Progress) -> None:
+        """Act after some updates, and look for the end from then on."""
+        if self._acted_at < 0 and progress.updates >= 20:
+            self._acted_at = progress.updates
+            self._act()
+        elif self._acted_at >= 0:
+            # servers that were killed may have gone back
+            goes_on = abs(progress.updates - self._acted_at) > 20
+            self._is_over = goes_on and self._has_recovered(progress)
+
+    def stop(self) -> bool:
+        """Return whether the run may end."""
+        assert time.monotonic() < self._until
+        return self._is_over
+
+    def play(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
+        """Make the run, and check that it is its replay, and that nothing is left of it."""
+        options = {"workers": 3, "delay": ds.constant(0.005), "checkpoint_every": 0.2} | options
+        run = ds.launch(
+            algorithm, PROBLEM, on="ray", updates=10**9, batch=8, evaluations=10**7, seed=3,
+            heartbeat=3.0, watch=self.watch, stop=self.stop, **options,
+        )  # fmt: skip
+        assert run.status == "stopped"
+        assert run.history["loss"][-1] < run.history["loss"][0]
+        again = ds.replay(run, algorithm, PROBLEM)
+        assert run.x.tobytes() == again.x.tobytes()
+        assert run.history.equals(again.history, null_equal=True)
+        check_nothing_is_left(machines)
+        return run
+
+
+def check_nothing_is_left(machines: Machines) -> None:
+    """Wait until no actor and no placement group is left."""
+    until = time.monotonic() + LIMIT_S
+    table = package("ray.util").placement_group_table
+    while machines.actors() or {one["state"] for one in table().values()} - {"REMOVED"}:
+        assert time.monotonic() < until, machines.actors()
+        time.sleep(0.1)
+
+
+def verbs_of(run: Run, worker: int) -> list[int]:
+    """Return what the server wrote down of a worker."""
+    rows = run.trace.rows
+    return rows["verb"][rows["worker"] == worker].tolist()
+
+
+def kill(crews: list[Actors], role: Role) -> Callable[[], None]:
+    """Return what kills the process of an actor."""
+    return lambda: os.kill(crews[-1].met[role].process, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) -> None:
+    """A worker actor whose process is killed leaves and joins again, and the run goes on."""
+    drama = Drama(
+        kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0
+    )
+    run = drama.play(machines, ASYNCHRONOUS)
+    verbs = verbs_of(run, 1)
+    assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
+    assert PUSH in verbs[verbs.index(JOIN) :]
+    assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (1, 0)
+
+
+def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Actors]) -> None:
+    """Where workers may shrink, the others go on, and a round waits for no more than those."""
+    drama = Drama(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
+    run = drama.play(machines, SYNCHRONOUS, on_loss="shrink")
+    assert verbs_of(run, 1)[-1] == LEAVE
+    assert run.counts["lost_workers"] == 1
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_killed_server_starts_again(
+    machines: Machines, crews: list[Actors], shard: int, tmp_path: Path
+) -> None:
+    """Servers go on elsewhere from the last checkpoint on storage, and all workers join again."""
+    drama = Drama(
+        kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3
+    )  # fmt: skip
+    storage = RayOptions(storage=f"file://{tmp_path}")
+    run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
+    assert run.counts["server_restarts"] == 1
+    assert all(JOIN in verbs_of(run, worker) for worker in range(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) -> None:
+    """Whoever was on a node that is killed starts again on another one, servers and workers."""
+    on_it: set[Role] = set()
+
+    def act() -> None:
+        by_node: dict[str, set[Role]] = {}
+        for role, met in crews[-1].met.items():
+            by_node.setdefault(met.node, set()).add(role)
+        by_node.pop(machines.home, None)
+        node = max(by_node, key=lambda one: sum(role.name != "worker" for role in by_node[one]))
+        on_it.update(by_node[node])
+        machines.kill(node)
+
+    drama = Drama(act, has_recovered=lambda seen: seen.alive == 3)
+    try:
+        run = drama.play(machines, ASYNCHRONOUS, shards=2)
+    finally:
+        machines.complete()
+    workers = {role.number for role in on_it if role.name == "worker"}
+    assert run.counts["server_restarts"] >= (workers != {role.number for role in on_it})
+    assert run.counts["lost_workers"] >= len(workers)
+    assert all(JOIN in verbs_of(run, worker) for worker in workers)
+
+
+def exported(machines: Machines) -> set[str]:
+    """Return the names of our metrics that the nodes show to Prometheus."""
+    ports = [node["MetricsExportPort"] for node in machines.ray.nodes() if node["Alive"]]
+    texts = [
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode() for port in ports
+    ]
+    lines = [line.split() for line in "".join(texts).splitlines() if line.startswith("# TYPE ray_")]
+    return {words[2].removeprefix("ray_") for words in lines if "distsgd" in words[2]}
+
+
+def test_prometheus_sees_a_run(machines: Machines) -> None:
+    """While a run goes on, its nodes export every metric that has something to tell."""
+    silent = {"distsgd_lost_workers_total", "distsgd_dropped_pushes_total"}
+    known = COUNTERS.keys() | HISTOGRAMS.keys() | GAUGES.keys()
+    drama = Drama(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
+    drama.play(machines, ASYNCHRONOUS, workers=1)
+
+
+def test_data_exist_once_on_a_node(machines: Machines) -> None:
+    """The arrays of two processes of a node are one memory, which neither of them can write."""
+
+    def places(sent: list[object]) -> dict[str, tuple[str, int]]:
+        from numpy import ndarray  # noqa: PLC0415 # this function is sent to another process
+
+        from distsgd.live.ray_actors import Actor  # noqa: PLC0415
+
+        actor = Actor(sent)
+        actor.meet()
+        data = actor._common.case.problem.data
+        maps = [line.split() for line in open("/proc/self/maps")]  # noqa: PTH123, SIM115 # in Linux
+        found = {}
+        for name, array in vars(data).items():
+            if isinstance(array, ndarray) and array.nbytes > 10_000:
+                assert not array.flags.writeable
+                for span, rights, offset, _, file, *_ in maps:
+                    start, end = (int(one, 16) for one in span.split("-"))
+                    if start <= array.ctypes.data < end and rights.endswith("s"):
+                        found[name] = file, array.ctypes.data - start + int(offset, 16)
+        return found
+
+    problem = ds.problems.softmax(ds.data.digits())
+    case = Launch(SYNCHRONOUS, problem, 2, Budget("updates", 1))
+    shared = Case(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
+    ray, here = (
+        machines.ray,
+        package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy,
+    )
+    sent = [ray.put(Common("a run", case, shared, layout_of(case)))]
+    task = ray.remote(num_cpus=1, scheduling_strategy=here(machines.home, soft=False))(places)
+    one, other = ray.get([task.remote(sent) for _ in range(2)])
+    assert one == other
+    assert {"x", "y"} <= one.keys()
+
+
+DRIVER = """
+import distsgd as ds
+ds.launch(
+    ds.algorithms.downpour(0.1), ds.problems.quadratic([1.0]), on="ray", workers=2, updates=10**9,
+    watch=lambda seen: print(seen.updates, flush=True),
+)
+"""
+
+
+def test_actors_end_with_their_driver(machines: Machines, tmp_path: Path) -> None:
+    """When a driver is killed, its actors end and what they have reserved is free."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    environment = os.environ | {"RAY_ADDRESS": machines.address, "TMPDIR": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(ds.__file__).parent.parent)
+    driver = subprocess.Popen(
+        [sys.executable, tmp_path / "driver.py"], env=environment, text=True, stdout=subprocess.PIPE
+    )
+    with driver:
+        while int(driver.stdout.readline()) < 10:
+            pass
+        assert machines.actors()
+        driver.kill()
+    check_nothing_is_left(machines)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": 8}, r"the run needs 10 CPUs \(1 server shard \+ 8 workers .* has 9 CPUs \("),
+        (
+            {"ray": RayOptions(worker={"fast": 1})},
+            r"needs 2 CPUs, 2 fast .* has .* 0 fast \(0 free",
+        ),
+        (
+            {"ray": RayOptions(storage="memory://x")},
+            "by node .*: it sees another folder there; give",
+        ),
+        ({"ray": RayOptions(storage="/proc/x")}, "storage /proc/x cannot be used by this process"),
+    ],
+)
+def test_a_cluster_that_cannot_run_it_is_a_mistake(
+    machines: Machines, options: dict[str, Any], words: str
+) -> None:
+    """Too little room, and storage that a node cannot use, are one sentence before the start."""
+    with pytest.raises(ConfigError, match=words):
+        ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=1, **({"workers": 2} | options))
+    check_nothing_is_left(machines)
+
+
+def test_nobody_waits_for_ever_for_a_busy_cluster(machines: Machines) -> None:
+    """A run whose room is taken by others gives up in a sentence, and leaves no reservation."""
+    groups = package("ray.util.placement_group")
+    others = groups.placement_group([{"CPU": 3}] * 2)
+    assert others.wait(LIMIT_S)
+    try:
+        with pytest.raises(ConfigError, match=r"\(3 free\): that was not enough for 1 s"):
+            ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=1, ray=RayOptions(patience=1.0))
+    finally:
+        groups.remove_placement_group(others)
+    check_nothing_is_left(machines)
