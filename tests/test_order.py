@@ -286,6 +286,25 @@ def test_a_worker_that_begins_again_joins() -> None:
     assert order.rows.since(0)["verb"][-1] == JOIN
 
 
+@settings(deadline=None, max_examples=50)
+@given(
+    clocks=st.lists(st.tuples(*[st.floats(0.0, 100.0)] * 3), min_size=10, max_size=40),
+    case=cases(),
+)  # fmt: skip
+def test_clocks_that_lie_are_put_right(
+    clocks: list[tuple[float, float, float]], case: tuple[Cycle, Fleet]
+) -> None:
+    """Whatever times peers claim, nobody sends before it goes on, or later than now."""
+    cycle, fleet = case
+    order = order_of(cycle, fleet.workers)
+    fakes = [Fake(w, cycle, fleet.workers) for w in range(fleet.workers)]
+    for fake, (sent, resumed, now) in zip(itertools.cycle(fakes), clocks, strict=False):
+        if fake.due and not (fake.waits and fake.sequence):
+            header = fake.request(0.0)._replace(sent=sent, resumed=resumed)
+            tell(fakes, order.serve(header, now))
+    Trace(order.rows.since(0), fleet.workers).verify()
+
+
 def test_steps_that_were_lost_are_not_waited_for() -> None:
     """Who waits for the slowest goes on when that one begins again further ahead."""
     cycle = (Pull(bound=1), Step(), Push(every=2))

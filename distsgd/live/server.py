@@ -24,6 +24,7 @@ from distsgd.algorithm import Algorithm
 from distsgd.laws import Law
 from distsgd.live import checkpoint
 from distsgd.live.checkpoint import Checkpoint
+from distsgd.live.decisions import DECISION
 from distsgd.live.follower import Follower
 from distsgd.live.lags import Lags
 from distsgd.live.lead import Lead
@@ -41,7 +42,7 @@ __all__ = ["Budget", "ServerCase", "serve"]
 _TICK_S = 0.02
 """How long nobody looks at the clock, at most."""
 _OTHERS_BYTES = 1 << 16
-"""Room for a frame that is no column."""
+"""Room for a frame that is no column; an order has a few decisions for each worker."""
 
 
 class ServerCase(NamedTuple):
@@ -113,7 +114,7 @@ def serve(
         If a shard cannot follow the lead, because a worker's message has come to the lead alone;
         all shards must then be started again with the next life.
     """
-    largest_bytes = _OTHERS_BYTES
+    largest_bytes = _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers
     if not vectors.is_shared:
         largest_bytes += 8 * -(-case.layout.dimension // case.layout.shards)
     case.folder.mkdir(parents=True, exist_ok=True)
