@@ -26,7 +26,7 @@ from distsgd.trace import Trace
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0, 3.0, 0.5, 1.5], noise=0.1)
 BATCH, SEED = 4, 0
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class SmallServer:

@@ -180,7 +180,7 @@ def test_a_lost_worker_is_replaced(frames: SmallServer) -> None:
 
 def test_a_silent_worker_is_lost_and_the_round_goes_on(tmp_path: Path) -> None:
     """Five missed heartbeats are a LEAVE; where workers shrink, the others close the round."""
-    options = {"heartbeat_s": 0.1, "on_loss": "shrink", "budget": Budget(updates=60)}
+    options = {"heartbeat_s": 0.5, "on_loss": "shrink", "budget": Budget(updates=60)}
     with SmallServer(algorithms.synchronous(0.1), tmp_path, **options) as server:
         silent = Raw(server, 2)
         silent.ask(Kind.JOIN)
