@@ -129,8 +129,8 @@ class Run:
     source: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        name, loss = self.settings["algorithm"]["name"], self.history["loss"][-1]
-        return f"Run({name}: {self.status}, {self.trace.n_updates} updates, loss {loss:.4g})"
+        name, last = self.settings["algorithm"]["name"], self.history.row(-1, named=True)
+        return f"Run({name}: {self.status}, {last['update']} updates, loss {last['loss']:.4g})"
 
     @cached_property
     def hash(self) -> str:

@@ -291,6 +291,7 @@ def test_a_run_has_a_history_in_wall_seconds() -> None:
     assert run.history["wall_seconds"].is_sorted()
     assert run.history["seconds"].is_nan().all()
     assert len(run.trace.rows) == 0
+    assert f"{update[-1]} updates" in repr(run)
     assert run.settings["fleet"]["kind"] == "shared_memory"
     assert run.settings["fleet"]["writes"] == "racy"
 
