@@ -50,7 +50,7 @@ class SmallServer:
         self.start, self.origin = PROBLEM.start(SEED), time.monotonic()
         self.options = {"budget": Budget(updates=40), "heartbeat_s": 5.0} | options
         self.threads: list[threading.Thread] = []
-        self.life = 0
+        self.life, self.is_closing = 0, False
         self.stack = ExitStack()
 
     def __enter__(self) -> "SmallServer":
@@ -61,11 +61,17 @@ class SmallServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the servers."""
-        for _ in range(4):
-            if any(thread.is_alive() for thread in self.threads):
+        """End the run, then the others, then the servers."""
+        self.launcher.ask(Kind.STOP)
+        self.is_closing = True
+        servers = [thread for thread in self.threads if thread.name == "serve"]
+        for thread in self.threads:
+            if thread not in servers:
+                thread.join(PATIENCE_S)
+        for _ in range(10):
+            if any(thread.is_alive() for thread in servers):
                 self.launcher.ask(Kind.STOP)
-            for thread in self.threads:
+            for thread in servers:
                 thread.join(1.0)
         self.stack.close()
         assert not any(thread.is_alive() for thread in self.threads)
@@ -84,15 +90,18 @@ class SmallServer:
 
     def thread(self, do: Callable[..., None], *arguments: object, **options: object) -> None:
         """Do something in a thread that ends with the run."""
-        thread = threading.Thread(target=do, args=arguments, kwargs=options, daemon=True)
+        thread = threading.Thread(
+            target=do, args=arguments, kwargs=options, daemon=True, name=do.__name__
+        )
         thread.start()
         self.threads.append(thread)
 
     def peer(self, number: int) -> Peer:
         """Return somebody who may speak to the servers."""
         return Peer(
-            number, self.sessions[number], doors(self.listening, number, self.keys), self.origin
-        )
+            number, self.sessions[number], doors(self.listening, number, self.keys), self.origin,
+            is_over=lambda: self.is_closing,
+        )  # fmt: skip
 
     def work(self, *workers: int) -> None:
         """Start honest workers."""
