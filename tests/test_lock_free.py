@@ -129,6 +129,7 @@ def private_kb(process: psutil.Process) -> int:
     return int(text.split("Private_Dirty:")[1].split()[0])
 
 
+@pytest.mark.bounds
 @pytest.mark.parametrize(
     ("problem", "writes", "batch", "algorithm"),
     [
@@ -157,6 +158,7 @@ def test_one_worker_has_the_bits_of_a_serial_loop(
         np.testing.assert_array_equal(column, expected[name])
 
 
+@pytest.mark.bounds
 @pytest.mark.parametrize(("n", "block"), [(1, 1), (7, 1), (64, 64), (200, 64), (1001, 8)])
 def test_an_epoch_visits_every_sample_once(n: int, block: int) -> None:
     """The order of an epoch is a permutation, a fresh one each time, and the same for a seed."""
