@@ -1,4 +1,5 @@
 import math
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def live(algorithm: object = None, problem: object = PROBLEM, **options: object) -> Run:
     """Make a short live run."""
-    options = {"workers": 2, "batch": 8, "heartbeat": 0.5} | options
+    options = {"workers": 2, "batch": 8, "heartbeat": 5.0} | options
     if not {"updates", "gradients", "epochs", "seconds"} & options.keys():
         options["updates"] = 30
     return ds.launch(algorithm or ds.algorithms.downpour(RATE), problem, **options)
@@ -255,6 +256,16 @@ def test_what_cannot_run_is_refused(options: dict[str, object], message: str) ->
         options["problem"] = ds.problems.logistic(ds.data.sparse(6, 20, 3))
     with pytest.raises(ConfigError, match=message):
         live(**options)
+
+
+def test_a_port_in_use_is_refused() -> None:
+    """A run that cannot listen at its address says so, whichever shard it is."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"{address} cannot be listened at: it is in use"):
+            live(address=address)
 
 
 def test_too_little_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
