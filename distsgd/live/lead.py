@@ -56,7 +56,7 @@ class Lead:
         self._session = shard.peers[LEAD].session
         self._n_orders = self._n_checkpoints = 0
         self._seen: dict[int, float] = {}
-        self._ticked_at = self._saved_at = -math.inf
+        self._ticked_at, self._saved_at = -math.inf, math.inf
         self._status: Literal["done", "target", "diverged", "stopped"] = "done"
         self._evaluations: list[tuple[int, float | None, float | None, float | None]] = []
         self._segments: list[Segment] = []
@@ -89,6 +89,7 @@ class Lead:
         else:
             if self._order.is_past(now):
                 self._carry_out(self._order.end(now))
+            self._saved_at = min(self._saved_at, now)  # infinite until the first tick
             if now >= self._saved_at + self._checkpoint_every_s and not self._order.n_held:
                 self._saved_at = now
                 self._save()
