@@ -113,6 +113,23 @@ def test_a_live_run_is_found_by_its_hash(launched: list[dict[str, Any]], tmp_pat
     assert len(launched) == 2 * n_launched
 
 
+def test_what_the_launcher_makes_is_found_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of real processes, served or without locks, have the settings known before them."""
+    algorithms = {"racing": ds.algorithms.hogwild(0.1), "served": ds.algorithms.downpour(0.1)}
+    problem = ds.problems.logistic(ds.data.sparse(60, 30, 5))
+    live = Live(shards=2, staleness=1, delay=[ds.constant(0.0)] * 2)
+    setup = Setup(
+        algorithms, problem, {"two": ds.Fleet(2)}, {"epochs": 1}, batch=4, seeds=1, evaluations=2,
+        engine="local", live=live,
+    )  # fmt: skip
+    for job, run in run_jobs(setup, planned(setup), Place(tmp_path)):
+        assert run.hash == identify(setup.run_settings(job))
+    monkeypatch.setattr(jobs, "launch", lambda *_, **__: pytest.fail("made again"))
+    assert len(list(run_jobs(setup, planned(setup), Place(tmp_path)))) == 2
+
+
 def test_what_cannot_run_live_is_left_out_with_its_reason(launched: list[dict[str, Any]]) -> None:
     """Racing workers need sparse data: without, they are left out, and only they."""
     (first, second) = built().left_out
