@@ -1,6 +1,7 @@
 import multiprocessing
 import random
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,9 @@ def test_snapshots_are_one_version_of_all_shards(tmp_path: Path) -> None:
         (x,) = server.vectors.fetch(None, [reply.frames for reply in replies])
         last = x.copy()
         assert replies[0].header.version == 40
-        assert server.ask().phase == "ending"
+        for _ in range(10):  # it waits for the loss of the last model, not of an older one
+            assert server.ask().phase == "ending"
+            time.sleep(0.01)
         judged(link, server, version=40, loss=0.25)
         trace = server.assert_replays()
         assert server.finish()[1].tobytes() == last.tobytes()
