@@ -10,13 +10,37 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd.algorithm import Push, verb
+from distsgd.algorithm import At, Column, Pull, Push, Step, verb
+from distsgd.algorithms.parts import Gradient, Parameters, Reader, gradient_worker, sgd
 from distsgd.problem import Problem
 from distsgd.run import Run
 
 BATCH, SEED, RATE, UPDATES = 8, 3, 0.1, 40
 
+
+def weighted(g: Column, at: At) -> Column:
+    """Return a gradient times a number in which everything stands that a rule may know."""
+    known = 2.0 * at.version + 3.0 * at.staleness + 5.0 * at.workers + 7.0 * at.step
+    return g * (at.factor / (1.0 + 0.01 * known))
+
+
+KNOWING = gradient_worker._replace(
+    receive=lambda h, w, x, at: Reader(weighted(x, at), 0.0),
+    at=lambda h, w, at: weighted(w.x, at),
+    step=lambda h, w, g, at: Reader(w.x, weighted(g, at)),
+    send=lambda h, w, at: (w, Gradient(weighted(w.g, at))),
+)
+
 ALGORITHMS = {
+    "knowing": ds.algorithms.synchronous(RATE)._replace(
+        name="knowing",
+        worker=KNOWING,
+        server=sgd._replace(
+            apply=lambda h, s, m, at: Parameters(s.x - h.learning_rate * weighted(m.g, at))
+        ),
+        cycle=(Pull(every=2), Step(), Push(every=1)),
+        schedule=lambda epoch: 1.0 / (1.0 + epoch),
+    ),
     "serial": ds.algorithms.serial(RATE),
     "hogwild": ds.algorithms.hogwild(RATE),
     "synchronous": ds.algorithms.synchronous(RATE),

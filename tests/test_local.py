@@ -11,7 +11,7 @@ import pytest
 
 import distsgd as ds
 from distsgd.errors import ConfigError, DistsgdError
-from distsgd.live import nursery
+from distsgd.live import local, nursery
 from distsgd.live.case import Budget, Launch, Progress
 from distsgd.live.evaluator import Points
 from distsgd.live.run_folder import remove_dead, run_folder
@@ -250,8 +250,11 @@ def test_an_interrupted_program_leaves_nothing() -> None:
     ],
     ids=["backup", "parts"],
 )
-def test_what_cannot_run_is_refused(options: dict[str, object], message: str) -> None:
+def test_what_cannot_run_is_refused(
+    options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What no run could be made of is refused before a process is started."""
+    monkeypatch.setattr(local, "nursery", None)
     if "problem" in options:
         options["problem"] = ds.problems.logistic(ds.data.sparse(6, 20, 3))
     with pytest.raises(ConfigError, match=message):
