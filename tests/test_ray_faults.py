@@ -229,7 +229,7 @@ def test_a_killed_server_starts_again(
     )  # fmt: skip
     storage = RayOptions(storage=f"file://{tmp_path}")
     run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
-    assert run.counts["server_restarts"] == 1
+    assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
 
@@ -305,7 +305,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
         machines.ray,
         package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy,
     )
-    sent = [ray.put(Common("a run", case, shared, layout_of(case)))]
+    sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]
     task = ray.remote(num_cpus=1, scheduling_strategy=here(machines.home, soft=False))(places)
     one, other = ray.get([task.remote(sent) for _ in range(2)])
     assert one == other

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
 
-from distsgd.history import message_bytes
 from distsgd.live.case import Launch
 from distsgd.live.evaluator import Judged, evaluate
 from distsgd.live.link import Peer
@@ -41,6 +40,8 @@ class Common(NamedTuple):
     launch: Launch
     case: Case
     layout: Layout
+    sizes: tuple[float, float]
+    """Of a pull's reply and of a push [bytes]."""
 
 
 class Met(NamedTuple):
@@ -122,10 +123,9 @@ class Server(Actor):
 
     def serve(self, post: Post, life: int) -> None:
         """Be a shard until the launcher has ended the run."""
-        launch, vectors, watch = self._common.launch, FrameVectors(self._common.layout), None
+        vectors, watch = FrameVectors(self._common.layout), None
         if post.shard == 0:
-            sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
-            watch = RowMeter(Meters(self._common.run, "server-0"), sizes)
+            watch = RowMeter(Meters(self._common.run, "server-0"), self._common.sizes)
         serve(post.case, post.shard, vectors, post.gate, post.followers, life=life, watch=watch)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsgd.errors import WorkerLost
+from distsgd.history import message_bytes
 from distsgd.live.case import Launch
 from distsgd.live.clerk import Errand
 from distsgd.live.link import Peer
@@ -68,7 +69,8 @@ class Actors:
         self._launch, self._folder, self._run = launch, folder, run
         layout, start = layout_of(launch), launch.problem.start(launch.seed)
         case = Case(launch.algorithm, launch.problem, stream_of(launch), start, launch.workers)
-        self._common = Common(run, launch, case, layout)
+        sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
+        self._common = Common(run, launch, case, layout, sizes)
         self._sent = [self._ray.put(self._common)]
         self._sessions: dict[int, int] = {}
         for number in (*range(launch.workers), LAUNCHER, EVALUATOR, LEAD):
