@@ -3,7 +3,6 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -12,8 +11,7 @@ import pytest
 import distsgd as ds
 from distsgd.errors import ConfigError, DistsgdError
 from distsgd.live import local, nursery
-from distsgd.live.case import Budget, Launch, Progress
-from distsgd.live.evaluator import Points
+from distsgd.live.case import Progress
 from distsgd.live.run_folder import remove_dead, run_folder
 from distsgd.run import Run
 from distsgd.trace import PULL, PUSH
@@ -45,38 +43,6 @@ def assert_replays(run: Run, algorithm: object = None, problem: object = PROBLEM
     again = ds.replay(run, algorithm or ds.algorithms.downpour(RATE), problem)
     assert run.x.tobytes() == again.x.tobytes()
     assert run.history.equals(again.history, null_equal=True)
-
-
-@pytest.mark.parametrize(
-    ("budget", "evaluate_every", "expected"),
-    [
-        (Budget("updates", 100), None, ("updates", [25, 50, 75, 100])),
-        (Budget("updates", 100), 30, ("updates", [30, 60, 90, 120])),
-        (Budget("gradients", 10), None, ("gradients", [3, 5, 8, 10])),
-        (Budget("epochs", 0.5), None, ("gradients", [14, 27, 41, 54])),
-        (Budget("seconds", 1.0), None, ("seconds", [0.25, 0.5, 0.75, 1.0])),
-    ],
-)
-def test_points_are_equally_spaced(
-    budget: Budget, evaluate_every: int | None, expected: tuple[str, list[float]]
-) -> None:
-    """A history has as many points as were asked for, equally spaced in the budget's unit."""
-    case = Launch(
-        ds.algorithms.downpour(RATE), SimpleNamespace(samples=3456), 2, budget,
-        evaluate_every=evaluate_every, evaluations=None if evaluate_every else 4,
-    )  # fmt: skip
-    points, found = Points(case), []
-    for _ in range(4):
-        found.append(points.next)
-        assert points.pass_by(points.next) == 1
-    assert (points.unit, found) == expected
-
-
-def test_points_that_have_passed_are_counted() -> None:
-    """Points up to what has been reached are left out, and counted."""
-    points = Points(Launch(ds.algorithms.downpour(RATE), PROBLEM, 2, Budget("updates", 50)))
-    assert points.pass_by(7) == 7
-    assert points.next == 8
 
 
 def test_a_run_folder_is_private_and_goes() -> None:

@@ -114,8 +114,9 @@ class _Evaluator:
     def run(self, *, is_again: bool) -> None:
         """Judge the first model, and then one at each point, until the run is over."""
         if is_again:
-            state = self._judge(*self._shown(self._link.ask(Kind.SNAPSHOT)))
-            self._points.pass_by(self._reached(state.updates, state.gradients))
+            version, x = self._shown(self._link.ask(Kind.SNAPSHOT))
+            self._n_skipped = 0  # the points up to here have had their evaluator
+            state = self._judge(version, x)
         else:
             state = self._judge(0, self._case.problem.start(self._case.seed))
         while state.phase != "over":

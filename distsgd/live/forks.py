@@ -104,7 +104,7 @@ class Forks:
         self._send(_EVALUATOR, "the run has ended")
 
     def kill(self, roles: Collection[Role]) -> None:
-        """End processes; what they have sent is heard later."""
+        """End processes; when this returns they do nothing more."""
         processes = {process for process, role in self._processes.items() if role in roles}
         for process in processes:
             os.kill(process, signal.SIGKILL)
@@ -138,10 +138,15 @@ class Forks:
                 self._heard.append((role, self._pipes[role].recv()))
 
     def _forget(self, ended: Mapping[int, End]) -> dict[Role, End]:
-        """Return who has ended; what they have sent by then is still heard."""
+        """Return who has ended.
+
+        What the evaluator has sent by then is still heard; what the lead has said is not, since it
+        may be undone.
+        """
         roles = {self._processes.pop(process): end for process, end in ended.items()}
         for role in roles.keys() & self._pipes.keys():
-            self._hear(role)
+            if role == _EVALUATOR:
+                self._hear(role)
             self._pipes.pop(role).close()
         return roles
 
