@@ -40,7 +40,9 @@ def test_another_machine_s_address_is_named(tmp_path: Path) -> None:
         endpoints("tcp://192.0.2.77:5555", 1, tmp_path)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:5", "tcp://127.0.0.1", "tcp://x:5", "ipc:///tmp/x"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:5", "tcp://127.0.0.1", "tcp://127.0.0.1:0", "tcp://x:5", "ipc:///tmp/x"]
+)
 def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
     """An address has a protocol, a number and a port."""
     with pytest.raises(ConfigError, match="address must look like"):

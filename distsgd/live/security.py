@@ -193,7 +193,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
         ip_address(host)
     except ValueError:
         host, port = "", None
-    if not host or port is None or not address.startswith("tcp://"):
+    if not host or not port or not address.startswith("tcp://"):
         msg = f"address must look like 'tcp://127.0.0.1:5555', not {address!r}"
         raise ConfigError(msg)
     return host, port
