@@ -14,7 +14,6 @@ from distsgd.problem import Problem
 RATE, SEED = 0.01, 0
 CASES = [(1, 32), (5, 32), (10, 32), (20, 32), (1, 256), (1, 1024)]
 """Steps between two exchanges, and samples of a step."""
-REPETITIONS = 5
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -23,7 +22,7 @@ def rows(*, quick: bool = False) -> list[Line]:
     Parameters
     ----------
     quick : bool
-        Whether to measure a tenth of the gradients.
+        Whether to measure a tenth of the gradients, once.
 
     Returns
     -------
@@ -31,19 +30,19 @@ def rows(*, quick: bool = False) -> list[Line]:
         Medians of interleaved repetitions.
     """
     problem = ds.problems.network(ds.data.digits())
-    n_gradients = 2_000 if quick else 20_000
+    n_gradients, repetitions = (2_000, 1) if quick else (20_000, 7)
     return [
-        *(rate_row(problem, period, batch, n_gradients) for period, batch in CASES),
-        start_row(problem, quick=quick),
+        *(rate_row(problem, *case, n_gradients, repetitions) for case in CASES),
+        start_row(problem, repetitions),
     ]
 
 
-def rate_row(problem: Problem, period: int, batch: int, n_gradients: int) -> Line:
+def rate_row(problem: Problem, period: int, batch: int, n_gradients: int, repetitions: int) -> Line:
     """Measure the gradients per second of one live worker, and of the bare loop."""
     n_gradients = n_gradients * 32 // batch
     pairs = [
         (live_rate(problem, period, batch, n_gradients), bare_rate(problem, batch, n_gradients))
-        for _ in range(REPETITIONS)
+        for _ in range(repetitions)
     ]
     ours, peer = (statistics.median(rates) for rates in zip(*pairs, strict=True))
     return Line(
@@ -76,12 +75,12 @@ def bare_rate(problem: Problem, batch: int, n_gradients: int) -> float:
         return n_gradients / (time.perf_counter() - start)
 
 
-def start_row(problem: Problem, *, quick: bool) -> Line:
+def start_row(problem: Problem, repetitions: int) -> Line:
     """Measure a run of one update from its call to its return, with everything that it starts."""
     algorithm = ds.algorithms.downpour(RATE)
     (seconds,) = interleaved(
         lambda: ds.launch(algorithm, problem, workers=4, updates=1, evaluations=1),
-        repetitions=3 if quick else 9,
+        repetitions=repetitions,
     )
     return Line(
         "live run of 4 workers: start, first update, end",
