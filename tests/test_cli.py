@@ -129,7 +129,7 @@ def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "run", "replay", "report", "trace", "algorithms", "problems"]
+    "command", ["compare", "run", "submit", "replay", "report", "trace", "algorithms", "problems"]
 )
 def test_help_has_an_example(call: Call, command: str) -> None:
     """The help of each command ends with a command line that uses it."""

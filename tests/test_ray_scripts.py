@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,23 +20,35 @@ def said_by(script: str) -> str:
     return done.stdout
 
 
+def module(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """Return a script as a module."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 @pytest.fixture
 def shard_size(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the script as a module."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location("shard_size", SCRIPTS / "shard_size.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the script about sizes as a module."""
+    return module(monkeypatch, "shard_size")
 
 
 @pytest.mark.ray
 def test_tune_finds_a_rate_for_every_staleness() -> None:
-    """The search with Ray Tune prints a row per staleness, and stale gradients end worse."""
+    """The search with Ray Tune prints a row per staleness, and nothing else."""
     rows = [line.split("│")[1:-1] for line in said_by("tune").splitlines() if line.startswith("│")]
     assert [(int(row[0]), int(row[1])) for row in rows] == [(0, 2), (16, 2)]
-    fresh, stale = (float(row[3]) for row in rows)
-    assert fresh < stale
+
+
+def test_a_trial_is_as_stale_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one learning rate stale gradients end worse than fresh ones, and a divergence is worst."""
+    trial = module(monkeypatch, "tune").trial
+    rates = [(0.5, 0), (0.5, 64), (1e200, 0)]
+    losses = [trial({"learning_rate": rate, "staleness": tau})["loss"] for rate, tau in rates]
+    assert losses == sorted(set(losses))
+    assert losses[-1] == sys.float_info.max
 
 
 def test_shards_by_hand(shard_size: ModuleType) -> None:
@@ -53,6 +66,22 @@ def test_enough_shards_are_enough(shard_size: ModuleType) -> None:
     one, several = (int(row[3].rstrip("%")) for row in found if row[0] == "Downpour")
     assert one < 20
     assert several > 85
+
+
+def test_the_readme_quotes_the_script(shard_size: ModuleType) -> None:
+    """Every figure in the page about clusters is one that the script prints."""
+    page = (SCRIPTS.parent / "cluster" / "README.md").read_text().partition("What size means")[2]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    printed = [*shard_size.loads(), *shard_size.predictions(1_000, 1_000_000, 50)]
+    plain = {tuple(map(digits, row)) for row in printed}
+    quoted = [tuple(map(digits, row)) for row in rows if re.search(r"\d", row[1])]
+    assert len(quoted) == 9
+    assert plain.issuperset(quoted)
+
+
+def digits(cell: object) -> str:
+    """Return a cell without what only a reader needs."""
+    return re.sub(r"[, ]|step$|workers$|th", "", str(cell))
 
 
 def test_shard_size_prints_its_tables() -> None:
