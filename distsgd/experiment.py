@@ -34,7 +34,7 @@ budget."""
 
 
 class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The content of an experiment file, which README.md describes key by key.
+    """The content of an experiment file, which REFERENCE.md describes key by key.
 
     Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget of every run, and
     exactly one of `problem` and `problems` is given.

@@ -95,13 +95,13 @@ def test_a_summary_is_strict_json(problem: ds.problems.Problem, tmp_path: Path) 
     assert content["results"][0]["loss"] == [None, None, None]
 
 
-def test_the_summary_has_the_keys_of_the_readme(found: ds.Comparison, tmp_path: Path) -> None:
-    """Every key of a summary and of its results stands in README, in code."""
+def test_the_reference_names_every_key_of_a_summary(found: ds.Comparison, tmp_path: Path) -> None:
+    """Every key of a summary and of its results stands in REFERENCE, in code."""
     found.save(tmp_path)
     content = json.loads((tmp_path / "summary.json").read_text())
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    reference = (Path(__file__).parent.parent / "REFERENCE.md").read_text()
     for key in (*content, *content["results"][0], *content["runs"][0]):
-        assert f"`{key}`" in readme
+        assert f"`{key}`" in reference
 
 
 def test_another_configuration_is_not_overwritten(

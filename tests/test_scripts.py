@@ -130,7 +130,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), fl
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), list(zip(PYTHON, ("done 0.", "On fleet, "), strict=True))
+    ("code", "says"), list(zip(PYTHON, ("done 0.", "done ", "On fleet, "), strict=True))
 )
 def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
     """The Python of README runs as it stands, and says what it found."""
@@ -139,12 +139,12 @@ def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
     assert done.stdout.startswith(says)
 
 
-def test_the_readme_names_every_key() -> None:
-    """Every key of an experiment file and of its fleets stands in README, in code."""
-    readme = (ROOT / "README.md").read_text()
+def test_the_reference_names_every_key() -> None:
+    """Every key of an experiment file and of its fleets stands in REFERENCE, in code."""
+    reference = (ROOT / "REFERENCE.md").read_text()
     for table in (Experiment, Machines, ExactStaleness, SampledStaleness, LiveRuns):
         for key in table.__struct_fields__:
-            assert re.search(rf"`\[?{key}[`.\]]", readme), key
+            assert re.search(rf"`\[?{key}[`.\]]", reference), key
 
 
 @pytest.mark.browser

@@ -134,7 +134,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A comparison as numbers: the content of ``summary.json``; README.md has its schema."""
+    """A comparison as numbers: the content of ``summary.json``; REFERENCE.md has its schema."""
 
     is_complete: bool
     band: str
