@@ -71,6 +71,24 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path) is not None
 
 
+def test_others_may_remove_what_one_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that the lead removes while another shard looks at it is not complete."""
+    for number in (1, 2):
+        write(tmp_path, number)
+    read = checkpoint.read_file
+
+    def read_late(folder: Path, name: str) -> bytes:
+        (folder / f"{Name(0, 1)}.lead.json").unlink(missing_ok=True)
+        return read(folder, name)
+
+    monkeypatch.setattr(checkpoint, "read_file", read_late)
+    checkpoint.remove_older(tmp_path, 1)
+    assert not checkpoint.is_complete(tmp_path, Name(0, 1))
+    assert checkpoint.is_complete(tmp_path, Name(0, 2))
+
+
 def test_damage_and_other_formats_are_named(tmp_path: Path) -> None:
     """A file that is not what was written, or of another format, is an error that says so."""
     write(tmp_path, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd.algorithm import At, Column, Pull, Push, Step, verb
+from distsgd.algorithm import At, Column, Pull, Push, Step, Worker, verb
 from distsgd.algorithms.parts import Gradient, Parameters, Reader, gradient_worker, sgd
 from distsgd.problem import Problem
 from distsgd.run import Run
@@ -31,7 +31,27 @@ KNOWING = gradient_worker._replace(
     send=lambda h, w, at: (w, Gradient(weighted(w.g, at))),
 )
 
+
+class Remembering(NamedTuple):
+    """A worker that keeps what it pulled before, until long after the next pull."""
+
+    x: Column
+    before: Column
+    g: Column
+
+
+REMEMBERING = Worker(
+    init=lambda h, x: Remembering(x, x, 0.0),
+    receive=lambda h, w, x: Remembering(x, w.x, 0.0),
+    at=lambda h, w: 0.5 * (w.x + w.before),
+    step=lambda h, w, g: Remembering(w.x, w.before, g),
+    send=lambda h, w: (w, Gradient(w.g)),
+)
+
 ALGORITHMS = {
+    "remembering": ds.algorithms.downpour(RATE)._replace(
+        name="remembering", worker=REMEMBERING, sparse=False
+    ),
     "knowing": ds.algorithms.synchronous(RATE)._replace(
         name="knowing",
         worker=KNOWING,

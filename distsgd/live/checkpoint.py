@@ -146,7 +146,10 @@ def load_model(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float64]:
 def is_complete(folder: Path, name: Name) -> bool:
     """Return whether every part of a checkpoint is there."""
     path = folder / f"{name}.lead.json"
-    return path.exists() and _is_complete(folder, name, _description(folder, name).shards)
+    try:
+        return path.exists() and _is_complete(folder, name, _description(folder, name).shards)
+    except FileNotFoundError:  # the lead has removed it meanwhile, for a later one
+        return False
 
 
 def remove_older(folder: Path, shard: int) -> None:
