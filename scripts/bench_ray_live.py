@@ -5,7 +5,6 @@ actors, TCP and its encryption cost. Gradients per second count from the first u
 """
 
 import os
-import secrets
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from table import Line
 
 import distsgd as ds
-from distsgd.live.ray_session import connected, package
+from distsgd.live.ray_session import connected, ensure_token, package
 from distsgd.problem import Problem
 from distsgd.run import Run
 
@@ -54,7 +53,8 @@ class Nodes:
 @contextmanager
 def nodes() -> Iterator[Nodes]:
     """Give a cluster, of which nothing is left afterwards."""
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ensure_token()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default others would be served first
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
         Path(name, "ray").mkdir()  # where the address of the cluster is written
         usual, os.environ["RAY_TMPDIR"] = os.environ.get("RAY_TMPDIR"), name

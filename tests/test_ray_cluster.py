@@ -11,6 +11,7 @@ import zmq
 
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
+from distsgd.errors import WorkerLost
 from distsgd.live import checkpoint, metrics, ray_ties
 from distsgd.live.case import Budget, Launch
 from distsgd.live.checkpoint import Name
@@ -18,11 +19,13 @@ from distsgd.live.evaluator import Judged
 from distsgd.live.link import Ended, Link, Peer
 from distsgd.live.metrics import RowMeter, measure
 from distsgd.live.ray_actors import Mailbox, Server
+from distsgd.live.ray_crew import Actors, _Start
 from distsgd.live.ray_nodes import check_room
 from distsgd.live.ray_ties import offset
 from distsgd.live.roster import Rows
 from distsgd.live.security import Door
 from distsgd.live.storage import RemoteFolder, opened, remove
+from distsgd.live.supervision import Role
 from distsgd.live.wire import Kind
 from distsgd.problem import Evaluation
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW
@@ -96,6 +99,19 @@ def test_a_process_must_fit_on_one_node() -> None:
     case = case_of(workers=1, ray=RayOptions(worker={"CPU": 4}))
     with pytest.raises(ConfigError, match="kind worker needs 4 CPUs on one node, which none of"):
         check_room(cluster_of({"CPU": 3.0}, {"CPU": 3.0}, free=6.0), case)
+
+
+def test_a_run_that_has_lost_its_room_ends() -> None:
+    """Whoever finds no room in time, after a node was lost, ends the run in a sentence."""
+    crew = Actors.__new__(Actors)
+    crew._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
+    crew._launch, crew._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
+    with pytest.raises(WorkerLost) as caught:
+        crew.wait()
+    assert str(caught.value) == (
+        "worker 1 has found no room for 60 s: the run needs 6 CPUs (1 server shard + 4 workers +"
+        " 1 evaluator), the cluster has 3 CPUs (0 free); add a node, or use fewer workers"
+    )
 
 
 # Where state is kept

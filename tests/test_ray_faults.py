@@ -36,6 +36,7 @@ SETTINGS = {
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_failure_threshold": "3",
     "RAY_metrics_report_interval_ms": "500",
+    "RAY_worker_niceness": "0",  # by default actors wait for everything else on a busy machine
 }
 """Ray's own settings: a lost node is seen soon."""
 PROBLEM = ds.problems.softmax(ds.data.digits())

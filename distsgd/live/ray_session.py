@@ -93,7 +93,7 @@ def package(name: str) -> ModuleType:
 @contextlib.contextmanager
 def _own(processes: int | None) -> Iterator[Session]:
     ray = package("ray")
-    _ensure_token()
+    ensure_token()
     with _folder() as folder:
         try:
             _start(
@@ -115,7 +115,7 @@ def _start(**arguments: Any) -> None:  # noqa: ANN401 # those of `ray.init`
             signal.signal(signal.SIGTERM, handler)
 
 
-def _ensure_token() -> None:
+def ensure_token() -> None:
     """Let a new Ray have a token; left alone, it would write one into the user's home."""
     is_chosen = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not is_chosen and not Path.home().joinpath(".ray", "auth_token").exists():
