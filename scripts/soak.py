@@ -85,7 +85,7 @@ def lines(minutes: float, seed: int) -> Iterator[Line]:
         killer = Killer(chance, workers, on_loss)
         run = ds.launch(
             ALGORITHMS[label], problem, workers=workers, shards=shards, on_loss=on_loss,
-            updates=10**9, batch=BATCH, seed=chance.randrange(100), delay=DELAY, heartbeat=0.2,
+            updates=10**9, batch=BATCH, seed=chance.randrange(100), delay=DELAY, heartbeat=1.0,
             checkpoint_every=0.5, evaluate_every=1000, watch=killer.watch, stop=killer.stop,
         )  # fmt: skip
         lost, restarts = run.counts["lost_workers"], run.counts["server_restarts"]
