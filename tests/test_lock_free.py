@@ -268,7 +268,7 @@ def test_whoever_takes_a_place_knows_its_steps() -> None:
         assert [tools.resumed(worker, 70) for worker in range(3)] == expected
     tools.take(0, Epoch(0, 2, 0, is_evaluated=False))  # a turn without a step, which is over
     tools = dataclasses.replace(tools, job=tools.job._replace(case=case_of(case.problem)))
-    tools.taken[:] = [4096, 0, 5]
+    tools.memory.taken[:] = [4096, 0, 5]
     assert [tools.resumed(worker, 5000) for worker in range(3)] == [4096, 0, 5]
 
 

@@ -1,7 +1,7 @@
 """Steps of workers that change shared columns themselves, nobody serving them.
 
-A sample that is a batch of its own is read and changed along its row: nothing is copied but what
-was read. A larger batch has its gradient on its support first.
+A sample that is a batch of its own is read and changed along its row, and nothing is copied. A
+larger batch has its gradient on its support first.
 """
 
 import functools
@@ -38,6 +38,8 @@ class Memory(NamedTuple):
     """Who holds each coordinate, 0 if nobody does, int64[d]."""
     turn: NDArray[np.int64]
     """Steps of all workers that have been taken in turn, int64[1]."""
+    taken: NDArray[np.int64]
+    """Steps that each worker has taken in this epoch, int64[workers]."""
 
 
 class Own(NamedTuple):
@@ -45,7 +47,7 @@ class Own(NamedTuple):
 
     h: Any
     read: Any
-    """What it has read: float64[most] per column."""
+    """What it has read for a batch: float64[most] per column."""
     messages: Any
     """Its message: float64[1, most] per column."""
     point: NDArray[np.float64]
@@ -158,8 +160,8 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
     is_locked, is_in_turn = writes == "locked", writes == "round_robin"
 
     def steps(memory, own, support, order, chunk, start, stop):
-        S, locks, turn = memory
-        h, R = own.h, own.read
+        S, locks, turn, counts = memory
+        h = own.h
         data, labels, shrink, slope = support
         entries, columns, starts = data.values, data.columns, data.starts
         owner, taken = chunk.worker + 1, start
@@ -170,7 +172,7 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
                 first, end = starts[sample], starts[sample + np.uint64(1)]
                 at, sent, applied = known(chunk, taken)
                 prefetch_row(entries, columns, first + AHEAD, end + AHEAD)
-                margin = margin_row(h, S, R, columns, entries, first, end, at)
+                margin = margin_row(h, S, columns, entries, first, end, at)
                 change = slope(margin, labels[sample])
                 if is_in_turn:
                     wait_for(turn, 0, number_of(chunk, taken))
@@ -178,8 +180,8 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
                     for entry in range(first, end):
                         hold(locks, columns[entry], owner)
                 change_row(
-                    h, S, R, columns, entries, first, end, change, shrink, at, sent, applied,
-                    locks, owner,
+                    h, S, columns, entries, first, end, change, shrink, at, sent, applied, locks,
+                    owner,
                 )  # fmt: skip
                 if is_locked:
                     for entry in range(first, end):
@@ -188,6 +190,7 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
                     stored(turn, 0, number_of(chunk, taken) + 1)
                 sample += np.uint64(1)
                 taken += 1
+            stored(counts, chunk.worker, taken)
 
     return specialised(steps)
 
@@ -201,7 +204,7 @@ def batch_stepping(halves: Halves, writes: Writes) -> Loop:
     is_locked, is_in_turn = writes == "locked", writes == "round_robin"
 
     def steps(memory, own, support, order, chunk, start, stop):
-        S, locks, turn = memory
+        S, locks, turn, counts = memory
         h, R, B, all_points, all_gradients, room = own
         owner = chunk.worker + 1
         for taken in range(start, stop):
@@ -225,6 +228,7 @@ def batch_stepping(halves: Halves, writes: Writes) -> Loop:
                     release(locks, i)
             if is_in_turn:
                 stored(turn, 0, number_of(chunk, taken) + 1)
+            stored(counts, chunk.worker, taken + 1)
 
     return specialised(steps)
 

@@ -238,10 +238,13 @@ def store_one(h, S, i, L, B, worker, p, at):
 def lock_free_source(names: Names, asks: Asks) -> str:
     """Return the loops over a row, or over a support, of columns that others change meanwhile.
 
+    What was read for the margin of a row is not kept, but read again where a rule needs it. Rows
+    have distinct columns, so that one worker alone finds the same numbers.
+
     A change that is atomic exchanges a single column only if nobody has changed it since it was
     loaded, and begins again otherwise; several columns of a coordinate change under a lock.
     """
-    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}{also(asks.receive)})"
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'S.{}[i]')}{also(asks.receive)})"
     changed = f"apply(h, State({values(names.state, 'S.{}[i]')}), m{also(asks.apply, 'applied')})"
     racy = f"""
         s = {changed}
@@ -257,20 +260,19 @@ def lock_free_source(names: Names, asks: Asks) -> str:
                 break"""
     atomic = tried if len(names.state) == 1 else held
     return f"""
-def margin_row(h, S, R, columns, entries, first, end, at):
+def margin_row(h, S, columns, entries, first, end, at):
     margin = 0.0
     for entry in range(first, end):
-        p, i = entry - first, columns[entry]
-        {stores(names.reads, "R.{0}[p] = S.{0}[i]")}
+        i = columns[entry]
         margin += entries[entry] * position(h, {read}{also(asks.at)})
     return margin
 """ + "".join(
         f"""
 def change_row_{name}(
-    h, S, R, columns, entries, first, end, slope, shrink, at, sent, applied, locks, owner
+    h, S, columns, entries, first, end, slope, shrink, at, sent, applied, locks, owner
 ):
     for entry in range(first, end):
-        p, i = entry - first, columns[entry]
+        i = columns[entry]
         g = slope * entries[entry]
         if shrink.size > 0:
             g += shrink[i] * position(h, {read}{also(asks.at)})

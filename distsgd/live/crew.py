@@ -23,8 +23,6 @@ from distsgd.live.case import Launch, Progress
 from distsgd.live.nursery import End, fork, shared, wait
 from distsgd.problem import Evaluation, Support
 
-STEPS_PER_CALL = 4096
-"""Steps between two counts that a worker tells: a call of compiled code takes as long as a few."""
 MOST_LOSSES = 10
 """Times that a worker is replaced in one run."""
 
@@ -109,8 +107,6 @@ class Tools:
     support: Support
     steps: Any
     """The compiled loop."""
-    taken: NDArray[np.int64]
-    """Steps that each worker has taken in this epoch, int64[workers]: shared."""
 
     @classmethod
     def of(cls, job: Job) -> "Tools":
@@ -124,7 +120,7 @@ class Tools:
         tools = cls(
             job, memory, _own(case, most),
             support._replace(slope=compiled_slope(support.slope)),
-            stepping(halves, case.writes), _numbers(case.workers),
+            stepping(halves, case.writes),
         )  # fmt: skip
         tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
         kernels.pass_turn(memory.turn, 0)
@@ -138,21 +134,19 @@ class Tools:
 
     def begin(self) -> None:
         """Set all counts back before an epoch."""
-        self.taken[:] = 0
+        self.memory.taken[:] = 0
         self.memory.turn[:] = 0
 
     def take(self, worker: int, epoch: Epoch) -> None:
-        """Take a worker's steps of an epoch, or what is left of them."""
+        """Take a worker's steps of an epoch, or what is left of them.
+
+        They are one call: to look at all of its arguments takes as long as a thousand steps.
+        """
         case, job = self.job.case, self.job
         order = kernels.order_of(case.seed, epoch.number, case.problem.samples, job.block)
         chunk, count = self._chunk(worker, epoch)
         start = self.resumed(worker, count)
-        while True:
-            stop = min(start + STEPS_PER_CALL, count)
-            self.steps(self.memory, self.own, self.support, order, chunk, start, stop)
-            self.taken[worker] = start = stop
-            if start == count:
-                break
+        self.steps(self.memory, self.own, self.support, order, chunk, start, count)
         last = case.workers * count + worker
         is_longer = case.writes == "round_robin" and case.workers * count < epoch.steps
         if is_longer and self.memory.turn[0] <= last:
@@ -178,7 +172,7 @@ class Tools:
     def resumed(self, worker: int, count: int) -> int:
         """Return the steps that are done; whoever takes turns knows them exactly."""
         if self.job.case.writes != "round_robin":
-            return int(self.taken[worker])
+            return int(self.memory.taken[worker])
         workers = self.job.case.workers
         turns = (int(self.memory.turn[0]) - worker + workers - 1) // workers
         return min(turns, count)
@@ -190,7 +184,8 @@ def _memory(case: Launch) -> kernels.Memory:
     columns = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
     for column, value in zip(columns, first, strict=True):
         column[:] = value
-    return kernels.Memory(generated.state(*columns), _numbers(case.problem.dimension), _numbers(1))
+    locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.workers))
+    return kernels.Memory(generated.state(*columns), locks, turn, taken)
 
 
 def _own(case: Launch, most: int) -> kernels.Own:
@@ -298,7 +293,7 @@ class Crew:
 
     def _answer(self, is_stopped: bool, epoch: Epoch, seconds: float) -> None:
         self.is_stopped |= is_stopped
-        n_updates = epoch.version + int(self.tools.taken.sum())
+        n_updates = epoch.version + int(self.tools.memory.taken.sum())
         progress = Progress(
             updates=n_updates, gradients=n_updates, wall_seconds=self._seconds + seconds,
             loss=self.points[-1].evaluation.loss, staleness=math.nan,

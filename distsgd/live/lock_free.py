@@ -7,8 +7,11 @@
 3. A worker reads the support of its batch and changes it, coordinate by coordinate, while others do
    so too. How a coordinate is changed is the caller's choice: `distsgd.launch`, `writes`.
 4. The objective is evaluated between epochs, outside of the clock.
-5. A worker that is killed is replaced: another process goes on from the count that it last told, so
-   that some steps are taken twice, at most `distsgd.live.crew.STEPS_PER_CALL`.
+5. A worker that is killed is replaced: another process goes on from the count that it last told,
+   which it does after every block, so that the steps of one block may be taken twice.
+6. The paper's gradient is taken at what was read. Here the term of `l2`, which lets a coordinate
+   shrink, is taken at the number that is there when the coordinate is changed, unless a batch has
+   several samples: so a sample needs no copy of what was read.
 
 One worker has the bits of a serial loop over the same order. Several have no order at all.
 
