@@ -51,7 +51,7 @@ class Killer:
     """Sends a signal to a process of the run now and then, until the run has lasted long enough."""
 
     def __init__(self, chance: random.Random, workers: int, on_loss: str) -> None:
-        self._chance, self.kills = chance, 0
+        self._chance, self.kills, self._n_workers = chance, 0, 0
         self._until = time.monotonic() + RUN_S
         self._spares = workers - 1 if on_loss == "shrink" else 8
 
@@ -60,7 +60,7 @@ class Killer:
         if progress.updates == 0 or self._chance.random() > 0.15:
             return
         kind = self._chance.choice(VICTIMS)
-        if kind == "worker" and progress.lost >= self._spares:
+        if kind == "worker" and self._n_workers >= self._spares:
             return
         children = psutil.Process().children(recursive=True)
         victims = [one for one in children if one.name().startswith(kind)]
@@ -68,6 +68,7 @@ class Killer:
             number = signal.SIGSTOP if kind == "worker" else signal.SIGKILL
             self._chance.choice(victims).send_signal(self._chance.choice([number, signal.SIGKILL]))
             self.kills += 1
+            self._n_workers += kind == "worker"
 
     def stop(self) -> bool:
         """Return whether the run has lasted long enough."""
