@@ -12,7 +12,7 @@ from distsgd.data.stream import Stream
 from distsgd.problem import Problem
 
 RATE, SEED = 0.01, 0
-CASES = [(1, 32), (5, 32), (10, 32), (20, 32), (1, 256), (1, 1024)]
+CASES = [(1, 32), (10, 32), (40, 32), (1, 256), (1, 1024)]
 """Steps between two exchanges, and samples of a step."""
 
 
