@@ -20,7 +20,7 @@ from distsgd.live.link import Ended, Link, Peer
 from distsgd.live.metrics import RowMeter, measure
 from distsgd.live.ray_actors import Mailbox, Server
 from distsgd.live.ray_crew import Actors, _Start
-from distsgd.live.ray_nodes import check_room
+from distsgd.live.ray_nodes import _look, check_room
 from distsgd.live.ray_ties import offset
 from distsgd.live.roster import Rows
 from distsgd.live.security import Door
@@ -153,6 +153,14 @@ def test_a_uri_that_nobody_opens_is_refused() -> None:
     """A scheme that neither fsspec nor pyarrow knows is the caller's error."""
     with pytest.raises(ConfigError, match="storage nowhere://x cannot be opened"):
         opened("nowhere://x")
+
+
+def test_a_node_knows_the_folder_by_what_lies_in_it(tmp_path: Path) -> None:
+    """A folder with another content is another folder, and a visit leaves nothing there."""
+    (tmp_path / "token").write_bytes(b"ours")
+    assert _look(tmp_path, b"ours").reason == ""
+    assert _look(tmp_path, b"theirs").reason == "it sees another folder there"
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
 # Clocks, ports and mail

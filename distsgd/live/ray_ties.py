@@ -58,7 +58,7 @@ class Clerk:
         is_over = threading.Event()
         self._pipe, there = Pipe()
         peer = lead._replace(is_over=is_over.is_set)
-        thread = threading.Thread(target=_relay, args=(peer, there), daemon=True)
+        thread = threading.Thread(None, _relay, "clerk", (peer, there), daemon=True)
         thread.start()
 
         def end() -> None:
