@@ -1,6 +1,7 @@
 import math
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,37 @@ def test_a_run_can_be_stopped() -> None:
     assert run.history["update"][-1] == run.trace.n_updates
     assert (seen[-1].alive, seen[-1].lost) == (2, 0)
     assert_replays(run)
+
+
+class Standing:
+    """A problem whose gradient is never found from the third call in a process on."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(PROBLEM, name)
+
+    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Return the gradient, or nothing."""
+        self._steps += 1
+        if self._steps > 3:
+            threading.Event().wait()
+        return PROBLEM.gradient(x, batch)
+
+
+def test_a_run_that_stands_still_can_be_stopped() -> None:
+    """A run is stopped although its last model has been judged and no other one comes."""
+    seen: list[int] = []
+    run = live(
+        problem=Standing(), workers=1, updates=10**9, evaluate_every=1,
+        watch=lambda progress: seen.append(progress.updates),
+        stop=lambda: seen.count(2) > 4,
+    )  # fmt: skip
+    assert (run.status, run.trace.n_updates) == ("stopped", 2)
+    assert run.history["update"].to_list() == [0, 1, 2]
 
 
 def test_a_target_ends_a_run() -> None:

@@ -210,7 +210,9 @@ class Lead:
                 self._carry_out(self._order.leave(worker, now))
 
     def _finish(self) -> None:
-        """Write the last checkpoint once the last model has been judged."""
+        """Write the last checkpoint once the last model has been judged, perhaps before the end."""
+        judged = [version for version, *_ in self._evaluations[-1:]]
+        self._is_judged |= judged == [self._order.version]
         if self._is_judged and self._final is None:
             self._final = self._save()
 
