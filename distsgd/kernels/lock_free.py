@@ -18,7 +18,7 @@ from distsgd.kernels.rules import Halves, Loop, loops
 from distsgd.kernels.sparse import Room, find_support, support_gradient
 from distsgd.kernels.stream import shuffled
 
-Writes: TypeAlias = Literal["racy", "atomic", "locked", "round_robin"]
+Writes: TypeAlias = Literal["racy", "gathered", "atomic", "locked", "round_robin"]
 """How a worker changes what others change too."""
 AHEAD = np.uint64(256)
 """Non-zeros between what is read and what is asked for: a few hundred nanoseconds, which is what

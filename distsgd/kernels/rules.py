@@ -288,6 +288,19 @@ def change_support_{name}(h, S, support, B, applied, locks, owner):
     )
 
 
+def gathered_source(names: Names, asks: Asks) -> str:  # noqa: ARG001 # rules are not called here
+    """Return the loops that exchange a worker's copy C, taken as B, with what others see, S."""
+    return f"""
+def take_popular(S, C, B):
+    for i in range(C.x.size):
+        {stores(names.state, "C.{0}[i] = B.{0}[i] = S.{0}[i]")}
+
+def exchange_popular(S, C, B):
+    for i in range(C.x.size):
+        {stores(names.state, "S.{0}[i] = C.{0}[i] = B.{0}[i] = S.{0}[i] + (C.{0}[i] - B.{0}[i])")}
+"""
+
+
 _serial_numbers = itertools.count()
 
 
@@ -337,7 +350,7 @@ def loops(halves: Halves) -> Loops:
     }
     parts = (
         shared_source, private_source, support_source, interleaved_source, server_source,
-        lock_free_source,
+        lock_free_source, gathered_source,
     )  # fmt: skip
     source = "".join(part(names, asks) for part in parts)
     exec(source, namespace)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from distsgd.errors import WorkerLost
 from distsgd.kernels import lock_free as kernels
+from distsgd.kernels.gather import Gathered, gathering
 from distsgd.kernels.linear import compiled_slope
 from distsgd.kernels.rules import Halves, loops
 from distsgd.kernels.sparse import room
 from distsgd.live.case import Launch, Progress
 from distsgd.live.nursery import End, fork, shared, wait
+from distsgd.live.popularity import Layout, period_of, popular_first
 from distsgd.problem import Evaluation, Support
 
 MOST_LOSSES = 10
@@ -103,34 +105,48 @@ class Tools:
 
     job: Job
     memory: kernels.Memory
-    own: kernels.Own
+    own: kernels.Own | Gathered
     support: Support
     steps: Any
     """The compiled loop."""
+    place: NDArray[np.uint32] | None = None
+    """Where each coordinate stands in the memory, uint32[d], if not at its number."""
 
     @classmethod
     def of(cls, job: Job) -> "Tools":
         """Return the tools for `job`, compiled."""
         case, support = job.case, job.case.problem.support
         assert support is not None  # checked by the launcher
-        halves = Halves.of(case.algorithm)
-        memory = _memory(case)
+        support = support._replace(slope=compiled_slope(support.slope))
+        make = cls._gathering if is_gathered(case) else cls._sharing
+        tools = make(job, support)
+        tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
+        kernels.pass_turn(tools.memory.turn, 0)
+        return tools
+
+    @classmethod
+    def _sharing(cls, job: Job, support: Support) -> "Tools":
+        case = job.case
         most = int(support.rows.lengths.max(initial=0)) * case.batch
         stepping = kernels.stepping if case.batch == 1 else kernels.batch_stepping
-        tools = cls(
-            job, memory, _own(case, most),
-            support._replace(slope=compiled_slope(support.slope)),
-            stepping(halves, case.writes),
-        )  # fmt: skip
-        tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
-        kernels.pass_turn(memory.turn, 0)
-        return tools
+        steps = stepping(Halves.of(case.algorithm), case.writes)
+        return cls(job, _memory(case), _own(case, most), support, steps)
+
+    @classmethod
+    def _gathering(cls, job: Job, support: Support) -> "Tools":
+        case, period = job.case, period_of(job.case.workers)
+        layout = popular_first(support, period)
+        memory = _memory(case)
+        for column in memory.server:
+            column[layout.place] = column.copy()
+        own, steps = _gathered(case, layout, period), gathering(Halves.of(case.algorithm))
+        return cls(job, memory, own, layout.support, steps, layout.place)
 
     @property
     def x(self) -> NDArray[np.float64]:
-        """The parameters, float64[d]: those that workers change."""
+        """The parameters, float64[d]."""
         x: NDArray[np.float64] = self.memory.server.x
-        return x
+        return x if self.place is None else x[self.place]
 
     def begin(self) -> None:
         """Set all counts back before an epoch."""
@@ -178,6 +194,11 @@ class Tools:
         return min(turns, count)
 
 
+def is_gathered(case: Launch) -> bool:
+    """Return whether workers have copies of popular coordinates; one alone has nobody to spare."""
+    return case.writes == "gathered" and case.workers > 1
+
+
 def _memory(case: Launch) -> kernels.Memory:
     generated = loops(Halves.of(case.algorithm))
     first = case.algorithm.server.init(case.hyper, case.problem.start(case.seed))
@@ -199,6 +220,12 @@ def _own(case: Launch, most: int) -> kernels.Own:
         gradient=np.empty(size),
         room=room(1, case.problem.dimension, most, case.batch),
     )
+
+
+def _gathered(case: Launch, layout: Layout, period: int) -> Gathered:
+    generated = loops(Halves.of(case.algorithm))
+    copy, base = (_empty(generated.state, (layout.n_popular,)) for _ in range(2))
+    return Gathered(generated.hyper(*case.hyper), copy, base, layout.others, period)
 
 
 def _empty(columns: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # a generated NamedTuple

@@ -18,7 +18,7 @@ LiveEngine: TypeAlias = Literal["local", "ray"]
 """Where live runs are: processes of this machine, or a Ray cluster."""
 OnLoss: TypeAlias = Literal["replace", "shrink"]
 """What becomes of a lost worker: another one takes its place, or the others go on alone."""
-Writes: TypeAlias = Literal["racy", "atomic", "locked", "round_robin"]
+Writes: TypeAlias = Literal["racy", "gathered", "atomic", "locked", "round_robin"]
 """How lock-free workers change a coordinate, see `distsgd.launch`."""
 Delay: TypeAlias = Law | Sequence[Law] | Literal["fleet"] | None
 """Time that a worker sleeps in each step."""
@@ -54,7 +54,7 @@ class Live:
         Time between two signs of life [s], > 0.
     checkpoint_every : float, default 5.0
         Time between two checkpoints of the server [s], > 0.
-    writes : {"racy", "atomic", "locked", "round_robin"}, default "racy"
+    writes : {"racy", "gathered", "atomic", "locked", "round_robin"}, default "racy"
         How workers without locks change a coordinate.
 
     Raises

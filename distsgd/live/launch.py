@@ -96,9 +96,12 @@ def launch(
     address : str, optional
         Where the server listens; by default where only this user's processes reach it. On Ray the
         cluster, as HOST:PORT or "auto"; by default what RAY_ADDRESS says, else a Ray of our own.
-    writes : {"racy", "atomic", "locked", "round_robin"}, default "racy"
+    writes : {"racy", "gathered", "atomic", "locked", "round_robin"}, default "racy"
         How lock-free workers change a coordinate. "racy": load, change and store, so that some
-        changes overwrite others. "atomic": no change is lost. "locked": all coordinates of an
+        changes overwrite others. "gathered", for batches of 1: racy, but each of several workers
+        changes a copy of the popular coordinates, which it exchanges with the others every ``64 //
+        (workers - 1)`` steps, so that about 64 more of their updates are unseen there; the samples
+        are in memory twice. "atomic": no change is lost. "locked": all coordinates of an
         update are locked around it (the paper's AIG). "round_robin": workers take turns, so that
         staleness is ``workers - 1`` exactly.
     ray : RayOptions, optional

@@ -8,12 +8,15 @@
    so too. How a coordinate is changed is the caller's choice: `distsgd.launch`, `writes`.
 4. The objective is evaluated between epochs, outside of the clock.
 5. A worker that is killed is replaced: another process goes on from the count that it last told,
-   which it does after every block, so that the steps of one block may be taken twice.
+   which it does after every block, or every exchange of gathered changes, so that as many steps may
+   be taken twice.
 6. The paper's gradient is taken at what was read. Here the term of `l2`, which lets a coordinate
    shrink, is taken at the number that is there when the coordinate is changed, unless a batch has
    several samples: so a sample needs no copy of what was read.
 
-One worker has the bits of a serial loop over the same order. Several have no order at all.
+One worker has the bits of a serial loop over the same order. Several have no order at all. With
+gathered writes the last bits of a loss are those of `evaluate` as everywhere, but the margins of
+workers are summed in two parts, popular coordinates and others.
 
 References
 ----------
@@ -33,7 +36,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
 from distsgd.live.case import Budget, Hooks, Launch
-from distsgd.live.crew import Epoch, Job, Outcome, Point, keep
+from distsgd.live.crew import Epoch, Job, Outcome, Point, is_gathered, keep
 from distsgd.live.nursery import check_memory, nursery, receive
 from distsgd.problem import Support
 from distsgd.run import HISTORY, Run, Status
@@ -116,6 +119,9 @@ def check_lock_free(case: Launch) -> Support:
             f"{problem.samples} samples, not {case.workers}"
         )
         raise ConfigError(msg)
+    if case.writes == "gathered" and case.batch > 1:
+        msg = f"writes='gathered' has a meaning for batches of 1 only, not {case.batch}; use 'racy'"
+        raise ConfigError(msg)
     return problem.support
 
 
@@ -169,10 +175,14 @@ def _wanted(case: Launch, n_updates: int) -> NDArray[np.float64]:
 
 
 def needed_bytes(case: Launch, support: Support) -> float:
-    """Return the memory of a run [bytes]: columns, locks and the samples, once for all workers."""
+    """Return the memory of a run [bytes]: columns, locks and the samples, once for all workers.
+
+    Gathered writes have the samples a second time, with the popular coordinates in front.
+    """
     n_columns = len(case.algorithm.server.init(case.hyper, 0.0))
     arrays = (*support.rows[:3], support.labels, support.shrink)
-    return 8.0 * case.problem.dimension * (n_columns + 1) + sum(array.nbytes for array in arrays)
+    samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
+    return 8.0 * case.problem.dimension * (n_columns + 1) + samples
 
 
 def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
