@@ -1,7 +1,8 @@
 """Live runs on Ray nodes of this machine, against the same runs by local processes.
 
-All nodes share the cores of one machine, so that more of them are no faster: this measures what the
-actors, TCP and its encryption cost. Gradients per second count from the first update to the last.
+All nodes share the cores of one machine, so that more of them are no faster: this measures what
+actors and TCP cost, and encryption where it is on, as it is between machines. Gradients per second
+count from the first update to the last.
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from table import Line
 
@@ -83,7 +85,9 @@ def rate(problem: Problem, on: str, period: int, batch: int, n_gradients: int) -
     return float((gradients[-1] - gradients[0]) / (seconds[-1] - seconds[0]))
 
 
-def rate_row(problem: Problem, count: int, case: tuple[int, int], *, quick: bool) -> Line:
+def rate_row(
+    problem: Problem, count: int, case: tuple[int, int], *, quick: bool, how: str = ""
+) -> Line:
     """Measure a case on so many nodes and by local processes, in turn."""
     period, batch = case
     n_gradients = (QUICK_GRADIENTS if quick else GRADIENTS) * 32 // batch
@@ -94,10 +98,18 @@ def rate_row(problem: Problem, count: int, case: tuple[int, int], *, quick: bool
     ours, local = (statistics.median(rates) for rates in zip(*found, strict=True))
     ratio = statistics.median(there / here for there, here in found)
     return Line(
-        f"live on {count} Ray nodes, {WORKERS} workers, network, batch {batch}, exchange every"
+        f"live on {count} Ray nodes{how}, {WORKERS} workers, network, batch {batch}, exchange every"
         f" {period}",
         f"{ours:,.0f} gradients/s", f"{local:,.0f} (local)", f"{ratio:.2f}", "0.7",
     )  # fmt: skip
+
+
+def encrypted_rows(problem: Problem) -> list[Line]:
+    """Measure all cases as between machines."""
+    with patch("distsgd.live.ray_crew.is_one_machine", return_value=False):
+        return [
+            rate_row(problem, 3, case, quick=False, how=", encrypted") for case in CASES
+        ]  # fmt: skip
 
 
 def start_row(problem: Problem, what: str, repetitions: int) -> Line:
@@ -128,6 +140,8 @@ def rows(*, quick: bool = False) -> list[Line]:
                     rate_row(problem, count, case, quick=quick)
                     for case in (CASES[:1] if quick else CASES)
                 ]
+                if count == 3:
+                    found += encrypted_rows(problem)
                 if count == 1:
                     found.append(start_row(problem, "on a cluster", 1 if quick else 3))
     return found

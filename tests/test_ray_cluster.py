@@ -185,12 +185,16 @@ def test_another_clock_is_known_to_half_of_the_shortest_question(
         assert abs(offset(ask) - 7.0) <= ways.sum(axis=1).min() / 2 + 1e-9
 
 
-def test_a_reserved_port_can_be_listened_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard can listen at the port that it holds for itself."""
-    util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1"))
+@pytest.mark.parametrize(("is_one_machine", "host"), [(True, "127.0.0.1"), (False, "127.0.0.2")])
+def test_a_reserved_port_can_be_listened_at(
+    monkeypatch: pytest.MonkeyPatch, is_one_machine: bool, host: str
+) -> None:
+    """A shard can listen at the port that it holds: on loopback, or on its node's address."""
+    util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.2"))
     monkeypatch.setattr("distsgd.live.ray_actors.import_module", lambda _: util)
     server = Server([])
-    endpoint = server.open()
+    endpoint = server.open(is_one_machine)
+    assert endpoint.startswith(f"tcp://{host}:")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.bind(endpoint)
     server._reserved.close()

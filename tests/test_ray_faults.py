@@ -17,7 +17,7 @@ import pytest
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
-from distsgd.live import ray_cluster
+from distsgd.live import ray_cluster, ray_crew
 from distsgd.live.case import Budget, Launch, Progress
 from distsgd.live.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from distsgd.live.parties import layout_of, stream_of
@@ -222,11 +222,16 @@ def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Ac
     assert run.counts["lost_workers"] == 1
 
 
-@pytest.mark.parametrize("shard", [0, 1])
+@pytest.mark.parametrize(("shard", "is_secret"), [(0, False), (1, True)])
 def test_a_killed_server_starts_again(
-    machines: Machines, crews: list[Actors], shard: int, tmp_path: Path
-) -> None:
-    """Servers go on elsewhere from the last checkpoint on storage, and all workers join again."""
+    machines: Machines, crews: list[Actors], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    shard: int, is_secret: bool,
+) -> None:  # fmt: skip
+    """Servers go on elsewhere from the last checkpoint on storage, and all workers join again.
+
+    So they do where everything is encrypted, as between machines.
+    """
+    monkeypatch.setattr(ray_crew, "needs_keys", lambda _: is_secret)
     drama = Drama(
         kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3
     )  # fmt: skip
@@ -235,6 +240,7 @@ def test_a_killed_server_starts_again(
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
+    assert (crews[-1]._keys is not None) == is_secret
 
 
 def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) -> None:

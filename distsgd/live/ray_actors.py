@@ -107,13 +107,14 @@ def boot() -> str:
 class Server(Actor):
     """A shard of the parameter server; number 0 is the lead."""
 
-    def open(self) -> str:
-        """Reserve a port on the node's address, and return the endpoint to listen at.
+    def open(self, is_one_machine: bool) -> str:
+        """Reserve a port, and return the endpoint to listen at: on loopback, or the node's address.
 
         The port stays bound, but nobody listens: under Linux another socket of this user may then
         bind it too, and the kernel gives it to nobody who asks for any port.
         """
-        host = import_module("ray").util.get_node_ip_address()
+        util = import_module("ray").util
+        host = "127.0.0.1" if is_one_machine else util.get_node_ip_address()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._reserved = socket.socket(family, socket.SOCK_STREAM)
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,7 +3,7 @@
 1. Ray places the processes, says when one of them ends, and starts another. They are the loops of
    a run on one machine, and the numbers travel over ZeroMQ.
 2. All is encrypted with CURVE, under keys of this run alone, which go to the actors as Ray's other
-   messages do. Where every shard listens on a loopback address, nothing is encrypted.
+   messages do. Where all nodes are one machine, shards listen on loopback and nothing is encrypted.
 3. The bits of a replay are those of the run if all nodes have the driver's packages, which is
    checked, and processors for which its linear algebra computes alike, which is not.
 """

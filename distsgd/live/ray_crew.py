@@ -22,7 +22,7 @@ from distsgd.live.link import Peer
 from distsgd.live.nursery import End
 from distsgd.live.parties import layout_of, server_case, stream_of
 from distsgd.live.ray_actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
-from distsgd.live.ray_nodes import refused, shortage
+from distsgd.live.ray_nodes import is_one_machine, refused, shortage
 from distsgd.live.ray_session import Session, package
 from distsgd.live.ray_ties import Clerk, Findings, offset
 from distsgd.live.security import Door, Keys, doors, gates, make_keys, needs_keys
@@ -229,7 +229,9 @@ class Actors:
                 met = self._ray.get(references, timeout=left_s)
                 actors = [self._actors[role] for role in roles]
                 self.met |= zip(roles, met, strict=True)
-                self._listening = self._ray.get([actor.open.remote() for actor in actors])
+                is_alone = is_one_machine(self._session)
+                endpoints = [actor.open.remote(is_alone) for actor in actors]
+                self._listening = self._ray.get(endpoints)
                 return [self._ahead(*one) for one in zip(actors, met, strict=True)]
             except errors.GetTimeoutError:
                 raise self._no_room(Role("server")) from None

@@ -157,7 +157,7 @@ def kept(session: Session, case: Launch, run: str) -> Iterator[Path]:
 
 def _made(session: Session, case: Launch, run: str, stack: contextlib.ExitStack) -> Path:
     storage = case.ray.storage
-    if storage is None and len({node["NodeManagerAddress"] for node in _alive(session)}) == 1:
+    if storage is None and is_one_machine(session):
         return stack.enter_context(run_folder())
     parent = Path.home() / ".cache" / "distsgd" if storage is None else storage
     folder = opened(parent) / run
@@ -231,6 +231,11 @@ def _look(folder: Path, token: bytes) -> Found:
     except Exception as error:  # noqa: BLE001 # stores raise errors of their own
         return Found(versions(), str(error))
     return Found(versions(), "")
+
+
+def is_one_machine(session: Session) -> bool:
+    """Return whether all nodes have one address, as those of a Ray of our own."""
+    return len({node["NodeManagerAddress"] for node in _alive(session)}) == 1
 
 
 def _alive(session: Session) -> list[Any]:
