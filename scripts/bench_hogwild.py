@@ -10,6 +10,7 @@ from sklearn.linear_model import SGDClassifier
 from table import Line
 
 import distsgd as ds
+from distsgd.live.fleet import Writes
 from distsgd.problem import Problem
 
 RATE = 0.5
@@ -39,14 +40,15 @@ def rows(*, quick: bool = False) -> list[Line]:
     """
     samples, repetitions = (20_000, 1) if quick else (200_000, 7)
     problem = ds.problems.logistic(ds.data.sparse(samples, 47_236, 75, test_samples=0))
-    measured: dict[str, list[Measured]] = {"peer": [], "one": [], "two": []}
+    measured: dict[str, list[Measured]] = {kind: [] for kind in ("peer", "one", "racy", "gathered")}
     bandwidths = []
     for _ in range(repetitions):
         measured["peer"].append(scikit_learn(problem))
         measured["one"] += launched(problem, 1)
-        measured["two"] += launched(problem, 2)
+        measured["racy"] += launched(problem, 2)
+        measured["gathered"] += launched(problem, 2, writes="gathered")
         bandwidths.append(bandwidth())
-    peer, one, two = map(median, measured.values())
+    peer, one, racy, gathered = map(median, measured.values())
     rows = problem.support.rows
     bound = (rows.values.nbytes + rows.columns.nbytes) / statistics.median(bandwidths)
     what = f"Hogwild!, logistic, {samples:,} x 47,236, 75 non-zeros, "
@@ -55,9 +57,13 @@ def rows(*, quick: bool = False) -> list[Line]:
             what + "one worker", told(samples, one), told(samples, peer) + " of scikit-learn",
             f"{peer.seconds / one.seconds:.2f} times as fast", "4 times, no higher loss",
         ),
-        Line(
-            what + "two workers", told(samples, two), told(samples, one) + " of one worker",
-            f"{one.seconds / two.seconds:.2f} times as fast", "1.8 times",
+        *(
+            Line(
+                f"{what}two workers, {writes}", told(samples, two),
+                told(samples, one) + " of one worker",
+                f"{one.seconds / two.seconds:.2f} times as fast", reach,
+            )
+            for writes, two, reach in (("racy", racy, "-"), ("gathered", gathered, "1.8 times"))
         ),
         Line(
             what + "one worker", f"{one.seconds / rows.values.size * 1e9:.2f} ns/non-zero",
@@ -77,10 +83,12 @@ def median(epochs: list[Measured]) -> Measured:
     return Measured(*map(statistics.median, zip(*epochs, strict=True)))
 
 
-def launched(problem: Problem, workers: int) -> list[Measured]:
+def launched(problem: Problem, workers: int, writes: Writes = "racy") -> list[Measured]:
     """Time some epochs of one run, with the loss after the first: that is what peers have."""
     algorithm = ds.algorithms.hogwild(RATE, backoff=1.0)
-    history = ds.launch(algorithm, problem, workers=workers, epochs=EPOCHS, batch=1).history
+    history = ds.launch(
+        algorithm, problem, workers=workers, epochs=EPOCHS, batch=1, writes=writes
+    ).history
     loss = history["loss"][1]
     return [Measured(seconds, loss) for seconds in history["wall_seconds"].diff()[1:]]
 
