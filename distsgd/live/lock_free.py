@@ -14,9 +14,9 @@
    shrink, is taken at the number that is there when the coordinate is changed, unless a batch has
    several samples: so a sample needs no copy of what was read.
 
-One worker has the bits of a serial loop over the same order. Several have no order at all. With
-gathered writes the last bits of a loss are those of `evaluate` as everywhere, but the margins of
-workers are summed in two parts, popular coordinates and others.
+One worker has the bits of a serial loop over the same order, and gathers nothing. Several have no
+order at all. Where they gather (`distsgd.kernels.gather`), exchanges are racy too: two at the same
+instant may lose a worker's changes of a coordinate since its last exchange.
 
 References
 ----------
