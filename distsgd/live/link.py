@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import zmq
 
+from distsgd.live.bells import Bell
 from distsgd.live.security import Context, Door, Socket, knock
 from distsgd.live.wire import Frames, Header, Kind, Message, decode, encode
 
 RESEND_S = 1.0
 """How long a request waits for a reply before it is sent again."""
+_RESEND_MS = int(1e3 * RESEND_S)
 _SHORTEST_POLL_S = 0.002
 """A poll counts in milliseconds; shorter rests are slept."""
 
@@ -42,6 +44,8 @@ class Peer(NamedTuple):
     """How it reaches each shard; the first is the lead."""
     origin: float
     """When the run began, by the monotonic clock [s]."""
+    bells: Sequence[Bell] = ()
+    """Its rings to each shard, if they share memory; otherwise all goes through the doors."""
     is_over: Callable[[], bool] = lambda: False
     """Asked when a reply is late: whether the peer need not wait for it."""
 
@@ -72,7 +76,7 @@ class Link:
 
     def __init__(self, peer: Peer, context: Context) -> None:
         self._peer = peer
-        self._sockets = [connected(context, door) for door in peer.doors]
+        self._sockets = _lines(peer, context)
         self._none: Sequence[Frames] = [()] * len(self._sockets)
         self._open: dict[int, _Request] = {}
         self._sequence, self._life, self._resumed = 0, 0, 0.0
@@ -165,8 +169,14 @@ class Link:
         request.replies[shard] = message
 
 
+def _lines(peer: Peer, context: Context) -> Sequence[Socket | Bell]:
+    for bell in peer.bells:
+        bell.rcvtimeo = _RESEND_MS
+    return peer.bells or [connected(context, door) for door in peer.doors]
+
+
 def connected(context: Context, door: Door) -> Socket:
     """Return a socket to one shard that waits for no message longer than `RESEND_S`."""
     socket = knock(context, door)
-    socket.rcvtimeo = int(1e3 * RESEND_S)
+    socket.rcvtimeo = _RESEND_MS
     return socket

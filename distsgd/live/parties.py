@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
 from distsgd.live import nursery
+from distsgd.live.bells import Bells
 from distsgd.live.case import Launch
 from distsgd.live.clerk import relay
 from distsgd.live.evaluator import evaluate
@@ -103,6 +104,8 @@ class Parties:
             if case.address is None
             else FrameVectors(self._layout)
         )
+        shares = self._vectors.is_shared
+        self._bells = Bells(case.workers, case.shards) if shares else None
         self._compile()
         self._origin = time.monotonic()
 
@@ -134,13 +137,17 @@ class Parties:
         )
         gate = gates(self._listening, self._keys)[shard]
         followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
-        serve(case, shard, self._vectors, gate, followers, life=life)
+        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
         delay, heartbeat_s = self._case.delays[worker], self._case.heartbeat_s
-        work(self._common, self._vectors, self._peer(worker), delay=delay, heartbeat_s=heartbeat_s)
+        peer = self._peer(worker)
+        if self._bells is not None:
+            shards = range(self._case.shards)
+            peer = peer._replace(bells=[self._bells.bell(worker, shard) for shard in shards])
+        work(self._common, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:
         """Be the evaluator."""

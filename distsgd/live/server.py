@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm
 from distsgd.laws import Law
 from distsgd.live import checkpoint
+from distsgd.live.bells import Bells, Line
 from distsgd.live.checkpoint import Checkpoint
 from distsgd.live.decisions import DECISION
 from distsgd.live.follower import Follower
@@ -31,7 +32,7 @@ from distsgd.live.lead import Lead
 from distsgd.live.order import Order
 from distsgd.live.peers import Peer
 from distsgd.live.roster import Rows
-from distsgd.live.security import Door, Gate, Socket, knock, listen
+from distsgd.live.security import Door, Gate, knock, listen
 from distsgd.live.shard import Shard
 from distsgd.live.store import Store
 from distsgd.live.terms import Budget, Terms
@@ -80,6 +81,7 @@ def serve(
     followers: Sequence[Door] = (),
     *,
     life: int = 0,
+    bells: Bells | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
@@ -103,6 +105,8 @@ def serve(
     life : int, default 0
         How often the servers have been started before. Above 0 the run goes on from its last
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
+    bells : Bells, optional
+        How workers reach the shard if they share memory with it; otherwise through the gate.
     watch : callable, optional
         Of the lead alone: shown the rows of the trace at every look at the clock.
 
@@ -121,14 +125,15 @@ def serve(
     # a run that diverges overflows, which is a result and no warning
     with (
         zmq.Context() as context,
-        listen(context, gate, largest_bytes) as socket,
+        listen(context, gate, largest_bytes) as router,
         contextlib.ExitStack() as stack,
         np.errstate(over="ignore", invalid="ignore"),
     ):
         last = checkpoint.load(case.folder) if life > 0 else None
-        common = _shard(case, shard, vectors, socket, life=life, last=last)
+        line = router if bells is None else bells.desk(shard, router)
+        common = _shard(case, shard, vectors, line, life=life, last=last)
         if shard > 0:
-            _listen(Follower(common, case.heartbeat_s), common, socket, case.origin)
+            _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
             return
         sockets = [stack.enter_context(knock(context, door)) for door in followers]
         for one in sockets:
@@ -139,11 +144,11 @@ def serve(
             checkpoint_every_s=case.checkpoint_every_s, target=case.target, last=last,
         )  # fmt: skip
         look = None if watch is None else partial(watch, order.rows)
-        _listen(lead, common, socket, case.origin, look)
+        _listen(lead, common, line, case.origin, look)
 
 
 def _shard(
-    case: ServerCase, shard: int, vectors: Vectors, socket: Socket, *,
+    case: ServerCase, shard: int, vectors: Vectors, line: Line, *,
     life: int, last: Checkpoint | None,
 ) -> Shard:  # fmt: skip
     own, columns, version = case.layout.slice(shard), None, 0
@@ -155,7 +160,7 @@ def _shard(
         columns=columns, version=version,
     )  # fmt: skip
     peers = {number: Peer(number, session) for number, session in case.sessions.items()}
-    return Shard(shard, store, vectors, socket, peers=peers, folder=case.folder, life=life)
+    return Shard(shard, store, vectors, line, peers=peers, folder=case.folder, life=life)
 
 
 def _order(case: ServerCase, last: Checkpoint | None) -> Order:
@@ -173,15 +178,15 @@ def _lags(case: ServerCase) -> Lags:
 
 
 def _listen(
-    party: Lead | Follower, shard: Shard, socket: Socket, origin: float,
+    party: Lead | Follower, shard: Shard, line: Line, origin: float,
     look: Callable[[], object] | None = None,
 ) -> None:  # fmt: skip
     """Handle what comes, and look at the clock now and then."""
-    socket.rcvtimeo = int(1e3 * _TICK_S)
+    line.rcvtimeo = int(1e3 * _TICK_S)
     tick_at = 0.0
     while not shard.is_stopped:
         try:
-            parts = socket.recv_multipart()
+            parts = line.recv_multipart()
         except zmq.Again:
             parts = []
         now = time.monotonic() - origin

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import zmq
-
 from distsgd.errors import WireError
+from distsgd.live.bells import Line
 from distsgd.live.checkpoint import Name, remove_older, save_columns
 from distsgd.live.decisions import Action, Decision
 from distsgd.live.peers import Drops, Peer
-from distsgd.live.security import Socket
 from distsgd.live.store import Store
 from distsgd.live.vectors import Columns, Vectors
 from distsgd.live.wire import EVALUATOR, LEAD, Frames, Header, Kind, encode
@@ -28,8 +26,8 @@ class Shard:
         Its columns.
     vectors : SharedVectors or FrameVectors
         Where those of messages lie.
-    socket : Socket
-        A ROUTER.
+    socket : Line
+        What it hears and answers through.
     peers : dict of int to Peer
         Everybody who may speak to it.
     folder : Path
@@ -39,7 +37,7 @@ class Shard:
     """
 
     def __init__(
-        self, number: int, store: Store, vectors: Vectors, socket: Socket, *,
+        self, number: int, store: Store, vectors: Vectors, socket: Line, *,
         peers: dict[int, Peer], folder: Path, life: int = 0,
     ) -> None:  # fmt: skip
         self.number, self.life, self.folder = number, life, folder
@@ -100,11 +98,7 @@ class Shard:
             self._send(identity, reply)
 
     def _send(self, identity: bytes, reply: Frames) -> None:
-        if len(reply) == 1:  # the usual one, in half of the time
-            self._socket.send(identity, zmq.SNDMORE)
-            self._socket.send(reply[0])
-        else:
-            self._socket.send_multipart((identity, *reply), copy=False)
+        self._socket.send_multipart((identity, *reply), copy=len(reply) == 1)
 
     def tell(self, identity: bytes, header: Header, kind: Kind) -> None:
         """Answer a request that is not served, without keeping the answer."""
