@@ -26,6 +26,7 @@ pytestmark = pytest.mark.ray
 def session() -> Iterator[Session]:
     """Return a Ray of two CPUs, which all tests of this module share, on machines that use both."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # only this process has it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # another module's Ray may have changed it
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "2")
