@@ -5,6 +5,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from table import Line
 
 import distsgd as ds
 from distsgd.live import checkpoint, nursery
+from distsgd.live.bells import Bells
 from distsgd.live.link import Ended, Link, Peer
 from distsgd.live.security import doors, endpoints, gates
 from distsgd.live.server import Budget, ServerCase, serve
@@ -72,9 +74,11 @@ def measure(job: Job, pipe: Connection) -> None:
         algorithm, np.zeros(d), layout, 1, 1, Budget(seconds=job.seconds), sessions, origin,
         job.folder, checkpoint_every_s=1e9,
     )  # fmt: skip
-    server = nursery.fork(serve, case, 0, vectors, gates(listening)[0])
+    bells = Bells(job.workers, shards=1)
+    server = nursery.fork(partial(serve, bells=bells), case, 0, vectors, gates(listening)[0])
     for worker in range(job.workers):
-        peer = Peer(worker, sessions[worker], doors(listening, worker), origin)
+        own = [bells.bell(worker, 0)]
+        peer = Peer(worker, sessions[worker], doors(listening, worker), origin, own)
         nursery.fork(exchange, vectors, peer, d)
     launcher = Peer(LAUNCHER, sessions[LAUNCHER], doors(listening, LAUNCHER), origin)
     with zmq.Context() as context:
