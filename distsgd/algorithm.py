@@ -156,6 +156,11 @@ class Algorithm(NamedTuple):
     that nobody serves them and there is no order."""
 
 
+def floats(algorithm: Algorithm) -> Hyper:
+    """Return the hyper-parameters as floats: no kernel is compiled for whole numbers."""
+    return type(algorithm.hyper)(*map(float, algorithm.hyper))
+
+
 def verb(cycle: Cycle, kind: type) -> Any:  # noqa: ANN401 # the verb's own class, given by `kind`
     """Return the verb of the class `kind` in `cycle`, or that class's default."""
     return next((one for one in cycle if isinstance(one, kind)), kind())

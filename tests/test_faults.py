@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from drama import Drama
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.errors import WorkerLost
-from distsgd.live.case import Progress
 from distsgd.live.run_folder import remove_dead
 from distsgd.run import Run
 from distsgd.trace import DROP, JOIN, LEAVE, PUSH
@@ -42,29 +42,10 @@ def named(name: str, root: int | None = None) -> list[psutil.Process]:
     return [one for one in children if one.name() == name]
 
 
-class Drama:
-    """Does something to a run once it is on its way, and ends it when it has recovered."""
+class Play(Drama):
+    """Does something to a run on this machine, and replays it."""
 
-    def __init__(
-        self, act: Callable[[], None], *, has_recovered: Callable[[Progress], bool]
-    ) -> None:
-        self._act, self._has_recovered = act, has_recovered
-        self._until, self._acted_at, self._is_over = time.monotonic() + LIMIT_S, -1, False
-
-    def watch(self, progress: Progress) -> None:
-        """Act after some updates, and look for the end from then on."""
-        if self._acted_at < 0 and progress.updates >= 20:
-            self._acted_at = progress.updates
-            self._act()
-        elif self._acted_at >= 0:
-            # servers that were killed may have gone back
-            goes_on = abs(progress.updates - self._acted_at) > 20
-            self._is_over = goes_on and self._has_recovered(progress)
-
-    def stop(self) -> bool:
-        """Return whether the run may end."""
-        assert time.monotonic() < self._until
-        return self._is_over
+    limit_s = LIMIT_S
 
     def play(self, algorithm: Algorithm, **options: object) -> Run:
         """Make the run, and check that it is its replay."""
@@ -99,7 +80,7 @@ SYNCHRONOUS = ds.algorithms.synchronous(0.1)
 @pytest.mark.parametrize("algorithm", [ASYNCHRONOUS, SYNCHRONOUS], ids=lambda one: one.name)
 def test_a_killed_worker_is_replaced(algorithm: Algorithm) -> None:
     """A worker that is killed leaves and joins again, and the run goes on, rounds too."""
-    drama = Drama(kill("worker 1"), has_recovered=lambda seen: seen.alive == 3 and seen.lost == 1)
+    drama = Play(kill("worker 1"), has_recovered=lambda seen: seen.alive == 3 and seen.lost == 1)
     run = drama.play(algorithm, on_loss="replace")
     verbs = verbs_of(run, 1)
     assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
@@ -110,7 +91,7 @@ def test_a_killed_worker_is_replaced(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("algorithm", [ASYNCHRONOUS, SYNCHRONOUS], ids=lambda one: one.name)
 def test_others_go_on_without_a_killed_worker(algorithm: Algorithm) -> None:
     """Where workers may shrink, the others go on, and a round waits for no more than those."""
-    drama = Drama(kill("worker 1"), has_recovered=lambda seen: seen.alive == 2)
+    drama = Play(kill("worker 1"), has_recovered=lambda seen: seen.alive == 2)
     run = drama.play(algorithm, on_loss="shrink")
     assert verbs_of(run, 1)[-1] == LEAVE
     assert run.counts["lost_workers"] == 1
@@ -118,7 +99,7 @@ def test_others_go_on_without_a_killed_worker(algorithm: Algorithm) -> None:
 
 def test_a_worker_that_hangs_is_replaced() -> None:
     """A worker that misses five heartbeats is given up, killed and replaced."""
-    drama = Drama(
+    drama = Play(
         kill("worker 1", signal.SIGSTOP),
         has_recovered=lambda seen: seen.alive == 3 and seen.lost >= 1,
     )
@@ -132,7 +113,7 @@ def test_a_worker_that_hangs_is_replaced() -> None:
 )
 def test_a_killed_server_starts_again(shards: int, name: str) -> None:
     """Servers go on from the last checkpoint, workers join again, and nothing is counted twice."""
-    drama = Drama(kill(name), has_recovered=lambda seen: seen.alive == 3)
+    drama = Play(kill(name), has_recovered=lambda seen: seen.alive == 3)
     run = drama.play(ASYNCHRONOUS, shards=shards, checkpoint_every=0.1)
     assert run.counts["server_restarts"] == 1
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
@@ -147,7 +128,7 @@ def test_a_push_that_comes_again_is_applied_once() -> None:
         time.sleep(1.3)  # the workers send again after a second
         server.resume()
 
-    run = Drama(sleep, has_recovered=lambda seen: True).play(ASYNCHRONOUS)
+    run = Play(sleep, has_recovered=lambda seen: True).play(ASYNCHRONOUS)
     rows = run.trace.rows
     pushes = rows[np.isin(rows["verb"], (PUSH, DROP))]
     served = list(zip(pushes["worker"].tolist(), pushes["step"].tolist(), strict=True))

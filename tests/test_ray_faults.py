@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from drama import Drama
 
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
@@ -156,29 +157,10 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Actors]:
     return crews
 
 
-class Drama:
-    """Does something to a run once it is on its way, and ends it when it has recovered."""
+class Play(Drama):
+    """Does something to a run on a cluster, and replays it."""
 
-    def __init__(
-        self, act: Callable[[], None], *, has_recovered: Callable[[Progress], bool]
-    ) -> None:
-        self._act, self._has_recovered = act, has_recovered
-        self._until, self._acted_at, self._is_over = time.monotonic() + LIMIT_S, -1, False
-
-    def watch(self, progress: Progress) -> None:
-        """Act after some updates, and look for the end from then on."""
-        if self._acted_at < 0 and progress.updates >= 20:
-            self._acted_at = progress.updates
-            self._act()
-        elif self._acted_at >= 0:
-            # servers that were killed may have gone back
-            goes_on = abs(progress.updates - self._acted_at) > 20
-            self._is_over = goes_on and self._has_recovered(progress)
-
-    def stop(self) -> bool:
-        """Return whether the run may end."""
-        assert time.monotonic() < self._until
-        return self._is_over
+    limit_s = LIMIT_S
 
     def play(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
         """Make the run, and check that it is its replay, and that nothing is left of it."""
@@ -219,7 +201,7 @@ def kill(crews: list[Actors], role: Role) -> Callable[[], None]:
 
 def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) -> None:
     """A worker actor whose process is killed leaves and joins again, and the run goes on."""
-    drama = Drama(
+    drama = Play(
         kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0
     )
     run = drama.play(machines, ASYNCHRONOUS)
@@ -231,7 +213,7 @@ def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) ->
 
 def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Actors]) -> None:
     """Where workers may shrink, the others go on, and a round waits for no more than those."""
-    drama = Drama(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
+    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
     run = drama.play(machines, SYNCHRONOUS, on_loss="shrink")
     assert verbs_of(run, 1)[-1] == LEAVE
     assert run.counts["lost_workers"] == 1
@@ -248,7 +230,7 @@ def test_a_killed_server_starts_again(
     """
     is_secret = shard == 1
     monkeypatch.setattr(ray_crew, "needs_keys", lambda _: is_secret)
-    drama = Drama(
+    drama = Play(
         kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3
     )  # fmt: skip
     storage = RayOptions(storage=f"file://{tmp_path}")
@@ -278,7 +260,7 @@ def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) 
         return seen.alive == 3 and seen.lost == len(workers) and is_again
 
     try:
-        run = Drama(act, has_recovered=has_recovered).play(machines, ASYNCHRONOUS, shards=2)
+        run = Play(act, has_recovered=has_recovered).play(machines, ASYNCHRONOUS, shards=2)
     finally:
         machines.complete()
     workers = {role.number for role in lost if role.name == "worker"}
@@ -317,7 +299,7 @@ def test_prometheus_sees_a_run(machines: Machines) -> None:
     """While a run goes on, its nodes export every metric that has something to tell."""
     silent = {"distsgd_lost_workers_total", "distsgd_dropped_pushes_total"}
     known = COUNTERS.keys() | HISTOGRAMS.keys() | GAUGES.keys()
-    drama = Drama(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
+    drama = Play(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
     drama.play(machines, ASYNCHRONOUS, workers=1)
 
 

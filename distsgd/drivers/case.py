@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Algorithm, is_memoryless
+from distsgd.algorithm import Algorithm, floats, is_memoryless
 from distsgd.data.stream import Stream
 from distsgd.kernels.plan import waves
 from distsgd.plan import Plan
@@ -36,8 +36,7 @@ class Case(NamedTuple):
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
         """The hyper-parameters as floats, so that no kernel is compiled for whole numbers."""
-        hyper = self.algorithm.hyper
-        return type(hyper)(*map(float, hyper))
+        return floats(self.algorithm)
 
 
 class Driver(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from distsgd.algorithm import Algorithm, settings
+from distsgd.algorithm import Algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.laws import Law
 from distsgd.live.fleet import Kind, OnLoss, Writes, fleet_settings
@@ -83,8 +83,7 @@ class Launch:
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
         """The hyper-parameters as floats, as every engine takes them."""
-        hyper = self.algorithm.hyper
-        return type(hyper)(*map(float, hyper))
+        return floats(self.algorithm)
 
     @property
     def delays(self) -> tuple[Law | None, ...]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Algorithm, At, Push, Rules, State, exchange, verb
+from distsgd.algorithm import Algorithm, At, Push, Rules, State, exchange, floats, verb
 from distsgd.kernels.rules import Halves, loops
 from distsgd.live.decisions import Decision
 from distsgd.live.vectors import Columns, Layout
@@ -54,7 +54,7 @@ class Store:
         columns: Mapping[str, NDArray[np.float64]] | None = None, version: int = 0,
     ) -> None:  # fmt: skip
         self._workers, self.version = workers, version
-        h = _hyper(algorithm)
+        h = floats(algorithm)
         self._state: State = _state(algorithm, h, start, columns or {})
         self._apply: _Compiled | _Interpreted = (
             _Compiled if start.size >= COMPILED_FROM else _Interpreted
@@ -115,7 +115,7 @@ def prepare(algorithm: Algorithm, layout: Layout) -> None:
     """Compile what the shards of a run need, once for all processes that are forked afterwards."""
     largest = -(-layout.dimension // layout.shards)
     if largest >= COMPILED_FROM:
-        h = _hyper(algorithm)
+        h = floats(algorithm)
         state = _state(algorithm, h, np.zeros(1), {})
         message, at = [np.zeros(1)] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
         for n_members in {1, verb(algorithm.cycle, Push).quorum_of(layout.workers)}:
@@ -167,10 +167,6 @@ def _message_type(algorithm: Algorithm, h: Any) -> Any:  # noqa: ANN401 # NamedT
     some = algorithm._replace(hyper=h)
     zeros = [0.0] * len(algorithm.server.reads)
     return type(exchange(some, algorithm.worker.init(h, 0.0), zeros, 0.0).message)
-
-
-def _hyper(algorithm: Algorithm) -> Any:  # noqa: ANN401 # a NamedTuple
-    return type(algorithm.hyper)(*map(float, algorithm.hyper))
 
 
 def _state(

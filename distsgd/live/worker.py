@@ -26,6 +26,7 @@ from distsgd.algorithm import (
     State,
     Step,
     Verb,
+    floats,
     is_memoryless,
     verb,
 )
@@ -54,8 +55,7 @@ class Case(NamedTuple):
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
         """The hyper-parameters as floats, as every engine takes them."""
-        hyper = self.algorithm.hyper
-        return type(hyper)(*map(float, hyper))
+        return floats(self.algorithm)
 
     @property
     def waits_for_round(self) -> bool:
