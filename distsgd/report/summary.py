@@ -50,7 +50,7 @@ from distsgd.report.statistics import (
 from distsgd.report.trials import Trial, Tuned, choose
 from distsgd.run import Run
 
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of ``summary.json``."""
 
 Settings: TypeAlias = dict[str, Any]
