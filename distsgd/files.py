@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -203,10 +204,14 @@ def _spare_places() -> list[Path]:
 
 
 def open_standard_streams() -> None:
-    """Open the null device in place of each standard stream that is closed.
+    """Open the null device in place of each standard stream that a daemon has closed.
 
-    Else a pipe gets its number, and what somebody prints goes into the pipe.
+    Else a pipe gets its number, and what somebody prints goes into the pipe; or a library that
+    flushes finds none.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(handle, True)
     os.close(handle)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 # it stays
