@@ -29,15 +29,20 @@ _STANDARD = 3
 
 def read(path: Path) -> bytes:
     """Return the content of a file, or raise an `OSError`; a pipe would be waited for."""
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a file")
-    return path.read_bytes()
 
 
 def write(path: Path, content: bytes) -> None:
     """Put `content` into the file `path`, completely or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     try:
+        _check_file(path)
         fresh.write_bytes(content)
         fresh.replace(path)
     except OSError as error:
