@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from distsgd.live.fleet import Live as Live
     from distsgd.live.launch import launch as launch
     from distsgd.live.ray_options import RayOptions as RayOptions
-    from distsgd.report.findings import Reference as Reference
+    from distsgd.target import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
     from distsgd.search import Range as Range

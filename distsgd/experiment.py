@@ -16,7 +16,7 @@ import msgspec
 from distsgd import tables
 from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError, unknown_name
-from distsgd.report.findings import Reference
+from distsgd.target import Reference
 from distsgd.search import Tuning
 from distsgd.setup import BUDGETS, Setup
 from distsgd.tables import ExactStaleness, Machines, SampledStaleness, Table

@@ -18,7 +18,7 @@ from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
 from distsgd.live.launch import launch
 from distsgd.problem import Problem
-from distsgd.report.summary import Outcome
+from distsgd.outcome import Outcome
 from distsgd.run import Run, identify, load
 from distsgd.setup import Job, Setup
 from distsgd.simulation import simulate

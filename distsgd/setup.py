@@ -17,8 +17,8 @@ from distsgd.interleave import check_interleavable
 from distsgd.live.case import Launch
 from distsgd.live.fleet import Live, LiveFleet
 from distsgd.problem import Problem
-from distsgd.report.findings import Reference
-from distsgd.report.summary import Outcome
+from distsgd.target import Reference
+from distsgd.outcome import Outcome
 from distsgd.schedule import schedule
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings

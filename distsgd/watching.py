@@ -18,7 +18,7 @@ from rich.progress import (
 
 from distsgd.jobs import LiveWatch, Watch
 from distsgd.live.case import Progress as LiveProgress
-from distsgd.report.summary import Outcome
+from distsgd.outcome import Outcome
 from distsgd.report.text import number
 from distsgd.setup import Job, Setup
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsgd.report.engines import Engine, clock_of
+from distsgd.report.findings import Contrast
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Line, Result
 from distsgd.report.trials import Trial
@@ -55,6 +56,24 @@ def status_text(result: Result) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return `names` with commas, and an "and" before the last."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def few(names: Sequence[str], kind: str) -> str:
+    """Return up to three `names`, and otherwise how many of which `kind` there are."""
+    return listed(names) if len(names) <= 3 else f"{len(names)} {kind}"
+
+
+def interval_text(median: float | None, low: float | None, high: float | None) -> str:
+    """Return a number with its interval, or that too few seeds are known for one."""
+    if low is None or high is None:
+        return f"{number(median)} (too few seeds to say how sure)"
+    end = number(high) if high < math.inf else "unbounded"
+    return f"{number(median)} [{number(low)}, {end}]"
+
+
+def ratio_text(contrast: Contrast) -> str:
+    """Return how many times as much an algorithm needs, with the interval."""
+    return interval_text(contrast.median, contrast.low, contrast.high)
 
 
 COLUMNS = (
