@@ -3,7 +3,7 @@
 simulate = fold(schedule(...))       replay = fold(recorded trace)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -237,6 +237,38 @@ def replay(
     return again if run is None else _compared(again, run, has_own_points=has_own_points)
 
 
+def states(
+    run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]
+) -> Iterator[State]:
+    """Fold the order of `run` again, and yield the parameters after some of its updates.
+
+    Parameters
+    ----------
+    run : Run
+        A run with an order.
+    algorithm, problem : Algorithm, Problem
+        Those of the run.
+    stops : int64[n]
+        Updates, ascending.
+
+    Yields
+    ------
+    State
+        Once for each of `stops`, with the bits that the run had there.
+
+    Raises
+    ------
+    ConfigError
+        If `algorithm` or `problem` is not that of the run, or the run is lock-free or of another
+        version of distsgd.
+    """
+    check_replayable(run)
+    check_same("algorithm", settings(algorithm), run.settings["algorithm"])
+    check_same("problem", dict(problem.settings), run.settings["problem"])
+    with _threads(run.settings):
+        yield from _folded(algorithm, problem, run.trace, run.settings, stops=stops)
+
+
 def _compared(again: Run, run: Run, *, has_own_points: bool) -> Run:
     """Return the replay `again` of `run`, once it is known to be that run."""
     if all(again.settings.get(name) == run.settings.get(name) for name in REPLAYED):
@@ -298,14 +330,9 @@ def _run(
     ending: Ending | None,
 ) -> Run:
     """Fold `trace`, and evaluate after each of `stops`; without an `ending`, to the last one."""
-    states = fold(
-        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
-        partition=Partition(**known.get("partition", {})),
-        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
-    )  # fmt: skip
     evaluations: list[Point] = []
     status: Status = "done"
-    for state in states:
+    for state in _folded(algorithm, problem, trace, known, stops=stops, driver=driver):
         evaluation = problem.evaluate(state.x)
         evaluations.append(Point(state.update, *evaluation))
         status = "done" if ending is None else _status(state, evaluation.loss, ending)
@@ -320,6 +347,17 @@ def _run(
         settings=known,
         counts=dict(state.counts),
     )
+
+
+def _folded(
+    algorithm: Algorithm, problem: Problem, trace: Trace, known: Settings, *,
+    stops: NDArray[np.int64], driver: DriverName = "auto",
+) -> Iterator[State]:  # fmt: skip
+    return fold(
+        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
+        partition=Partition(**known.get("partition", {})),
+        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
+    )  # fmt: skip
 
 
 def _stops(trace: Trace, known: Settings) -> NDArray[np.int64]:
