@@ -130,7 +130,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         )
         tuning = msgspec.structs.replace(
             self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
-            seeds=list(self.tuning.cases[:1]),
+            seeds=list(self.tuning.cases[:QUICK_SEEDS]),
         )  # fmt: skip
         changed = {
             name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning,

@@ -77,8 +77,9 @@ def ratio_text(contrast: Contrast) -> str:
 
 
 COLUMNS = (
-    "algorithm", "training loss", "test loss", "accuracy", "time to target", "virtual time [s]",
-    "updates", "mean staleness", "dropped", "utilisation", "runs",
+    "algorithm", "time to target", "machine time to target [s]", "loss at equal time",
+    "training loss", "test loss", "accuracy", "virtual time [s]", "updates", "mean staleness",
+    "dropped", "utilisation", "runs",
 )  # fmt: skip
 """Headings of a table of results."""
 
@@ -93,10 +94,12 @@ def cells(result: Result) -> list[str]:
     seconds = result.seconds or result.wall_seconds
     return [
         result.algorithm,
+        time_text(result),
+        number(result.time_to_target.machine_s if result.time_to_target else None),
+        spread_text(result.loss_at_equal_time),
         spread_text(result.loss),
         spread_text(result.test_loss),
         spread_text(result.accuracy),
-        time_text(result),
         number(seconds.median if seconds else None),
         number(result.updates.median if result.updates else None),
         number(result.staleness.mean if result.staleness else None),
@@ -106,7 +109,10 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-TRIAL_COLUMNS = ("problem", "fleet", "algorithm", "parameters", "training loss", "seeds", "ended")
+TRIAL_COLUMNS = (
+    "problem", "fleet", "algorithm", "parameters", "time to target [s]", "training loss", "seeds",
+    "ended",
+)  # fmt: skip
 """Headings of a table of trials."""
 
 
@@ -115,7 +121,7 @@ def trial_cells(trial: Trial) -> list[str]:
     given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
     ended = Counter(trial.status)
     return [
-        trial.problem or MISSING, trial.fleet, trial.algorithm, given, number(trial.loss),
+        trial.problem or MISSING, trial.fleet, trial.algorithm, given, number(trial.seconds), number(trial.loss),
         ", ".join(map(str, trial.seeds)),
         ", ".join(f"{count} {status}" for status, count in ended.items()),
     ]  # fmt: skip
