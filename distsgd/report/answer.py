@@ -101,7 +101,8 @@ def _certainty(summary: Summary) -> list[str]:
         return ["One seed was run: how far others differ from it is not known, and no order is."]
     times = [one.time_to_target for one in summary.results if one.time_to_target is not None]
     precise = max((time.precision for time in times), default=0.0)
-    known = f" Times to the target are known to {precise:.1%} of themselves." if times else ""
+    share = f"{precise:.1%} of themselves, or to " if precise else ""
+    known = f" Times to the target are known to {share}one update." if times else ""
     return [
         "An interval behind a ratio is one of 95 %: all intervals of a problem and fleet hold"
         f" together, seed by seed. An order is claimed where it does not hold 1.{known}"

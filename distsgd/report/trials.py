@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
-import numpy as np
 
 from distsgd.report.contrasts import Tolerance, tolerance
 from distsgd.report.inference import Known
@@ -176,8 +175,11 @@ def _ratios(one: Trial, best: Trial, quantity: Judged) -> list[float]:
     name = {"seconds": "times", "loss": "losses"}[quantity]
     pairs = list(zip(getattr(one, name), getattr(best, name), strict=True))
     both = [math.log(own / other) for own, other in pairs if own and other]
-    missed = [math.inf if own is None else 0.0 for own, other in pairs if (own is None) != (other is None)]
-    return [math.exp(float(np.mean(both)))] * bool(both) + missed
+    missed = [
+        math.inf if own is None else 0.0
+        for own, other in pairs if (own is None) != (other is None)
+    ]  # fmt: skip
+    return ([math.exp(sum(both) / len(both))] if both else []) + missed
 
 
 def tolerated(trials: Sequence[Trial]) -> dict[int, Known]:

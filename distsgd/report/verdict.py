@@ -153,7 +153,9 @@ def _spread(result: Result, quantity: Quantity) -> Spread | None:
 
 def _order(first: str, case: Case, quantity: Quantity) -> str:
     """Return against which others it is not settled that `first` is the first, as a clause."""
-    rivals = _rivals(first, case, quantity)
+    found, rivals = case.by(quantity), _rivals(first, case, quantity)
+    if found and all(one.low == 0 and one.high is None for one in found.values()):
+        return " (no order is claimed)"
     return f" (not settled against {few(rivals, 'others')})" if rivals else ""
 
 
