@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from distsgd import comparison, experiment, problems, tables
+from distsgd import comparison, experiment, files, problems, tables
 from distsgd.algorithms import registry
 from distsgd.comparison import Comparison, load_comparison
 from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
 from distsgd.experiment import Experiment
+from distsgd.files import check_writable
 from distsgd.jobs import run_once
 from distsgd.report import figures, timeline
 from distsgd.report.answer import answer
 from distsgd.report.summary import Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
 from distsgd.report.text import listed, troubles
-from distsgd.run import Run, check_writable, load
+from distsgd.run import Run, check_replaceable, load
 from distsgd.search import Tunable
 from distsgd.setup import Job, Setup
 from distsgd.simulation import replay as replayed
@@ -170,6 +171,7 @@ def run(
     setup = asked.setup_on(on, fleet)
     job = _job(setup, label, check_seed(seed))
     check_writable(out.parent)
+    check_replaceable(out)
     target = setup.target if isinstance(setup.target, float) else None
     if setup.engines == ("simulate",):
         code, done = 0, run_once(setup, job, target=target)
@@ -276,7 +278,7 @@ def report(folder: Path, kind: str = "") -> int:
 def trace(folder: Path, perfetto: Path) -> int:
     """Write the timeline of the run in `folder` into the file `perfetto`, a Chrome trace."""
     saved = load(folder)
-    comparison.write(perfetto, timeline.perfetto(saved.trace, timeline.delays(saved)))
+    files.write(perfetto, timeline.perfetto(saved.trace, timeline.delays(saved)))
     _say(f"wrote {perfetto}; open it at https://ui.perfetto.dev")
     return 0
 

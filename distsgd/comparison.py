@@ -19,6 +19,7 @@ import msgspec
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError
+from distsgd.files import check_writable, kept_elsewhere, read, sealed, unsealed, write
 from distsgd.fold import ReadsName
 from distsgd.jobs import (
     NO_TARGETS,
@@ -39,7 +40,7 @@ from distsgd.report.answer import answer
 from distsgd.report.page import render
 from distsgd.report.summary import FORMAT, Line, Summary, summarise
 from distsgd.report.trials import Trial
-from distsgd.run import check_writable, decode, identify, load, unwritable
+from distsgd.run import identify, is_live, load_as
 from distsgd.search import Tunable, Tuning
 from distsgd.setup import Job, Setup
 from distsgd.sites import AnyFleet, Engine
@@ -137,18 +138,27 @@ class Comparison:
             If the folder cannot be written.
         """
         target = Path(folder)
-        check_writable(target)
+        try:
+            return self._write(target)
+        except ConfigError as error:
+            if not any(one.run is not None and is_live(one.run.settings) for one in self.outcomes):
+                raise
+            msg = f"{error}. {kept_elsewhere(self._write, target)}"
+            raise ConfigError(msg) from None
+
+    def _write(self, folder: Path) -> Path:
+        check_writable(folder)
         for outcome in self.outcomes:
             if outcome.run is not None:
-                outcome.run.save(run_folder(target, outcome.run.hash))
-        return self.report(target)
+                outcome.run.write(run_folder(folder, outcome.run.hash))
+        return self.report(folder)
 
     def report(self, folder: Path) -> Path:
         """Write ``summary.json`` and ``report.html`` into `folder`, which holds the runs.
 
         Those of another configuration are kept, under names with its hash.
         """
-        summary = msgspec.json.format(msgspec.json.encode(self.summary))
+        summary = sealed(self.summary)
         _keep_other(folder, summary)
         write(folder / "summary.json", summary)
         write(folder / "report.html", render(self.summary, self.outcomes).encode())
@@ -169,24 +179,15 @@ class _Compared(msgspec.Struct):
 def _keep_other(folder: Path, summary: bytes) -> None:
     """Rename a complete summary of another configuration, and its report."""
     try:
-        other = msgspec.json.decode((folder / "summary.json").read_bytes(), type=_Compared)
-    except (OSError, msgspec.MsgspecError):
+        path = folder / "summary.json"
+        other: _Compared = unsealed(read(path), _Compared, path, FORMAT)
+    except (OSError, ConfigError):
         return
     if other.is_complete and other.name != msgspec.json.decode(summary, type=_Compared).name:
         for kept in ("summary.json", "report.html"):
             path = folder / kept
             if path.exists():
                 path.replace(path.with_stem(f"{path.stem}-{other.name}"))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Put `content` into the file `path`, completely or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 class _Saved(msgspec.Struct):
@@ -207,10 +208,10 @@ def load_comparison(folder: str | Path) -> Comparison:
     """
     path = Path(folder) / "summary.json"
     try:
-        content = path.read_bytes()
+        content = read(path)
     except OSError as error:
         raise _no_summary(Path(folder), error) from None
-    saved: _Saved = decode(content, _Saved, path, FORMAT)
+    saved: _Saved = unsealed(content, _Saved, path, FORMAT)
     loaded = [_loaded(Path(folder), line) for line in saved.runs]
     return Comparison(saved.settings, loaded, saved.is_complete, saved.trials, saved.targets)
 
@@ -227,7 +228,8 @@ def _loaded(folder: Path, line: Line) -> Outcome:
     labels = (line.algorithm, line.fleet, line.seed)
     if line.status == "failed":
         return Outcome(*labels, error=line.error, problem=line.problem)
-    return Outcome(*labels, run=load(run_folder(folder, line.hash)), problem=line.problem)
+    run = load_as(run_folder(folder, line.hash), line.hash)
+    return Outcome(*labels, run=run, problem=line.problem)
 
 
 def compare(

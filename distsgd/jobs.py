@@ -9,6 +9,8 @@
 """
 
 import contextlib
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,12 +23,14 @@ from distsgd.live import ray_session, ray_tasks
 from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
 from distsgd.live.launch import launch
-from distsgd.problem import Problem
 from distsgd.outcome import Outcome
-from distsgd.run import Run, identify, load
+from distsgd.problem import Problem
+from distsgd.run import Run, identify, load_as
 from distsgd.setup import Job, Setup
 from distsgd.simulation import simulate
 from distsgd.work import n_processes, work
+
+log = logging.getLogger("distsgd.jobs")
 
 Watch: TypeAlias = Callable[[Outcome], None]
 """What is told of each run as it comes."""
@@ -175,12 +179,13 @@ def run_folder(folder: Path, name: str) -> Path:
 
 
 def _saved(folder: Path | None, name: str) -> Run | None:
-    """Return the run that is saved; one that is damaged or half written counts as missing."""
-    if folder is None or not run_folder(folder, name).is_dir():
+    """Return the run that is saved; one that is damaged is named, and counts as missing."""
+    if folder is None or not os.path.lexists(path := run_folder(folder, name)):
         return None
     try:
-        return load(run_folder(folder, name))
-    except ConfigError:
+        return load_as(path, name)
+    except ConfigError as error:
+        log.warning("made again: %s", error)
         return None
 
 

@@ -1,19 +1,19 @@
 """A run: what an engine returns, and how it is kept on disk.
 
 A saved run is a folder of four files. ``run.json`` says what was run, on which versions, how it
-ended, and the digests of ``history.parquet``, ``trace.parquet`` and ``parameters.npy``.
-The folder appears complete or not at all, and what is loaded has the bits of what was saved.
+ended, and the digests of ``history.parquet``, ``trace.parquet`` and ``parameters.npy``; it is
+sealed with its own. The folder appears complete or not at all, and what is loaded has the bits of
+what was saved.
 """
 
-import contextlib
 import hashlib
 import json
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +24,16 @@ import polars as pl
 
 from distsgd import __version__
 from distsgd.errors import ConfigError
+from distsgd.files import (
+    damaged,
+    digest,
+    kept_elsewhere,
+    read,
+    replacing,
+    sealed,
+    unsealed,
+    unwritable,
+)
 from distsgd.trace import ROW, Trace
 
 Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
@@ -32,7 +42,7 @@ somebody stopped it."""
 Settings: TypeAlias = dict[str, Any]
 """What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
 
-FORMAT = 2
+FORMAT = 3
 """Number of the layout of a saved run; a folder with another one is refused."""
 
 HISTORY = {
@@ -46,7 +56,6 @@ LIVE = ("local", "ray", "shared_memory")
 """Kinds of fleets whose time is that of a real clock."""
 
 _PACKAGES = ("numpy", "numba", "scikit-learn", "polars")
-_FILES = ("history.parquet", "trace.parquet", "parameters.npy")
 
 
 def versions() -> dict[str, str]:
@@ -185,7 +194,9 @@ class Run:
     def save(self, folder: str | Path) -> Path:
         """Write the run into `folder`, completely or not at all.
 
-        A run that is saved there already is replaced; any other content is left alone.
+        A run that is saved there already is replaced; any other content is left alone. A live run
+        is no other time the same: where `folder` cannot be written, it is kept in the folder for
+        temporary files, the user's own or the current one, and the error says where.
 
         Parameters
         ----------
@@ -203,21 +214,30 @@ class Run:
             If the folder holds something else than a run, or cannot be written.
         """
         target = Path(folder)
-        _check_replaceable(target)
-        with replacing(target) as fresh:
-            self.history.write_parquet(fresh / "history.parquet")
-            pl.from_numpy(self.trace.rows).write_parquet(fresh / "trace.parquet")
-            np.save(fresh / "parameters.npy", self.x, allow_pickle=False)
-            record = msgspec.json.encode(self._record(fresh))
-            (fresh / "run.json").write_bytes(msgspec.json.format(record))
+        try:
+            self.write(target)
+        except ConfigError as error:
+            if not is_live(self.settings):
+                raise
+            msg = f"{error}. {kept_elsewhere(self.write, target)}"
+            raise ConfigError(msg) from None
         return target
 
-    def _record(self, folder: Path) -> "_Record":
+    def write(self, folder: Path) -> None:
+        """Write the run as `save` does, and nowhere else if that fails."""
+        check_replaceable(folder)
+        with replacing(folder) as fresh:
+            files = {name: content_of(self) for name, content_of in _FILES.items()}
+            for name, content in files.items():
+                (fresh / name).write_bytes(content)
+            (fresh / "run.json").write_bytes(sealed(self._record(files)))
+
+    def _record(self, files: Mapping[str, bytes]) -> "_Record":
         return _Record(
             format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
             settings=self.settings, versions=self.versions, workers=self.trace.workers,
             counts=self.counts, source=self.source, crossings=self.crossings,
-            files={name: _digest(folder / name) for name in _FILES},
+            files={name: digest(content) for name, content in files.items()},
         )  # fmt: skip
 
 
@@ -255,12 +275,11 @@ def load(folder: str | Path) -> Run:
     """
     source = Path(folder)
     record = _read_record(source)
-    for name in _FILES:
-        _check_file(source / name, record.files.get(name))
+    files = {name: _checked(source / name, record.files.get(name)) for name in _FILES}
     return Run(
-        x=np.load(source / "parameters.npy", allow_pickle=False),
-        history=pl.read_parquet(source / "history.parquet"),
-        trace=Trace(_rows(pl.read_parquet(source / "trace.parquet")), record.workers),
+        x=np.load(files["parameters.npy"], allow_pickle=False),
+        history=pl.read_parquet(files["history.parquet"]),
+        trace=Trace(_rows(pl.read_parquet(files["trace.parquet"])), record.workers),
         status=record.status,
         diverged_at=record.diverged_at,
         settings=record.settings,
@@ -271,67 +290,39 @@ def load(folder: str | Path) -> Run:
     )
 
 
+def load_as(folder: Path, name: str) -> Run:
+    """Return the run in `folder`, or raise a `ConfigError` if its hash is not `name`."""
+    run = load(folder)
+    if run.hash != name:
+        raise damaged(folder, "it holds another run")
+    return run
+
+
 def _read_record(folder: Path) -> _Record:
     path = folder / "run.json"
     try:
-        content = path.read_bytes()
+        content = read(path)
     except OSError as error:
         msg = f"{folder} holds no saved run ({path.name}: {error.strerror}); give the folder of one"
         raise ConfigError(msg) from None
-    record: _Record = decode(content, _Record, path, FORMAT)
+    record: _Record = unsealed(content, _Record, path, FORMAT)
+    if record.hash != identify(record.settings, record.versions.get("distsgd", "")):
+        raise damaged(path, "its hash does not fit its settings")
     return record
 
 
-def decode(content: bytes, kind: type[Any], path: Path, expected: int) -> Any:  # noqa: ANN401 # a `kind`
-    """Return the JSON `content` of a saved file as a `kind`.
-
-    Parameters
-    ----------
-    content : bytes
-        JSON with a key ``format``.
-    kind : type
-        A msgspec Struct.
-    path : Path
-        Where the content comes from, for the error.
-    expected : int
-        The only format that can be read.
-
-    Returns
-    -------
-    object
-        A `kind`.
-
-    Raises
-    ------
-    ConfigError
-        If the content is damaged, or of another format.
-    """
+def _checked(path: Path, expected: str | None) -> BytesIO:
+    """Return the content of a file if it has the digest that is expected."""
     try:
-        written = msgspec.json.decode(content, type=_Format).format
-        if written == expected:
-            return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
-        msg = f"{path} is damaged ({error}); compute it again"
+        content = read(path)
+    except FileNotFoundError:
+        msg = f"{path} is missing; compute it again"
         raise ConfigError(msg) from None
-    msg = f"{path} has format {written}, not {expected}; compute it again"
-    raise ConfigError(msg)
-
-
-class _Format(msgspec.Struct):
-    format: int
-
-
-def _check_file(path: Path, digest: str | None) -> None:
-    found = _digest(path) if path.is_file() else "missing"
-    if found != digest:
-        state = "missing" if found == "missing" else "damaged"
-        msg = f"{path} is {state}; compute it again"
-        raise ConfigError(msg)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise damaged(path, error.strerror) from None
+    if digest(content) != expected:
+        raise damaged(path, "its digest does not fit its content")
+    return BytesIO(content)
 
 
 def _rows(table: pl.DataFrame) -> npt.NDArray[np.void]:
@@ -341,55 +332,35 @@ def _rows(table: pl.DataFrame) -> npt.NDArray[np.void]:
     return rows
 
 
-def _check_replaceable(folder: Path) -> None:
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_free and not (folder / "run.json").is_file():
+def check_replaceable(folder: Path) -> None:
+    """Raise a `ConfigError` if `folder` holds anything else than a run, whole or damaged."""
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        is_run = names <= {*_FILES, "run.json"} or (folder / "run.json").is_file()
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    if not is_run:
         msg = f"{folder} exists and is not a saved run; choose another folder"
         raise ConfigError(msg)
 
 
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a fresh folder that takes the place of `target` if the block succeeds.
-
-    Parameters
-    ----------
-    target : Path
-        Folder that appears, complete, when the block ends.
-
-    Yields
-    ------
-    Path
-        Empty folder beside it, removed if the block fails.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-            fresh = Path(scratch, "fresh")
-            fresh.mkdir()
-            yield fresh
-            if target.exists():
-                target.rename(Path(scratch, "replaced"))
-            fresh.rename(target)
-    except OSError as error:
-        raise unwritable(target, error) from None
+def _history(run: Run) -> bytes:
+    buffer = BytesIO()
+    run.history.write_parquet(buffer)
+    return buffer.getvalue()
 
 
-def unwritable(path: Path, error: OSError) -> ConfigError:
-    """Return the error for a `path` that cannot be written."""
-    return ConfigError(f"cannot write {path} ({error.strerror or error}); choose another folder")
+def _trace(run: Run) -> bytes:
+    buffer = BytesIO()
+    pl.from_numpy(run.trace.rows).write_parquet(buffer)
+    return buffer.getvalue()
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder`, or raise a `ConfigError` if nothing can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise unwritable(folder, error) from None
+def _parameters(run: Run) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, run.x, allow_pickle=False)
+    return buffer.getvalue()
+
+
+_FILES = {"history.parquet": _history, "trace.parquet": _trace, "parameters.npy": _parameters}
+"""What a run's files contain, beside its record."""

@@ -7,12 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from distsgd import experiment
-from distsgd.comparison import write
 from distsgd.errors import ConfigError, check_count
+from distsgd.files import check_writable, write
 from distsgd.live import submission
 from distsgd.live.submission import Order
 from distsgd.report.terminal import console
-from distsgd.run import check_writable
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes: the job did not succeed; Ctrl-C stopped the command, but not the job."""

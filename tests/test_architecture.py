@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "laws": {"kernels", "errors"},
     "fleet": {"laws", "errors"},
     "rows": set(),
+    "files": {"errors"},
     "trace": {"rows", "errors"},
     "schedule": {"algorithm", "fleet", "laws", "trace", "kernels", "errors"},
     "plan": {"algorithm", "trace", "kernels", "errors"},
@@ -37,17 +38,17 @@ MAY_IMPORT = {
         "errors",
     },
     "kernels": {"algorithm", "data", "problem", "trace", "errors"},
-    "run": {"trace", "errors"},
+    "run": {"trace", "files", "errors"},
     "agreement": {"run", "errors"},
     "history": {"algorithm", "problem", "trace", "fold", "run", "errors"},
     "simulation": {
         "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
         "history", "agreement", "errors",
     },
-    "report": {"run", "trace", "errors"},
+    "report": {"run", "trace", "files", "errors"},
     "live": {
         "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation",
-        "history", "run", "errors",
+        "history", "run", "files", "errors",
     },
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""

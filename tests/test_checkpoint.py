@@ -95,9 +95,9 @@ def test_damage_and_other_formats_are_named(tmp_path: Path) -> None:
     write(tmp_path, 1)
     path = tmp_path / f"{Name(0, 1)}.0.npz"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match="must have the digest"):
+    with pytest.raises(ConfigError, match="is damaged"):
         checkpoint.load_columns(tmp_path, Name(0, 1), 0)
     lead = tmp_path / f"{Name(0, 1)}.lead.json"
-    lead.write_bytes(lead.read_bytes().replace(b'"format":1', b'"format":9'))
-    with pytest.raises(ConfigError, match="must have the format 1, not 9"):
+    lead.write_bytes(lead.read_bytes().replace(b'"format": 2', b'"format": 9'))
+    with pytest.raises(ConfigError, match="has format 9, not 2"):
         checkpoint.load(tmp_path)

@@ -207,7 +207,7 @@ def test_nothing_to_compare_is_an_error(problem: ds.problems.Problem) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"{", "is damaged"), (b"{}", "is damaged"), (b'{"format": 99}', "has format 99, not 1")],
+    [(b"{", "is damaged"), (b"{}", "is damaged"), (b'{"format": 99}', "has format 99, not 2")],
 )
 def test_a_damaged_comparison_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     """A summary that is cut off, empty, or of another format is refused by its path."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from distsgd import ConfigError
-from distsgd.run import FORMAT, Run, check_writable, identify, load, replacing
+from distsgd.files import check_writable, replacing
+from distsgd.run import FORMAT, Run, identify, load
 
 MakeRun: TypeAlias = Callable[..., Run]
 

@@ -3,28 +3,28 @@
 1. A checkpoint is named by the life of the servers and a number, and lies between two rows of the
    order: all shards write theirs there, each on its own. It is complete when every part is there.
 2. A file is written under another name first, so that under its own it is whole. The description of
-   a part holds the digest of its numbers and is written after them.
+   a part holds the digest of its numbers, is sealed with its own and is written after them.
 3. Rows are written once, in segments. When a worker went on is known only afterwards, so a segment
    begins with the first row that could still change, and replaces the end of the one before.
 4. Nothing is pickled. Files are read and written in `read_file` and `write_file` alone.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.errors import ConfigError
+from distsgd.files import damaged, digest, sealed, unsealed
 from distsgd.live.roster import Memory
 from distsgd.trace import ROW
 
-FORMAT = 1
+FORMAT = 2
 Status = Literal["done", "target", "diverged", "stopped"]
 
 
@@ -42,7 +42,8 @@ class Part(msgspec.Struct):
     """What describes the columns of one shard."""
 
     format: int
-    digest: str
+    columns: str
+    """Digest of the file that holds them."""
 
 
 class Segment(msgspec.Struct):
@@ -94,8 +95,7 @@ def save_columns(
     np.savez(buffer, **columns)  # type: ignore[arg-type] # columns are arrays
     data = buffer.getvalue()
     write_file(folder, f"{name}.{shard}.npz", data)
-    part = Part(FORMAT, hashlib.sha256(data).hexdigest())
-    write_file(folder, f"{name}.{shard}.json", msgspec.json.encode(part))
+    write_file(folder, f"{name}.{shard}.json", sealed(Part(FORMAT, digest(data))))
 
 
 def save_rows(folder: Path, name: Name, first: int, rows: NDArray[np.void]) -> Segment:
@@ -104,12 +104,12 @@ def save_rows(folder: Path, name: Name, first: int, rows: NDArray[np.void]) -> S
     np.save(buffer, rows, allow_pickle=False)
     data = buffer.getvalue()
     write_file(folder, f"{name}.rows.npy", data)
-    return Segment(first, f"{name}.rows.npy", hashlib.sha256(data).hexdigest())
+    return Segment(first, f"{name}.rows.npy", digest(data))
 
 
 def save_description(folder: Path, name: Name, description: Description) -> None:
     """Write what the lead knows, after its rows."""
-    write_file(folder, f"{name}.lead.json", msgspec.json.encode(description))
+    write_file(folder, f"{name}.lead.json", sealed(description))
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -130,8 +130,8 @@ def load(folder: Path) -> Checkpoint | None:
 
 def load_columns(folder: Path, name: Name, shard: int) -> dict[str, NDArray[np.float64]]:
     """Return the columns of one shard, or raise a `ConfigError` if the file is damaged."""
-    part = msgspec.json.decode(read_file(folder, f"{name}.{shard}.json"), type=Part)
-    data = _checked(folder, f"{name}.{shard}.npz", part.digest)
+    part: Part = _unsealed(folder, f"{name}.{shard}.json", Part)
+    data = _checked(folder, f"{name}.{shard}.npz", part.columns)
     with np.load(io.BytesIO(data), allow_pickle=False) as columns:
         return {column: np.array(columns[column]) for column in columns.files}
 
@@ -148,7 +148,7 @@ def is_complete(folder: Path, name: Name) -> bool:
     path = folder / f"{name}.lead.json"
     try:
         return path.exists() and _is_complete(folder, name, _description(folder, name).shards)
-    except FileNotFoundError:  # the lead has removed it meanwhile, for a later one
+    except ConfigError:  # damaged, or the lead has removed it meanwhile, for a later one
         return False
 
 
@@ -168,12 +168,19 @@ def _names(folder: Path) -> list[Name]:
 
 
 def _description(folder: Path, name: Name) -> Description:
-    data = read_file(folder, f"{name}.lead.json")
-    found = msgspec.json.decode(data).get("format")
-    if found != FORMAT:
-        msg = f"checkpoint {name} in {folder} must have the format {FORMAT}, not {found}"
-        raise ConfigError(f"{msg}; start the run again")
-    return msgspec.json.decode(data, type=Description)
+    found: Description = _unsealed(folder, f"{name}.lead.json", Description)
+    return found
+
+
+def _unsealed(folder: Path, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 # a `kind`
+    return unsealed(_read(folder, name), kind, folder / name, FORMAT)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return read_file(folder, name)
+    except OSError as error:
+        raise damaged(folder / name, error.strerror or error) from None
 
 
 def _is_complete(folder: Path, name: Name, shards: int) -> bool:
@@ -189,10 +196,8 @@ def _load_rows(folder: Path, description: Description) -> NDArray[np.void]:
     return rows
 
 
-def _checked(folder: Path, name: str, digest: str) -> bytes:
-    data = read_file(folder, name)
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        msg = f"{folder / name} must have the digest {digest[:12]}, not {found[:12]}"
-        raise ConfigError(f"{msg}; the file is damaged, start the run again")
+def _checked(folder: Path, name: str, expected: str) -> bytes:
+    data = _read(folder, name)
+    if digest(data) != expected:
+        raise damaged(folder / name, "its digest does not fit its content")
     return data
