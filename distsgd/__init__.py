@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from distsgd.live.fleet import Live as Live
     from distsgd.live.launch import launch as launch
     from distsgd.live.ray_options import RayOptions as RayOptions
-    from distsgd.target import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
     from distsgd.search import Range as Range
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from distsgd.search import Tuning as Tuning
     from distsgd.simulation import replay as replay
     from distsgd.simulation import simulate as simulate
+    from distsgd.target import Reference as Reference
     from distsgd.trace import Trace as Trace
 
 __version__ = "0.1.0"

@@ -16,10 +16,10 @@ import msgspec
 from distsgd import tables
 from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError, unknown_name
-from distsgd.target import Reference
 from distsgd.search import Tuning
 from distsgd.setup import BUDGETS, Setup
 from distsgd.tables import ExactStaleness, Machines, SampledStaleness, Table
+from distsgd.target import Reference
 
 __all__ = [
     "ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read",

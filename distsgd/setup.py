@@ -16,9 +16,8 @@ from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
 from distsgd.live.case import Launch
 from distsgd.live.fleet import Live, LiveFleet
-from distsgd.problem import Problem
-from distsgd.target import Reference
 from distsgd.outcome import Outcome
+from distsgd.problem import Problem
 from distsgd.schedule import schedule
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
@@ -36,6 +35,7 @@ from distsgd.sites import (
     n_workers,
     reason_against,
 )  # fmt: skip
+from distsgd.target import Reference
 
 BUDGETS = ("epochs", "updates", "gradients", "seconds")
 """Names of the budgets; a run has exactly one."""

@@ -243,9 +243,7 @@ def _of_reference(setup: Setup, given: Reference) -> Setup:
 
 
 def _target(given: Reference, site: str, losses: Sequence[float]) -> Target:
-    origin = (
-        f"{given.factor:g} times the median final training loss of {given.reference} on {site}"
-    )
+    origin = f"{given.factor:g} times the median final training loss of {given.reference} on {site}"
     median = float(np.median(losses)) if losses else math.inf
     if not math.isfinite(median):
         return Target(None, f"{origin}, which has none")

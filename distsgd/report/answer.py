@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from distsgd.report.engines import Agreement
 from distsgd.report.findings import Growth
-from distsgd.report.inference import Known, settled_extremes
+from distsgd.report.inference import Known, extreme
 from distsgd.report.summary import Summary
 from distsgd.report.text import few, interval_text, number
 from distsgd.report.trials import Trial, Tuned, by_group, tolerated
@@ -42,12 +42,11 @@ def _suffered(summary: Summary, ordered: Sequence[Growth]) -> str:
     most, least = ordered[0], ordered[-1]
     where = f" with {most.problem}" if len(_problems(summary)) > 1 else ""
     text = f"From {most.fresh} to {most.fleet}{where}, final training losses grew"
+    claims = ("" if least.rivals else ", the least"), ("" if most.rivals else ", the most")
     ends = [
         f"{interval_text(one.median, one.low, one.high)} times ({one.algorithm}{claim})"
-        for one, claim in (
-            (least, "" if least.rivals else ", the least"), (most, "" if most.rivals else ", the most"),
-        )
-    ]  # fmt: skip
+        for one, claim in zip((least, most), claims, strict=True)
+    ]
     open_ends = " and ".join(["most"] * bool(most.rivals) + ["least"] * bool(least.rivals))
     tail = f"; which grew {open_ends} is not settled" if open_ends else ""
     return f"{text} {ends[0]} to {ends[1]}{tail}."
@@ -103,10 +102,11 @@ def _certainty(summary: Summary) -> list[str]:
     precise = max((time.precision for time in times), default=0.0)
     share = f"{precise:.1%} of themselves, or to " if precise else ""
     known = f" Times to the target are known to {share}one update." if times else ""
-    return [
+    text = (
         "An interval behind a ratio is one of 95 %: all intervals of a problem and fleet hold"
         f" together, seed by seed. An order is claimed where it does not hold 1.{known}"
-    ]
+    )
+    return [text]
 
 
 def _tuning(summary: Summary) -> list[str]:
@@ -128,23 +128,25 @@ def _targets(summary: Summary) -> list[str]:
 
 
 def _disagreement(tuned: Sequence[Tuned], trials: Sequence[Trial]) -> list[str]:
-    """Return which tuned values are not settled, since the seeds of tuning choose different ones."""
+    """Return which tuned values are not settled: those that the seeds of tuning do not share."""
     if not tuned:
         return []
     if min(len(trial.seeds) for trial in trials) < 2:
-        return [
+        text = (
             "One seed of tuning chose the values: what another would have chosen is not known, so"
             " no order between tuned algorithms is claimed."
-        ]
+        )
+        return [text]
     apart = [one for one in tuned if any(low < high for low, high in one.between.values())]
     if not apart:
         return ["The seeds of tuning agree on every tuned value."]
     names = [f"{one.algorithm} on {one.fleet} ({_between(one)})" for one in apart]
     listed = few(names, f"of the {len(tuned)} tuned values")
-    return [
+    text = (
         f"The seeds of tuning do not agree on {listed}; an order that another of their choices"
         " could turn around is not claimed."
-    ]
+    )
+    return [text]
 
 
 def _between(one: Tuned) -> str:
@@ -169,11 +171,11 @@ def _sensitivity(summary: Summary) -> list[str]:
 
 
 def _widest(place: str, table: Mapping[str, Mapping[int, Known]]) -> str:
-    narrow, wide = settled_extremes(table)
     texts = [
         f"{name} tolerates the {word} range of its tuned parameter"
-        for name, word in ((wide, "widest"), (narrow, "narrowest")) if name
-    ]  # fmt: skip
+        for word, is_widest in (("widest", True), ("narrowest", False))
+        if (name := extreme(table, largest=is_widest))
+    ]
     if not texts:
         return ""
     return f"On {place}, {' and '.join(texts)}, within twice the cost of its best value."

@@ -255,7 +255,10 @@ def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list
         for line in _scaled(
             problem,
             name,
-            {count: (fleet, times.get((problem, fleet), {}).get(name, {})) for count, fleet in group},
+            {
+                count: (fleet, times.get((problem, fleet), {}).get(name, {}))
+                for count, fleet in group
+            },
         )
     ]
 
@@ -315,5 +318,3 @@ def table_of(case: Sequence[Mark], quantity: Quantity) -> Table:
 
 def _medians(case: Sequence[Mark]) -> dict[str, float | None]:
     return {name: median_of(own) for name, own in table_of(case, "seconds").items()}
-
-

@@ -22,6 +22,8 @@ from distsgd.report.charts import (
 from distsgd.report.findings import Contrast, Quantity, Scaling
 from distsgd.report.summary import Summary
 
+_UNBOUNDED = 1e6
+"""Where the bar of a speed-up without an upper bound ends, far outside of the picture."""
 _QUANTITIES: dict[str, Quantity] = {
     "time to target": "seconds", "machine time to target": "machine_seconds",
     "loss at equal time": "loss_at_equal_time", "loss at equal budgets": "loss",
@@ -51,9 +53,9 @@ def ratio_picture(summary: Summary, case: Case) -> Picture | None:
             views[label] = _ratios(list(summary.algorithms), found, label)
     note = (
         "Each algorithm against the one with the lowest median, seed by seed on the same machines "
-        "and samples: the ratio and its 95 % interval, all of which hold together. An interval that "
-        "touches the line at 1 does not settle the order; a bar that leaves the picture has no end: "
-        "runs missed the target, or another seed of tuning could have changed it so far."
+        "and samples: the ratio and its 95 % interval, all of which hold together. An interval "
+        "that touches the line at 1 does not settle the order; a bar that leaves the picture has "
+        "no end: runs missed the target, or another seed of tuning could have changed it so far."
     )
     return Picture("ratios", case, "How sure is the order?", note, views) if views else None
 
@@ -159,7 +161,8 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
         {
             "algorithm": one.algorithm, "family": f"{one.algorithm} {one.fleets[0]}",
             "workers": workers, "speed-up": short(gain), "efficiency": short(efficiency or 0.0),
-            "low": gain if low is None else short(low), "high": gain if high is None else short(high),
+            "low": short(gain if low is None else low),
+            "high": short(gain if high is None else min(high, _UNBOUNDED)),
         }
         for one in several
         for workers, gain, efficiency, low, high in zip(

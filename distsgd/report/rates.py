@@ -189,10 +189,10 @@ def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
     for result in summary.results:
         run = runs.get((result.problem, result.fleet, result.algorithm))
         hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
-        level = levels.get((result.fleet, result.algorithm))
-        is_known = RATE in hyper and result.loss is not None and level is not None
-        if is_known and result.engine == "simulate":
-            name = names[result.algorithm]
+        place = result.fleet, result.algorithm
+        is_known = RATE in hyper and place in levels and result.engine == "simulate"
+        if is_known and result.loss is not None:
+            name, level = names[result.algorithm], levels[place]
             rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
     return rows
 

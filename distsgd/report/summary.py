@@ -83,9 +83,9 @@ class Staleness(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One algorithm on one fleet, over seeds; spreads are of the last evaluation.
 
-    `seconds` are virtual, None for live runs; `wall_seconds` are theirs alone. `loss` is that at the
-    end of the budget; `loss_at_equal_time` that when the first run on the fleet ends, `equal_time`
-    [s]. `workers` is how many took part.
+    `seconds` are virtual, None for live runs; `wall_seconds` are theirs alone. `loss` is that at
+    the end of the budget; `loss_at_equal_time` that when the first run on the fleet ends,
+    `equal_time` [s]. `workers` is how many took part.
     """
 
     algorithm: str

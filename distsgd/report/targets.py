@@ -57,9 +57,9 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     origin = summary.targets[case[0]].origin
     reason = "" if origin == "given" else f", {origin}"
     note = (
-        f"After which update the training loss was first at or below {number(target)}{reason}: a dot "
-        "per run, a bar at the median. A cross behind the dashed line: so many runs were never seen "
-        "there."
+        f"When the training loss was first at or below {number(target)}{reason}, if it is evaluated"
+        " after every update: a dot per run, a bar at the median. A cross behind the dashed line:"
+        " so many runs were never seen there."
     )
     views = {
         name: view

@@ -65,9 +65,11 @@ def few(names: Sequence[str], kind: str) -> str:
 
 def interval_text(median: float | None, low: float | None, high: float | None) -> str:
     """Return a number with its interval, or that too few seeds are known for one."""
-    if low is None or high is None:
+    if low is None:
         return f"{number(median)} (too few seeds to say how sure)"
-    end = number(high) if high < math.inf else "unbounded"
+    end = "unbounded" if high is None or high == math.inf else number(high)
+    if median is None or median == math.inf:
+        return f"at least {number(low)}"
     return f"{number(median)} [{number(low)}, {end}]"
 
 
@@ -121,7 +123,8 @@ def trial_cells(trial: Trial) -> list[str]:
     given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
     ended = Counter(trial.status)
     return [
-        trial.problem or MISSING, trial.fleet, trial.algorithm, given, number(trial.seconds), number(trial.loss),
+        trial.problem or MISSING, trial.fleet, trial.algorithm, given,
+        number(trial.seconds), number(trial.loss),
         ", ".join(map(str, trial.seeds)),
         ", ".join(f"{count} {status}" for status, count in ended.items()),
     ]  # fmt: skip

@@ -80,12 +80,12 @@ UNKNOWN = Factors(0.0, math.inf)
 class Tuned(msgspec.Struct, frozen=True):
     """What tuning chose for an algorithm: the trial with the lowest median cost.
 
-    `judged` says what that cost is. `at_edge` names the parameters whose best value is the lowest or
-    the highest that was tried: a better one may lie beyond. `tolerance` is the range around the best
-    with at most twice its cost, if one parameter was tuned. `between` is the range of each parameter
-    over the choices of the seeds of tuning one by one, and `seconds` and `loss` are the factors by
-    which the time to the target and the final loss of these choices differ from the chosen one's;
-    None bounds them nowhere.
+    `judged` says what that cost is. `at_edge` names the parameters whose best value is the lowest
+    or the highest that was tried: a better one may lie beyond. `tolerance` is the range around the
+    best with at most twice its cost, if one parameter was tuned. `between` is the range of each
+    parameter over the choices of the seeds of tuning one by one, and `seconds` and `loss` are the
+    factors by which the time to the target and the final loss of these choices differ from those
+    of the chosen values.
     """
 
     problem: str

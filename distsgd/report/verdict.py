@@ -3,8 +3,8 @@
 1. The first question is the time to the target: how many times sooner than one machine, and than
    the others. Then what it costs in machine time. Then losses, at equal time and at the end of the
    budget, each with its label.
-2. An order is claimed where the simultaneous interval of the ratio does not hold 1. A median that is
-   lower without that is called the lowest median, and no more.
+2. An order is claimed where the simultaneous interval of the ratio does not hold 1. A median that
+   is lower without that is called the lowest median, and no more.
 """
 
 import math
@@ -90,13 +90,9 @@ def _against_one_machine(first: Result, case: Case) -> str:
     if one is first:
         return "; that is one machine"
     contrast = case.by("seconds").get(one.algorithm)
-    if contrast is None or contrast.median is None:
-        return ""
-    name = f"one machine ({one.algorithm})"
-    if contrast.median == math.inf:
-        least = contrast.low
-        return f"; {name} missed it" + (f", so at least {number(least)} times sooner" if least else "")
-    settled = "" if contrast.is_settled else ", which is not settled"
+    if contrast is None or contrast.median == contrast.low is None:
+        return f"; one machine ({one.algorithm}) missed it" if _time(one) == math.inf else ""
+    name, settled = f"one machine ({one.algorithm})", "" if contrast.is_settled else ", not settled"
     return f"; {ratio_text(contrast)} times sooner than {name}{settled}"
 
 
@@ -115,7 +111,7 @@ def _machine_time(case: Case) -> str:
         f"{number(_machine(first))} s{_order(first.algorithm, case, 'machine_seconds')}"
     )
     contrast = case.by("machine_seconds").get(soonest.algorithm)
-    if contrast is not None and contrast.median is not None:
+    if contrast is not None and (contrast.median or contrast.low):
         text += f"; {soonest.algorithm} costs {ratio_text(contrast)} times as much"
     return f"{text}."
 
