@@ -197,11 +197,12 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
 
 
 def _quotients(those: Mapping[int, Known], by: Mapping[int, Known]) -> dict[int, Known]:
-    """Return, seed by seed, where the quotient of two numbers lies."""
+    """Return, seed by seed, where the quotient of two numbers lies; of a miss nothing is known."""
     return {
         seed: Known(one.low / by[seed].high, one.high / by[seed].low)
-        for seed, one in those.items() if seed in by and by[seed].low > 0
-    }  # fmt: skip
+        for seed, one in those.items()
+        if seed in by and by[seed].low > 0 and math.isfinite(by[seed].high)
+    }
 
 
 def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) -> Factors:
@@ -210,12 +211,7 @@ def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) 
 
 
 def _rivals(name: str, table: Table, compared: Comparisons) -> list[str]:
-    others = [other for other in table if other != name]
-    return [other for other in others if not _is_apart(compared.ratio(name, other))]
-
-
-def _is_apart(ratio: Ratio) -> bool:
-    return ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
+    return [other for other in table if other != name and not compared.is_settled(name, other)]
 
 
 def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
@@ -284,7 +280,13 @@ def _scaled(
 def _speed_up(few: Mapping[int, Known], many: Mapping[int, Known]) -> Ratio:
     if few is many:
         return Ratio(1.0, 1.0, 1.0, len(few))
-    return alone(_quotients(few, many))
+    # A miss of many workers is later than every time: the quotient with it above has no end.
+    low, median, high, n_pairs = alone(_quotients(many, few))
+    return Ratio(_inverse(high), _inverse(median), _inverse(low), n_pairs)
+
+
+def _inverse(value: float | None) -> float | None:
+    return None if value is None else 1 / value if value else math.inf
 
 
 def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]]]:
