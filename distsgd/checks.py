@@ -113,7 +113,7 @@ def _described(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
     text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"an object of the type {type(value).__name__}"
 
 
 def _check_values(problem: Problem) -> None:

@@ -124,7 +124,8 @@ def wrong_kind(name: str, example: str, given: object) -> ConfigError:
     """Return the error for a value of a wrong kind; a function was perhaps not called."""
     if inspect.isfunction(given) or inspect.isclass(given):
         return ConfigError(f"{name} must be a value such as {example}, but {_not_called(given)}")
-    shown = repr(given) if len(repr(given)) <= 60 else f"a {type(given).__name__}"
+    kind = f"an object of the type {type(given).__name__}"
+    shown = repr(given) if len(repr(given)) <= 60 else kind
     return ConfigError(f"{name} must be a value such as {example}, not {shown}")
 
 

@@ -40,7 +40,8 @@ def by_label(kind: Kind, given: Any) -> dict[str, Any]:  # noqa: ANN401 # whatev
     ConfigError
         If something is of another kind, or labels are no texts that tell their objects apart.
     """
-    if isinstance(given, (list, tuple, set)):
+    is_several = isinstance(given, (list, tuple, set))
+    if is_several and not hasattr(given, "_fields"):  # an algorithm is a tuple with names
         raise ConfigError(_no_mapping(kind, given))
     known = given if isinstance(given, Mapping) else {_label(kind, given): given}
     check_count(f"number of {kind}", len(known))

@@ -57,11 +57,11 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     comparison may not use. On the fleet `fleet` for all fleets; without one, on each fleet anew.
     """
 
-    trials: int | float = 7
-    refinements: int | float = 2
+    trials: int = 7
+    refinements: int = 2
     low: float = 0.01
     high: float = 10.0
-    seeds: int | float | list[int | float] = 1
+    seeds: int | list[int] = 1
     fleet: str | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Tunable:
 
     def __post_init__(self) -> None:
         if not callable(self.make):
-            raise wrong_kind("make", "distsgd.algorithms.downpour, which is not called,", self.make)
+            raise wrong_kind("make", "the function distsgd.algorithms.downpour", self.make)
         if not isinstance(self.ranges, Mapping):
             example = '{"learning_rate": distsgd.Range(0.01, 1)}'
             raise wrong_kind("ranges", example, self.ranges)
@@ -142,9 +142,8 @@ def _check_parameter(make: Callable[..., Algorithm], name: str) -> None:
 
 def _as_range(given: object) -> str:
     """Return how a pair of numbers is written as a range."""
-    is_pair = isinstance(given, (tuple, list)) and len(given) == 2
-    low, high = given if is_pair else (0.01, 1)  # type: ignore[misc] # a pair, as the line above says
-    return f"distsgd.Range({low!r}, {high!r})"
+    pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (0.01, 1)
+    return f"distsgd.Range({pair[0]!r}, {pair[1]!r})"
 
 
 def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
