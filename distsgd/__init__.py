@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distsgd.comparison import compare as compare
     from distsgd.data.partition import Partition as Partition
     from distsgd.errors import ConfigError as ConfigError
+    from distsgd.errors import DistsgdWarning as DistsgdWarning
     from distsgd.fleet import Failures as Failures
     from distsgd.fleet import Fleet as Fleet
     from distsgd.fleet import fixed_staleness as fixed_staleness
@@ -47,7 +48,7 @@ _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {
     "comparison": ("Comparison", "compare"),
     "data.partition": ("Partition",),
-    "errors": ("ConfigError",),
+    "errors": ("ConfigError", "DistsgdWarning"),
     "fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
     "laws": (
         "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",

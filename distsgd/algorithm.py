@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number
-from distsgd.identity import identified, parts_of
+from distsgd.errors import ConfigError, check_count, check_number, wrong_kind
 from distsgd.formulas import COLUMN, Argument, Formula, Returned, Traced, for_numpy, takes_at, trace
+from distsgd.identity import identified, parts_of
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
@@ -357,8 +357,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
     that the next one takes.
     """
     if not isinstance(algorithm, Algorithm):
-        msg = f"algorithm must be a value such as distsgd.algorithms.serial(0.1), not {algorithm!r}"
-        raise ConfigError(msg)
+        raise wrong_kind("algorithm", "distsgd.algorithms.serial(0.1)", algorithm)
     check_cycle(algorithm.cycle)
     h, name = algorithm.hyper, algorithm.name
     for label, value in zip(h._fields, h, strict=True):

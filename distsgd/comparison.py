@@ -18,7 +18,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, warn
 from distsgd.files import check_writable, kept_elsewhere, read, sealed, unsealed, write
 from distsgd.fold import ReadsName
 from distsgd.jobs import (
@@ -34,6 +34,7 @@ from distsgd.jobs import (
     worthwhile,
 )  # fmt: skip
 from distsgd.live.fleet import Live
+from distsgd.named import by_label
 from distsgd.outcome import Outcome
 from distsgd.problem import Problem
 from distsgd.report.answer import answer
@@ -233,7 +234,8 @@ def _loaded(folder: Path, line: Line) -> Outcome:
 
 
 def compare(
-    algorithms: Mapping[str, Algorithm | Tunable], problem: Problem | Mapping[str, Problem],
+    algorithms: Algorithm | Tunable | Mapping[str, Algorithm | Tunable],
+    problem: Problem | Mapping[str, Problem],
     fleets: AnyFleet | Mapping[str, AnyFleet], *,
     epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
@@ -246,8 +248,8 @@ def compare(
 
     Parameters
     ----------
-    algorithms : mapping of str to Algorithm or Tunable
-        By the name under which the report shows them.
+    algorithms : Algorithm, Tunable or mapping of str to these
+        By the name under which the report shows them; a single one is called by its name.
     problem : Problem or mapping of str to Problem
         What they minimise; a single one is called by its name.
     fleets : Fleet, StaleReads or mapping of str to these
@@ -294,11 +296,12 @@ def compare(
     """
     given = {"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds}
     setup = Setup(
-        algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
+        by_label("algorithms", algorithms), problem, by_label("fleets", fleets),
         {name: amount for name, amount in given.items() if amount is not None},
         batch, seeds, evaluations, target, note, tuning or Tuning(), partition, reads, atomic,
         engine, live or Live(),
     )  # fmt: skip
+    warn(setup.warnings)
     found = Progress(setup)
     found.carry_out(watch=watch, processes=processes)
     return found.comparison

@@ -11,6 +11,7 @@
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from distsgd.crossing import with_crossing
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, DistsgdWarning, raised, unknown_name
 from distsgd.live import ray_session, ray_tasks
 from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
@@ -197,7 +198,7 @@ def _made(common: _Common, piece: _Piece) -> Run | str:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
-        return f"{type(error).__name__}: {error}"
+        return raised(error)
     return crossed if crossed is saved else _kept(crossed, common.folder)
 
 
@@ -255,11 +256,13 @@ def run_once(
     given = {**setup.budget, "seed": job.seed, **ending}
     problem = setup.problems[job.problem]
     try:
-        if not isinstance(machines, LiveFleet):
-            return simulate(job.algorithm, problem, machines, **given, **setup.manner)
-        told = None if watch is None else partial(watch, job)
-        own = machines.arguments(job.algorithm) | setup.live_manner
-        return launch(job.algorithm, problem, **given, **own, watch=told)
+        # the set-up has said what is doubtful, for all runs at once
+        with warnings.catch_warnings(action="ignore", category=DistsgdWarning):
+            if not isinstance(machines, LiveFleet):
+                return simulate(job.algorithm, problem, machines, **given, **setup.manner)
+            told = None if watch is None else partial(watch, job)
+            own = machines.arguments(job.algorithm) | setup.live_manner
+            return launch(job.algorithm, problem, **given, **own, watch=told)
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
         raise ConfigError(msg) from None

@@ -39,6 +39,7 @@ def groups(setup: Setup) -> list[Group]:
     return [
         Group(problem, fleet, label)
         for problem in setup.problems for fleet in fleets for label in setup.tunables
+        if not setup.reason_not_to_tune(fleet, label)
     ]  # fmt: skip
 
 
