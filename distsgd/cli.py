@@ -1,5 +1,7 @@
 """The command line: argument parsing only, so that ``distsgd --help`` starts at once."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -237,6 +239,12 @@ def main() -> None:
     except (TyperException, DistsgdError) as error:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         print(f"distsgd: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print would fail at the exit
+        print("distsgd: cannot write the output: the disk is full", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         print("distsgd: stopped", file=sys.stderr)

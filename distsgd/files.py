@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,15 +29,20 @@ _STANDARD = 3
 
 def read(path: Path) -> bytes:
     """Return the content of a file, or raise an `OSError`; a pipe would be waited for."""
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a file")
-    return path.read_bytes()
 
 
 def write(path: Path, content: bytes) -> None:
     """Put `content` into the file `path`, completely or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     try:
+        _check_file(path)
         fresh.write_bytes(content)
         fresh.replace(path)
     except OSError as error:
@@ -203,10 +209,14 @@ def _spare_places() -> list[Path]:
 
 
 def open_standard_streams() -> None:
-    """Open the null device in place of each standard stream that is closed.
+    """Open the null device in place of each standard stream that a daemon has closed.
 
-    Else a pipe gets its number, and what somebody prints goes into the pipe.
+    Else a pipe gets its number, and what somebody prints goes into the pipe; or a library that
+    flushes finds none.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(handle, True)
     os.close(handle)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 # it stays

@@ -25,6 +25,7 @@ from joblib.externals.loky.process_executor import (  # type: ignore[import-unty
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
 from distsgd.errors import ConfigError, check_count
+from distsgd.files import open_standard_streams, unwritable
 
 Common = TypeVar("Common")
 Piece = TypeVar("Piece")
@@ -70,6 +71,7 @@ def work(
             for piece in pieces:
                 yield piece, do(common, piece)
         return
+    open_standard_streams()
     started = {"initializer": _obey, "initargs": (os.getpid(),)}
     with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1, **started):
         tasks = (joblib.delayed(_do)(do, path, place, piece) for place, piece in enumerate(pieces))
@@ -94,9 +96,15 @@ def _results(
 @contextlib.contextmanager
 def _sent(common: object) -> Iterator[str]:
     """Write `common` into a file of its own name, which is gone afterwards."""
-    with tempfile.NamedTemporaryFile(prefix="distsgd-", suffix=".pickle") as file:
-        cloudpickle.dump(common, file)
-        file.flush()
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(
+                tempfile.NamedTemporaryFile(prefix="distsgd-", suffix=".pickle")
+            )
+            cloudpickle.dump(common, file)
+            file.flush()
+        except OSError as error:
+            raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from None
         yield file.name
 
 
@@ -144,18 +152,19 @@ def locked(folder: Path) -> Iterator[None]:
         If another process works in it, or its lock cannot be written.
     """
     path = folder / LOCK
-    try:
-        with path.open("a+", encoding="ascii") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a+", encoding="ascii"))
             _take(file.fileno(), folder)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-    except BlockingIOError:
-        raise _in_use(folder) from None
+        except BlockingIOError:
+            raise _in_use(folder) from None
+        except OSError as error:
+            raise unwritable(path, error) from None
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def _take(handle: int, folder: Path) -> None:
@@ -168,7 +177,7 @@ def _take(handle: int, folder: Path) -> None:
 
 def _in_use(folder: Path) -> ConfigError:
     with contextlib.suppress(OSError):
-        holder = (folder / LOCK).read_text(encoding="ascii")
+        holder = (folder / LOCK).read_text(encoding="ascii", errors="replace")
         return ConfigError(
             f"{folder} is in use by process {holder}; wait, or choose another folder"
         )

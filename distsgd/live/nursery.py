@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 
 from distsgd.errors import ConfigError, WorkerLost
+from distsgd.files import open_standard_streams
 
 GRACE_S = 5.0
 """How long the processes of a run may take to end by themselves."""
@@ -110,6 +111,7 @@ def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Conne
     WorkerLost
         If the process has ended while the block was waiting for it or writing to it.
     """
+    open_standard_streams()
     here, there = socket.socketpair()
     with here, there:
         process = _started(there)

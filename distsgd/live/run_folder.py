@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from distsgd.files import unwritable
+
 _PREFIX = "distsgd-run-"
 
 
@@ -23,12 +25,20 @@ def run_folder() -> Iterator[Path]:
     ------
     Path
         The folder, in the system's folder for temporary files.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be made.
     """
-    remove_dead()
     with contextlib.ExitStack() as stack:
         path = None
-        while path is None:
-            path = _locked(Path(tempfile.mkdtemp(prefix=_PREFIX)), stack)
+        try:
+            remove_dead()
+            while path is None:
+                path = _locked(Path(tempfile.mkdtemp(prefix=_PREFIX)), stack)
+        except OSError as error:
+            raise unwritable(Path(error.filename or os.curdir), error) from None
         stack.callback(shutil.rmtree, path, ignore_errors=True)
         yield path
 
