@@ -2,15 +2,17 @@
 
 1. The truth is the first update after which the training loss is at or below the target, if it is
    evaluated after every update. Losses fluctuate: it may lie well before the first point of the
-   history at which the loss is low enough, and a run may have met its target between two points.
-2. A cell is what lies between two neighbouring evaluated updates. It is open, so that the truth may
-   lie in it, if it ends at the first update known to meet the target, or if one of its ends comes
-   nearer to the target than losses were seen to dip inside of cells.
-3. Open cells are split until the first of them starts close enough to the crossing. What is open
-   when the evaluations are used up is inside of the interval that is reported.
+   history that is low enough, and a run may have met its target between two points.
+2. A cell is what lies between two neighbouring evaluated updates. It is open, the truth may lie
+   in it, if it ends at the first update known to meet the target, or if one of its ends is nearer
+   to the target than losses fluctuate there. How much they do is seen from evaluated updates: how
+   far each is from the line through its two neighbours.
+3. Open cells are split until the first of them starts close enough to the crossing. So what is
+   evaluated is little where losses are smooth, and every update where they are noisy.
+4. Evaluations are bounded by the cost of the run. What is open when they are used up lies inside of
+   the interval that is reported.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -25,34 +27,36 @@ from distsgd.problem import Problem
 from distsgd.run import Crossing, Run
 from distsgd.simulation import states
 
-__all__ = ["Crossing", "find_crossing", "search", "with_crossing"]
-
 PRECISION = 0.02
 """Share of the time to a target that may remain unknown."""
-NEAR = 0.05
-"""Share of the target by which a loss is expected to dip where no dip has been seen."""
-CAUTION = 2.0
-"""Multiple of the deepest dip seen that the next one may have."""
+CAUTION = 5.0
+"""A loss may be lower than the ends of its cell by this many times what its surroundings show."""
+SURROUNDINGS = 4
+"""Evaluated updates on each side of a cell that show how much losses fluctuate there."""
+NEAR = 0.02
+"""Share of the target by which losses may fluctuate where none was seen to, in the widest cells."""
+CELLS = 32
+"""Cells of a run at least: one that is wider hides too much."""
 ROUNDS = 4
-"""Rounds of evaluations: in each the run is folded again."""
-MOST, LEAST = 2_000, 100
-"""Evaluations, at most and at least."""
-CHEAP = 2e9
-"""Numbers to touch in evaluations that cost nothing to speak of: about a second."""
-GRADIENTS_PER_EVALUATION = 3.0
-"""Gradients of all samples that take as long as so many evaluations of the loss."""
+"""Times that a run is folded again, at most."""
+MOST, LEAST = 5_000, 100
+"""Bounds of the number of evaluations that a run affords."""
+CHEAP = 1e10
+"""Numbers that evaluations may touch whatever the run costs: one or two seconds."""
+EVALUATIONS_PER_EPOCH = 3.0
+"""Evaluations of the loss of all samples that take as long as their gradients."""
 
 Evaluate: TypeAlias = Callable[[list[int]], Iterable[float]]
 """Gives the training losses after some updates, which ascend, one by one."""
 
 
 class Cell(NamedTuple):
-    """What lies between two evaluated updates, of which none has been evaluated."""
+    """What lies between two evaluated updates; nothing in it has been evaluated."""
 
     start: int
     end: int
-    low: float
-    """The lower one of the losses at its ends; inf if neither is a number."""
+    nearness: float
+    """How far its lower end is above the target, in fluctuations; -inf where it ends there."""
 
     @property
     def n_inside(self) -> int:
@@ -95,10 +99,10 @@ def find_crossing(
     """
     check_number("target", target)
     check_number("precision", precision, at_least=0)
-    if not run.trace.n_updates:
+    last = run.trace.n_updates
+    if not last:
         return run.crossing(target)
     known = dict(zip(run.history["update"], run.history["loss"], strict=True))
-    last = run.trace.n_updates
     if last not in known:
         known[last] = problem.loss(run.x)
 
@@ -106,9 +110,8 @@ def find_crossing(
         found = states(run, algorithm, problem, np.array(updates, np.int64))
         return (problem.loss(state.x) for state in found)
 
-    seconds = np.append(0.0, run.trace.seconds)
     return search(
-        known, target, evaluate, seconds, precision=precision,
+        known, target, evaluate, np.append(0.0, run.trace.seconds), precision=precision,
         most=_affordable(run, problem) if most is None else most,
     )  # fmt: skip
 
@@ -123,11 +126,11 @@ def with_crossing(run: Run, algorithm: Algorithm, problem: Problem, target: floa
 
 def _affordable(run: Run, problem: Problem) -> int:
     """Return how many evaluations take about as long as the run, or longer if they are cheap."""
-    support = problem.support
     samples = 1 if problem.data is None else problem.samples
-    numbers = samples * problem.dimension if support is None else support.rows.values.size
+    dense, support = samples * problem.dimension, problem.support
+    numbers = dense if support is None else support.rows.values.size
     epochs = run.trace.gradients[-1] * run.settings["batch"] / problem.samples
-    wanted = max(LEAST, epochs * GRADIENTS_PER_EVALUATION, CHEAP / numbers)
+    wanted = max(LEAST, epochs * EVALUATIONS_PER_EPOCH, CHEAP / max(1, numbers))
     return int(min(MOST, wanted))
 
 
@@ -144,13 +147,13 @@ def search(
     target : float
         Training loss.
     evaluate : callable
-        Gives the losses of a list of updates, which ascend, one by one; it is asked for none
-        behind the first that meets the target.
+        Gives the losses of a list of updates, which ascend, one by one; it is asked for none behind
+        the first that meets the target.
     seconds : float64[updates + 1]
         When each update was applied [s], ascending; 0 for the starting point.
     precision : float, default 0.02
         Share of the time to the target that may remain unknown.
-    most : int
+    most : int, optional
         Evaluations at most.
 
     Returns
@@ -158,84 +161,101 @@ def search(
     Crossing
         The update, and the interval in which the first crossing lies.
     """
-    known, dip = dict(known), 0.0
-    while True:
+    known = dict(known)
+    for n_rounds in range(ROUNDS, -1, -1):
         met = min((update for update, loss in known.items() if loss <= target), default=None)
-        cells = _open_cells(known, target, met, max(CAUTION * dip, NEAR * abs(target)))
-        wide = [one for one in cells if not _is_close(seconds, one.start, met, precision)]
-        if most < 1 or not wide:
-            return Crossing(target, met, _after(cells, known, met))
-        n_inside = sum(one.n_inside for one in _cells(known, met))
-        asked = (
-            _inside(_cells(known, met), n_inside) if n_inside <= most
-            else _inside(wide, max(1, most // ROUNDS))
-        )  # fmt: skip
+        cells = _open_cells(known, target, met)
+        wanted = [one for one in cells if not _is_close(seconds, one.start, met, precision)]
+        if not wanted or n_rounds == 0 or most < 1:
+            break
+        asked = _inside(wanted, max(known), most, n_rounds)
         found = dict(_until_met(asked, evaluate(asked), target))
         most -= len(found)
-        dip = max(dip, _deepest(wide, found))
         known |= found
+    behind = max(known) if met is None else max(met - 1, 0)
+    return Crossing(target, met, cells[0].start if cells else behind)
 
 
 def _until_met(
     updates: list[int], losses: Iterable[float], target: float
 ) -> Iterator[tuple[int, float]]:
-    for update, loss in zip(updates, losses, strict=True):
+    for update, loss in zip(updates, losses, strict=False):
         yield update, loss
         if loss <= target:
             return
 
 
-def _cells(known: dict[int, float], met: int | None) -> list[Cell]:
-    """Return the cells in front of the first update known to meet the target, ascending."""
-    updates = sorted(update for update in known if met is None or update <= met)
-    return [
-        Cell(start, end, float(np.fmin(known[start], known[end])))
-        for start, end in pairwise(updates) if end - start > 1
-    ]  # fmt: skip
-
-
-def _open_cells(
-    known: dict[int, float], target: float, met: int | None, margin: float
-) -> list[Cell]:
+def _open_cells(known: dict[int, float], target: float, met: int | None) -> list[Cell]:
     """Return the cells in which the loss may have met the target first, ascending."""
-    return [one for one in _cells(known, met) if one.end == met or one.low <= target + margin]
+    updates, last = sorted(known), max(known)
+    losses = np.array([known[update] for update in updates])
+    widths = np.diff(updates)
+    near = NEAR * abs(target) * np.minimum(1.0, widths * CELLS / max(last, 1))
+    margins = CAUTION * _fluctuations(np.array(updates), losses) + near
+    with np.errstate(invalid="ignore"):
+        above = np.fmin(losses[:-1], losses[1:]) - target
+    cells = []
+    for (start, end), gap, margin in zip(pairwise(updates), above, margins, strict=True):
+        if met is not None and end > met:
+            break
+        is_open = end == met or gap <= margin or _is_coarse(start, end, last)
+        if is_open and end - start > 1:
+            nearness = gap / margin if margin > 0 else np.inf
+            cells.append(Cell(start, end, -np.inf if end == met else float(nearness)))
+    return cells
 
 
-def _after(cells: list[Cell], known: dict[int, float], met: int | None) -> int:
-    """Return the update behind which the first crossing lies."""
-    if cells:
-        return cells[0].start
-    return max(known) if met is None else max(met - 1, 0)
+def _fluctuations(updates: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far losses around each cell are from the lines through their neighbours, at most.
+
+    Those that are not finite show nothing.
+    """
+    before, after = np.diff(updates)[:-1], np.diff(updates)[1:]
+    with np.errstate(invalid="ignore", over="ignore"):
+        lines = (losses[:-2] * after + losses[2:] * before) / (before + after)
+        distances = np.abs(losses[1:-1] - lines)
+    distances = np.pad(np.where(np.isfinite(distances), distances, 0.0), 1 + SURROUNDINGS)
+    windows = np.lib.stride_tricks.sliding_window_view(distances, 2 * SURROUNDINGS)
+    highest: NDArray[np.float64] = windows.max(axis=1)[1 : len(updates)]
+    return highest
+
+
+def _is_coarse(start: int, end: int, last: int) -> bool:
+    return (end - start - 1) * CELLS > last
 
 
 def _is_close(
     seconds: NDArray[np.float64], after: int, update: int | None, precision: float
 ) -> bool:
-    """Return whether all of ``(after, update]`` is one update, or one time but for `precision`."""
+    """Return whether ``(after, update]`` is one update, or one time but for `precision`."""
     if update is None:
         return False
     earliest = seconds[after + 1]
     return bool(seconds[update] - earliest <= precision * earliest)
 
 
-def _inside(cells: list[Cell], most: int) -> list[int]:
-    """Return at most `most` updates inside of `cells`, as many in each; the lowest cells first."""
-    chosen = sorted(sorted(cells, key=lambda one: one.low)[:most])
-    share = max(1, most // len(chosen))
-    return [update for one in chosen for update in _between(one, min(share, one.n_inside))]
+def _inside(cells: list[Cell], last: int, most: int, n_rounds: int) -> list[int]:
+    """Return updates inside of `cells`: a grid in coarse ones, else all that can be afforded."""
+    coarse = [one for one in cells if _is_coarse(one.start, one.end, last)]
+    if coarse:
+        parts = [-(-(one.end - one.start) * CELLS // last) for one in coarse]
+        return _points(coarse, [part - 1 for part in parts])[:most]
+    if sum(one.n_inside for one in cells) > most:
+        most = max(1, most // n_rounds)
+    chosen = sorted(sorted(cells, key=lambda one: one.nearness)[:most])
+    total = sum(one.n_inside for one in chosen)
+    return _points(chosen, [max(1, most * one.n_inside // total) for one in chosen])[:most]
+
+
+def _points(cells: list[Cell], numbers: list[int]) -> list[int]:
+    return [
+        update
+        for one, number in zip(cells, numbers, strict=True)
+        for update in _between(one, number)
+    ]
 
 
 def _between(cell: Cell, n_points: int) -> list[int]:
-    parts = np.linspace(cell.start, cell.end, n_points + 2)[1:-1]
-    return [int(update) for update in np.unique(np.rint(parts))]
-
-
-def _deepest(cells: list[Cell], found: dict[int, float]) -> float:
-    """Return by how much a loss inside of a cell was below both of its ends, at most."""
-    depths = [
-        one.low - found[update]
-        for one in cells
-        for update in range(one.start + 1, one.end)
-        if update in found and math.isfinite(found[update]) and math.isfinite(one.low)
-    ]
-    return max(depths, default=0.0)
+    """Return `n_points` updates inside of a cell, equally spaced, or all if there are fewer."""
+    n_cells = min(n_points, cell.n_inside) + 1
+    return [cell.start + (part * (cell.end - cell.start)) // n_cells for part in range(1, n_cells)]
