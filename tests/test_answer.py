@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import msgspec
 import pytest
 
 from distsgd.report.answer import answer
@@ -71,14 +72,14 @@ def test_equal_times_claim_no_order(found: Callable[..., str]) -> None:
     assert "not settled that it is sooner than other" in text
 
 
-def test_one_machine_is_compared_with(summed: Callable[..., Summary], make_run: MakeRun) -> None:
+def test_one_machine_is_compared_with(summed: Callable[..., Summary]) -> None:
     """How many times sooner than one machine is said with its interval, and what it costs."""
     summary = summed({"serial": falling(30, 32, 31, 33), "many": falling(5, 6, 5, 6)})
     several = [
-        result if result.algorithm == "serial" else replaced(result, workers=8)
+        result if result.algorithm == "serial" else msgspec.structs.replace(result, workers=8)
         for result in summary.results
     ]
-    text = answer(replaced(summary, results=several))[0]
+    text = answer(msgspec.structs.replace(summary, results=several))[0]
     assert "times sooner than one machine (serial)." in text
     (contrast,) = (one for one in summary.contrasts if one.quantity == "seconds")
     assert 1 < contrast.low < contrast.median < contrast.high
@@ -86,19 +87,12 @@ def test_one_machine_is_compared_with(summed: Callable[..., Summary], make_run: 
     assert "In machine time (workers times seconds)" in text
 
 
-def replaced(struct: object, **changes: object) -> object:
-    """Return a struct with other values."""
-    import msgspec  # noqa: PLC0415 # a test's own
-
-    return msgspec.structs.replace(struct, **changes)
-
-
 def test_losses_are_labelled_by_what_is_equal(found: Callable[..., str]) -> None:
     """The losses at equal time stand beside those at equal budgets, each with its label."""
     short, long = [[2.0, 1.0, 0.9]] * 3, [[2.0, 1.5, 1.2, 0.8, 0.3]] * 3
     text = found({"short": short, "long": long}, None)
-    assert "after equal time (2 s) short, 0.900" in text
-    assert "after equal budgets (- updates) long, 0.300" in text
+    assert "after equal time (2 s) short with 0.900" in text
+    assert "after equal budgets (- updates) long with 0.300" in text
 
 
 def test_a_target_that_nobody_reaches_is_said(found: Callable[..., str]) -> None:
@@ -163,7 +157,7 @@ NARROW = [(9.0, 9.0, 9.0), (0.1, 0.1, 0.1), (9.0, 9.0, 9.0)]
 
 
 def test_the_widest_range_is_claimed_where_seeds_settle_it(found: Callable[..., str]) -> None:
-    """An algorithm tolerates the widest range where all seeds of tuning agree by more than a step."""
+    """The widest range is claimed where all seeds of tuning agree on it by more than a step."""
     both = {"one": falling(3, 4, 5), "other": falling(3, 4, 5)}
     apart = [*tried("one", *WIDE), *tried("other", *NARROW)]
     assert "one tolerates the widest range of its tuned parameter" in found(both, trials=apart)

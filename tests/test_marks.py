@@ -54,7 +54,7 @@ def test_a_searched_crossing_is_exact(coarse: Run) -> None:
 
 
 def test_a_miss_has_no_end(make_run: MakeRun) -> None:
-    """A run that missed is later than its end; one that diverged later than the end of every run."""
+    """A run that missed is later than its end; one that diverged later than every run's end."""
     long, lost = make_run([2.0] * 9), make_run([2.0, math.nan], status="diverged")
     found = marks([of(long, "long"), of(lost, "lost")], {"p": 0.5})
     assert only(found, "long").seconds == (8.0, INF)

@@ -68,7 +68,7 @@ def test_the_answer_names_what_the_numbers_say(summary: Summary) -> None:
     """The sentences give the lowest loss with its band, the first to the target, and the losses."""
     text = " ".join(answer(summary))
     assert "steady has the least median time to the target loss of 0.500, 2 virtual seconds" in text
-    assert "after equal budgets (2 epochs) steady, 0.300 [0.200, 0.800]" in text
+    assert "after equal budgets (2 epochs) steady with 0.300 [0.200, 0.800]" in text
     assert "Most runs of <b>bold</b> & co diverged." in text
     assert "2 of 6 runs diverged" in text
     assert "1 of 6 runs failed" in text

@@ -1,5 +1,6 @@
 """Algorithms against each other, and more workers against fewer."""
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -61,14 +62,15 @@ def ratio_picture(summary: Summary, case: Case) -> Picture | None:
 
 
 def _is_drawn(one: Contrast) -> bool:
-    return one.median is not None and 0 < one.median < float("inf")
+    """Return whether a ratio has a place, or at least an end of its interval."""
+    return any(value is not None and 0 < value < math.inf for value in (one.median, one.low))
 
 
 def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) -> View:
     rows = [_row(one) for one in found]
     bounds = [
         value for row in rows for value in (row["low"], row["ratio"], row["high"])
-        if 0 < value < float("inf")
+        if value is not None and 0 < value < math.inf
     ]  # fmt: skip
     low, high = min(1.0, *bounds) / 1.1, max(1.0, *bounds) * 1.1
     for row in rows:
@@ -88,6 +90,7 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
             color=colour(algorithms),
         ),
         drawn("ratios")
+        .transform_filter("isValid(datum.ratio)")
         .mark_circle(size=80, opacity=1)
         .encode(
             x=alt.X("ratio:Q"),
@@ -101,11 +104,13 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
 
 
 def _row(one: Contrast) -> Row:
-    median = one.median or 1.0
+    # Where runs missed the target the ratio may have no place, but its interval has an end.
+    median = one.median if one.median is not None and math.isfinite(one.median) else None
+    low = median if one.low is None else one.low
+    high = one.high if one.high is not None else median if one.low is None else math.inf
     return {
-        "algorithm": one.algorithm, "against": one.against, "ratio": short(median),
-        "low": median if one.low is None else one.low,
-        "high": median if one.high is None else one.high, "pairs": one.n_pairs,
+        "algorithm": one.algorithm, "against": one.against, "low": low, "high": high,
+        "ratio": None if median is None else short(median), "pairs": one.n_pairs,
     }  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def _losses(case: Case) -> str:
     ]  # fmt: skip
     if not texts:
         return "No algorithm ended with a finite loss."
-    return f"The lowest median training loss has, {'; '.join(texts)}."
+    return f"Lowest median training loss: {'; '.join(texts)}."
 
 
 def _lowest(case: Case, quantity: Quantity) -> str:
@@ -139,7 +139,7 @@ def _lowest(case: Case, quantity: Quantity) -> str:
     if not finite:
         return ""
     name = min(finite, key=lambda one: finite[one].median)
-    return f"{name}, {spread_text(finite[name])}{_order(name, case, quantity)}"
+    return f"{name} with {spread_text(finite[name])}{_order(name, case, quantity)}"
 
 
 def _spread(result: Result, quantity: Quantity) -> Spread | None:
@@ -150,7 +150,7 @@ def _spread(result: Result, quantity: Quantity) -> Spread | None:
 def _order(first: str, case: Case, quantity: Quantity) -> str:
     """Return against which others it is not settled that `first` is the first, as a clause."""
     found, rivals = case.by(quantity), _rivals(first, case, quantity)
-    if found and all(one.low == 0 and one.high is None for one in found.values()):
+    if found and all(one.low == 0 and one.high == math.inf for one in found.values()):
         return " (no order is claimed)"
     return f" (not settled against {few(rivals, 'others')})" if rivals else ""
 
