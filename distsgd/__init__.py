@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distsgd.comparison import compare as compare
     from distsgd.data.partition import Partition as Partition
     from distsgd.errors import ConfigError as ConfigError
+    from distsgd.errors import DistsgdWarning as DistsgdWarning
     from distsgd.fleet import Failures as Failures
     from distsgd.fleet import Fleet as Fleet
     from distsgd.fleet import fixed_staleness as fixed_staleness
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from distsgd.live.fleet import Live as Live
     from distsgd.live.launch import launch as launch
     from distsgd.live.ray_options import RayOptions as RayOptions
-    from distsgd.report.findings import Reference as Reference
     from distsgd.run import Run as Run
     from distsgd.run import load as load
     from distsgd.search import Range as Range
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distsgd.search import Tuning as Tuning
     from distsgd.simulation import replay as replay
     from distsgd.simulation import simulate as simulate
+    from distsgd.target import Reference as Reference
     from distsgd.trace import Trace as Trace
 
 __version__ = "0.1.0"
@@ -47,7 +48,7 @@ _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {
     "comparison": ("Comparison", "compare"),
     "data.partition": ("Partition",),
-    "errors": ("ConfigError",),
+    "errors": ("ConfigError", "DistsgdWarning"),
     "fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
     "laws": (
         "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",

@@ -14,14 +14,15 @@ Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb 
 every `every`-th step. So between two steps the verbs behind `Step` come first, then those before.
 """
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_count, check_number, wrong_kind
+from distsgd.formulas import COLUMN, Argument, Formula, Returned, Traced, for_numpy, takes_at, trace
+from distsgd.identity import identified, parts_of
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
@@ -172,9 +173,106 @@ def before_step(cycle: Cycle, kind: type) -> bool:
     return kinds.index(kind) < kinds.index(Step)
 
 
-class Rules(NamedTuple):
-    """The five rules of an algorithm, each of which takes `at` as its last argument."""
+MOST_CONTRACTS = 256
 
+
+class Contract(NamedTuple):
+    """What the rules of an algorithm compute, and the classes of its states and messages."""
+
+    server_init: Formula
+    init: Formula
+    receive: Formula
+    at: Formula
+    step: Formula
+    send: Formula
+    apply: Formula
+    state: Any
+    replica: Any
+    message: Any
+
+    @classmethod
+    def of(cls, algorithm: Algorithm) -> "Contract":
+        """Return the contract of `algorithm`, or raise a `ConfigError` that says what breaks it."""
+        server, worker = algorithm.server, algorithm.worker
+        rules = (server.init, server.apply, *worker)
+        key = (algorithm.name, type(algorithm.hyper), server.reads, *map(id, rules))
+        parts = parts_of(rules)
+        known, found = _contracts.get(key, (None, None))
+        if found is None or not _is_same(parts, known):
+            found = cls._traced(algorithm)
+            if len(_contracts) > MOST_CONTRACTS:
+                _contracts.clear()
+            _contracts[key] = (parts, found)
+        return found
+
+    @classmethod
+    def _traced(cls, algorithm: Algorithm) -> "Contract":
+        server, worker = algorithm.server, algorithm.worker
+        h, x = Argument("h", type(algorithm.hyper)), Argument("x")
+        begin = _traced(algorithm, "server.init", server.init, [h, x], Returned("State"))
+        init = _traced(algorithm, "worker.init", worker.init, [h, x], Returned("Replica"))
+        w = Argument("w", init.kinds[0])
+        _check_reads(algorithm, begin.kinds[0])
+        read = [Argument(f"read_{name}") for name in server.reads]
+        replica = Returned("Replica", w.kind)
+        send = _traced(algorithm, "send", worker.send, [h, w], replica, Returned("Message"))
+        s, m = Argument("s", begin.kinds[0]), Argument("m", send.kinds[1])
+        rules = [
+            _traced(algorithm, "receive", worker.receive, [h, w, *read], replica),
+            _traced(algorithm, "at", worker.at, [h, w], COLUMN),
+            _traced(algorithm, "step", worker.step, [h, w, Argument("g")], replica),
+            send,
+            _traced(algorithm, "apply", server.apply, [h, s, m], Returned("State", s.kind)),
+        ]
+        formulas = (one.formula for one in (begin, init, *rules))
+        return cls(*formulas, state=s.kind, replica=w.kind, message=m.kind)
+
+    @property
+    def formulas(self) -> dict[str, Formula]:
+        """The formulas by the names of the rules."""
+        return {name: one for name, one in self._asdict().items() if isinstance(one, Formula)}
+
+
+def _traced(
+    algorithm: Algorithm, name: str, rule: Callable[..., Any], arguments: list[Argument],
+    *returns: Returned,
+) -> Traced:  # fmt: skip
+    place = f"{algorithm.name}: rule {name}"
+    if takes_at(place, rule, len(arguments)) and not name.endswith("init"):
+        return trace(place, rule, [*arguments, Argument("at", At)], returns)
+    found = trace(place, rule, arguments, returns)
+    if name.endswith("init"):
+        return found
+    given = (*found.formula.arguments, "at")
+    return found._replace(formula=found.formula._replace(arguments=given))
+
+
+_contracts: dict[Any, tuple[list[Any] | None, Contract]] = {}
+"""Contracts that are known, and all that their rules refer to: tracing takes as long as a short
+run."""
+
+
+def _is_same(parts: list[Any] | None, known: list[Any] | None) -> bool:
+    if parts is None or known is None or len(parts) != len(known):
+        return False
+    return all(map(is_, parts, known))
+
+
+def _check_reads(algorithm: Algorithm, state: Any) -> None:  # noqa: ANN401 # a NamedTuple
+    missing = {"x", *algorithm.server.reads} - set(state._fields)
+    if missing:
+        msg = (
+            f"{algorithm.name}: the server has no column {sorted(missing)}, only "
+            f"{list(state._fields)}"
+        )
+        raise ConfigError(msg)
+
+
+class Rules(NamedTuple):
+    """The rules of an algorithm as NumPy calls them; each but the first two takes `at` last."""
+
+    server_init: Callable[[Hyper, Column], State]
+    init: Callable[[Hyper, Column], State]
     receive: Callable[..., State]
     at: Callable[..., Column]
     step: Callable[..., State]
@@ -183,38 +281,10 @@ class Rules(NamedTuple):
 
     @classmethod
     def of(cls, algorithm: Algorithm) -> "Rules":
-        """Return the rules of `algorithm`; those that do not ask for `at` are not given it."""
-        rules = signatures(algorithm.server, algorithm.worker)
-        return cls(*(with_at(rule, arguments) for rule, arguments in rules))
-
-
-def signatures(server: Server, worker: Worker) -> list[tuple[Callable[..., Any], int]]:
-    """Return each rule, in the order of `Rules`, and the number of its arguments without `at`."""
-    return [
-        (worker.receive, 2 + len(server.reads)),
-        (worker.at, 2),
-        (worker.step, 3),
-        (worker.send, 2),
-        (server.apply, 3),
-    ]
-
-
-@functools.cache  # a signature takes longer to inspect than a short run to begin
-def takes_at(rule: Callable[..., Any], arguments: int) -> bool:
-    """Return whether `rule` takes `at` behind its `arguments` others, or raise a `ConfigError`."""
-    taken = len(inspect.signature(rule).parameters)
-    if taken not in (arguments, arguments + 1):
-        name = getattr(rule, "__name__", repr(rule))
-        msg = f"rule {name} must take {arguments} arguments, or `at` behind them, not {taken}"
-        raise ConfigError(msg)
-    return taken == arguments + 1
-
-
-def with_at(rule: Callable[..., Any], arguments: int) -> Callable[..., Any]:
-    """Return `rule` as a function that takes `at` last, whether the rule asks for it or not."""
-    if takes_at(rule, arguments):
-        return rule
-    return lambda *given: rule(*given[:-1])
+        """Return the rules of `algorithm`, or raise a `ConfigError` that says what breaks them."""
+        known = Contract.of(algorithm)
+        kinds = (("State", known.state), ("Replica", known.replica), ("Message", known.message))
+        return cls(*(for_numpy(one, kinds) for one in known.formulas.values()))
 
 
 FIRST = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
@@ -229,9 +299,8 @@ class Exchange(NamedTuple):
     message: State
 
 
-def exchange(algorithm: Algorithm, w: State, columns: Sequence[Column], g: Column) -> Exchange:
-    """Run a worker's four rules once on numbers: pull `columns`, step along `g`, push."""
-    h, rules = algorithm.hyper, Rules.of(algorithm)
+def exchange(rules: Any, h: Hyper, w: State, columns: Sequence[Column], g: Column) -> Exchange:  # noqa: ANN401 # `Rules`
+    """Run a worker's four rules once: pull `columns`, step along `g`, push."""
     received = rules.receive(h, w, *columns, FIRST)
     stepped = rules.step(h, received, g, FIRST)
     return Exchange(rules.at(h, received, FIRST), *rules.send(h, stepped, FIRST))
@@ -239,10 +308,7 @@ def exchange(algorithm: Algorithm, w: State, columns: Sequence[Column], g: Colum
 
 def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
     """Return the names of the columns of a push."""
-    h, zeros = algorithm.hyper, [0.0] * len(algorithm.server.reads)
-    names: tuple[str, ...] = exchange(
-        algorithm, algorithm.worker.init(h, 0.0), zeros, 0.0
-    ).message._fields
+    names: tuple[str, ...] = Contract.of(algorithm).message._fields
     return names
 
 
@@ -256,13 +322,14 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
     if pull.every != 1 or push.every != 1 or before_step(algorithm.cycle, Push):
         return False
+    h, rules = floats(algorithm), Rules.of(algorithm)
     columns = [0.3 + 0.1 * i for i in range(len(algorithm.server.reads))]
     outcomes = set()
     for junk in (1.5, -250.0, 0.0):
-        fresh = algorithm.worker.init(algorithm.hyper, junk)
-        used = exchange(algorithm, type(fresh)(*[junk] * len(fresh)), columns, junk).sent
+        fresh = rules.init(h, junk)
+        used = exchange(rules, h, type(fresh)(*[junk] * len(fresh)), columns, junk).sent
         for w in (fresh, used):
-            done = exchange(algorithm, w, columns, 0.7)
+            done = exchange(rules, h, w, columns, 0.7)
             outcomes.add((float(done.point), *map(float, done.message)))
     return len(outcomes) == 1
 
@@ -290,48 +357,30 @@ def check_algorithm(algorithm: Algorithm) -> None:
     that the next one takes.
     """
     if not isinstance(algorithm, Algorithm):
-        msg = f"algorithm must be a value such as distsgd.algorithms.serial(0.1), not {algorithm!r}"
-        raise ConfigError(msg)
+        raise wrong_kind("algorithm", "distsgd.algorithms.serial(0.1)", algorithm)
     check_cycle(algorithm.cycle)
     h, name = algorithm.hyper, algorithm.name
     for label, value in zip(h._fields, h, strict=True):
         check_number(f"{name}: hyper-parameter {label}", value)
-    server, worker = algorithm.server.init(h, 0.5), algorithm.worker.init(h, 0.5)
-    missing = {"x", *algorithm.server.reads} - set(server._fields)
-    if missing:
-        msg = f"{name}: the server has no column {sorted(missing)}, only {list(server._fields)}"
-        raise ConfigError(msg)
-    columns = [getattr(server, column) for column in algorithm.server.reads]
-    rules = Rules.of(algorithm)
-    received = _check_state(name, "receive", worker, rules.receive(h, worker, *columns, FIRST))
-    rules.at(h, received, FIRST)
-    stepped = _check_state(name, "step", worker, rules.step(h, received, 0.25, FIRST))
-    sent, message = rules.send(h, stepped, FIRST)
-    _check_state(name, "send", worker, sent)
-    _check_state(name, "apply", server, rules.apply(h, server, message, FIRST))
-
-
-def _check_state(algorithm: str, rule: str, expected: State, got: State) -> State:
-    if type(got) is type(expected):
-        return got
-    msg = f"{algorithm}: {rule} must return {type(expected).__name__}, not {type(got).__name__}"
-    raise ConfigError(msg)
+    Contract.of(algorithm)
 
 
 def settings(algorithm: Algorithm) -> dict[str, Any]:
-    """Return what identifies `algorithm`, as JSON: its name, numbers, cycle and rules' names."""
+    """Return what identifies `algorithm`, as JSON: its name, numbers and cycle, and what it does.
+
+    A rule is identified by its formula, whatever it is called and wherever it stands.
+    """
+    schedule = algorithm.schedule and identified(
+        f"the schedule of {algorithm.name}", algorithm.schedule
+    )
+    rules = {name: str(one) for name, one in Contract.of(algorithm).formulas.items()}
     return {
         "name": algorithm.name,
         "hyper": {name: float(value) for name, value in algorithm.hyper._asdict().items()},
         "cycle": [str(one) for one in algorithm.cycle],
-        "rules": [
-            f"{rule.__module__}.{rule.__qualname__}"
-            for rule, _ in signatures(algorithm.server, algorithm.worker)
-        ],
-        "schedule": _name(algorithm.schedule),
+        "rules": rules,
+        "reads": list(algorithm.server.reads),
+        "sparse": algorithm.sparse,
+        "lock_free": algorithm.lock_free,
+        "schedule": schedule,
     }
-
-
-def _name(schedule: Callable[[float], float] | None) -> str | None:
-    # the text of a function holds its address; that of a value that can be called, its numbers
-    return getattr(schedule, "__qualname__", None) or (schedule and str(schedule))

@@ -10,16 +10,17 @@ from typing import Annotated, TypeAlias
 import typer
 from typer.exceptions import TyperException
 
+from distsgd import __version__
 from distsgd.errors import DistsgdError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: the caller's mistake, which one sentence explains; Ctrl-C."""
 
 app = typer.Typer(
-    help="Predict how distributed SGD converges, before paying for the cluster.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 File: TypeAlias = Annotated[
@@ -44,6 +45,23 @@ Job: TypeAlias = Annotated[
 Quick: TypeAlias = Annotated[
     bool, typer.Option("--quick", help="Two seeds, four trials, a fifth of the budget.")
 ]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"distsgd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Predict how distributed SGD converges, before paying for the cluster."""
 
 
 @app.command(
@@ -97,13 +115,18 @@ def run(
         typer.Option(help="simulate, or live: local or ray. Default: as the experiment says."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    until_target: Annotated[
+        bool, typer.Option("--until-target", help="End where the experiment's target is met.")
+    ] = False,
     quick: Quick = False,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("results/run"),
 ) -> int:
     """Run one algorithm once; print its history, and save it."""
     commands = _commands()
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.run(asked, algorithm, fleet=fleet, on=on, seed=seed, out=out)
+    code: int = commands.run(
+        asked, algorithm, fleet=fleet, on=on, seed=seed, is_until_target=until_target, out=out
+    )  # fmt: skip
     return code
 
 

@@ -99,6 +99,7 @@ def compare(
         0, or why not.
     """
     found = comparison.Progress(asked.setup(seeds))
+    _warn(found.setup)
     check_writable(out)
     with locked(out):
         try:
@@ -111,6 +112,12 @@ def compare(
             _interrupted(found, out)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         return _finish(found.comparison, out)
+
+
+def _warn(setup: Setup) -> None:
+    terminal = Console(stderr=True)
+    for text in setup.warnings:
+        terminal.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _interrupted(found: comparison.Progress, out: Path) -> None:
@@ -142,8 +149,9 @@ def _has_failed(summary: Summary) -> bool:
 
 
 def run(
-    asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int, out: Path
-) -> int:
+    asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int,
+    is_until_target: bool = False, out: Path,
+) -> int:  # fmt: skip
     """Run one algorithm of an experiment once, print its history and save it.
 
     A live run that Ctrl-C or SIGTERM stops is saved as far as it has come.
@@ -160,6 +168,8 @@ def run(
         Name of the engine; None for the first one of the experiment.
     seed : int
         Seed of the run.
+    is_until_target : bool, default False
+        Whether the run ends where it meets the experiment's target.
     out : Path
         Folder of the run.
 
@@ -172,7 +182,8 @@ def run(
     job = _job(setup, label, check_seed(seed))
     check_writable(out.parent)
     check_replaceable(out)
-    target = setup.target if isinstance(setup.target, float) else None
+    _warn(setup)
+    target = _target(setup) if is_until_target else None
     if setup.engines == ("simulate",):
         code, done = 0, run_once(setup, job, target=target)
     else:
@@ -183,6 +194,14 @@ def run(
     print_history(done.history, console())
     _say(f"{label} on {job.fleet}, seed {seed}: {_ending(done)}\nwrote {out}")
     return code
+
+
+def _target(setup: Setup) -> float:
+    if isinstance(setup.target, float):
+        return setup.target
+    given = "none" if setup.target is None else "that of another algorithm"
+    msg = f"--until-target needs a loss as target, not {given}; give it with --set target=0.2"
+    raise ConfigError(msg)
 
 
 def _job(setup: Setup, label: str, seed: int) -> Job:

@@ -2,7 +2,8 @@
 
 1. All algorithms see the same samples, machine times and starting points: a seed is common to them.
 2. A run is saved when it has finished, so nothing is lost if the comparison is stopped.
-3. A run never stops at the target; the time to it is read off its history. So budgets stay equal.
+3. A run never stops at the target; the update that first met it is searched for afterwards. So
+   budgets stay equal.
 4. A folder may hold runs of many comparisons: each has the name of its settings, and none is ever
    written over by another. Summary and report are those of the latest, and name its runs.
 """
@@ -17,10 +18,11 @@ import msgspec
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, warn
 from distsgd.files import check_writable, kept_elsewhere, read, sealed, unsealed, write
 from distsgd.fold import ReadsName
 from distsgd.jobs import (
+    NO_TARGETS,
     NOWHERE,
     LiveWatch,
     Place,
@@ -32,22 +34,25 @@ from distsgd.jobs import (
     worthwhile,
 )  # fmt: skip
 from distsgd.live.fleet import Live
+from distsgd.named import by_label
+from distsgd.outcome import Outcome
 from distsgd.problem import Problem
 from distsgd.report.answer import answer
-from distsgd.report.findings import Reference
 from distsgd.report.page import render
-from distsgd.report.summary import FORMAT, Line, Outcome, Summary, summarise
+from distsgd.report.summary import FORMAT, Line, Summary, summarise
 from distsgd.report.trials import Trial
 from distsgd.run import identify, is_live, load_as
 from distsgd.search import Tunable, Tuning
 from distsgd.setup import Job, Setup
 from distsgd.sites import AnyFleet, Engine
-from distsgd.tuning import chosen, n_tuning_runs, tune
+from distsgd.target import Reference, Target
+from distsgd.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
 
 
 def outcomes(
-    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = ()
-) -> Iterator[Outcome]:
+    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (),
+    targets: Mapping[str, float] = NO_TARGETS,
+) -> Iterator[Outcome]:  # fmt: skip
     """Run everything, and give each run as it finishes.
 
     Parameters
@@ -58,6 +63,8 @@ def outcomes(
         Where runs are made, saved and found.
     trials : sequence of Trial
         What tuning tried, if there is something to tune.
+    targets : mapping of str to float, optional
+        By problem, the training loss whose first crossing is searched for in every run.
 
     Yields
     ------
@@ -74,7 +81,7 @@ def outcomes(
         for group, algorithm in chosen(setup, trials).items()
         for seed in setup.cases
     ]
-    for job, done in run_jobs(setup, jobs, place):
+    for job, done in run_jobs(setup, jobs, place, targets):
         yield outcome_of(job, done)
 
 
@@ -92,12 +99,15 @@ class Comparison:
         Whether everything that was asked for has run.
     trials : sequence of Trial
         What tuning tried.
+    targets : mapping of str to Target
+        The training loss to reach, by problem.
     """
 
     settings: dict[str, Any]
     outcomes: Sequence[Outcome] = field(repr=False)
     is_complete: bool = True
     trials: Sequence[Trial] = field(default=(), repr=False)
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(answer(self.summary))
@@ -106,8 +116,9 @@ class Comparison:
     def summary(self) -> Summary:
         """Its numbers: the content of ``summary.json``."""
         return summarise(
-            self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials
-        )
+            self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials,
+            targets=self.targets,
+        )  # fmt: skip
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.json``, ``report.html`` and the runs into `folder`.
@@ -185,6 +196,7 @@ class _Saved(msgspec.Struct):
     settings: dict[str, Any]
     runs: list[Line]
     trials: list[Trial] = []
+    targets: dict[str, Target] = {}
 
 
 def load_comparison(folder: str | Path) -> Comparison:
@@ -202,7 +214,7 @@ def load_comparison(folder: str | Path) -> Comparison:
         raise _no_summary(Path(folder), error) from None
     saved: _Saved = unsealed(content, _Saved, path, FORMAT)
     loaded = [_loaded(Path(folder), line) for line in saved.runs]
-    return Comparison(saved.settings, loaded, saved.is_complete, saved.trials)
+    return Comparison(saved.settings, loaded, saved.is_complete, saved.trials, saved.targets)
 
 
 def _no_summary(folder: Path, error: OSError) -> ConfigError:
@@ -222,7 +234,8 @@ def _loaded(folder: Path, line: Line) -> Outcome:
 
 
 def compare(
-    algorithms: Mapping[str, Algorithm | Tunable], problem: Problem | Mapping[str, Problem],
+    algorithms: Algorithm | Tunable | Mapping[str, Algorithm | Tunable],
+    problem: Problem | Mapping[str, Problem],
     fleets: AnyFleet | Mapping[str, AnyFleet], *,
     epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
     seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
@@ -235,8 +248,8 @@ def compare(
 
     Parameters
     ----------
-    algorithms : mapping of str to Algorithm or Tunable
-        By the name under which the report shows them.
+    algorithms : Algorithm, Tunable or mapping of str to these
+        By the name under which the report shows them; a single one is called by its name.
     problem : Problem or mapping of str to Problem
         What they minimise; a single one is called by its name.
     fleets : Fleet, StaleReads or mapping of str to these
@@ -283,11 +296,12 @@ def compare(
     """
     given = {"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds}
     setup = Setup(
-        algorithms, problem, fleets if isinstance(fleets, Mapping) else {"fleet": fleets},
+        by_label("algorithms", algorithms), problem, by_label("fleets", fleets),
         {name: amount for name, amount in given.items() if amount is not None},
         batch, seeds, evaluations, target, note, tuning or Tuning(), partition, reads, atomic,
         engine, live or Live(),
     )  # fmt: skip
+    warn(setup.warnings)
     found = Progress(setup)
     found.carry_out(watch=watch, processes=processes)
     return found.comparison
@@ -305,11 +319,14 @@ class Progress:
         What tuning has tried.
     outcomes : list of Outcome
         What has run.
+    targets : dict of str to Target
+        The training loss to reach, by problem.
     """
 
     setup: Setup
     trials: list[Trial] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    targets: dict[str, Target] = field(default_factory=dict)
 
     @property
     def n_runs(self) -> int:
@@ -347,8 +364,10 @@ class Progress:
             processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
         place = Place(folder, processes, is_fresh, watch_live, on)
         with connected(place):
-            self.trials += tune(self.setup, place, watch)
-            for outcome in outcomes(self.setup, place, self.trials):
+            self.targets |= find_targets(self.setup, place, watch)
+            targets = losses_of(self.targets)
+            self.trials += tune(self.setup, place, watch, targets=targets)
+            for outcome in outcomes(self.setup, place, self.trials, targets):
                 self.outcomes.append(outcome)
                 if watch is not None:
                     watch(outcome)
@@ -359,4 +378,5 @@ class Progress:
         return Comparison(
             self.setup.settings, sorted(self.outcomes, key=self.setup.place),
             is_complete=len(self.outcomes) == self.setup.n_runs, trials=self.trials,
+            targets=self.targets,
         )  # fmt: skip

@@ -4,9 +4,15 @@ A message gives the argument, the bound, the value, and then what to do. A run t
 an error: it is a result whose status says so.
 """
 
+import contextlib
 import difflib
+import inspect
 import math
-from collections.abc import Iterable
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 
 class DistsgdError(Exception):
@@ -27,6 +33,10 @@ class WorkerLost(DistsgdError):  # noqa: N818 # it names what happened
 
 class TraceError(DistsgdError):
     """A peer's: an order that no server can have served, so it cannot be folded or replayed."""
+
+
+class DistsgdWarning(UserWarning):
+    """What can be done and is hardly ever meant: settings, or a problem that looks wrong."""
 
 
 def check_number(
@@ -64,7 +74,7 @@ def _number(name: str, value: object) -> float:
         raise ConfigError(msg) from None
 
 
-def check_count(name: str, value: int, *, at_least: int = 1) -> int:
+def check_count(name: str, value: float, *, at_least: int = 1) -> int:
     """Return `value` as an int, or raise a `ConfigError` that names the bound it breaks."""
     number = _number(name, value)
     if not number.is_integer() or number < at_least:
@@ -81,9 +91,69 @@ def check_seed(seed: int) -> int:
     raise ConfigError(msg)
 
 
+def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
+    """Return what is given of `budget`, whole for updates and gradients, or raise `ConfigError`."""
+    return {
+        unit: check_count(unit, amount) if unit in {"updates", "gradients"}
+        else check_number(unit, amount, above=0)
+        for unit, amount in budget.items() if amount is not None
+    }  # fmt: skip
+
+
+def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequence[int]:
+    """Return the seeds that were given, or as many as that from `first` on; each once."""
+    if not isinstance(seeds, Iterable):
+        return range(first, first + check_count(name, seeds))
+    own = tuple(check_seed(seed) for seed in seeds)
+    twice = next((seed for place, seed in enumerate(own) if seed in own[:place]), None)
+    if twice is None:
+        return own
+    msg = f"{name} must differ, but {twice} is given twice: the same runs would count twice"
+    raise ConfigError(msg)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return ConfigError(f"unknown {kind} {name!r}; {hint}")
+
+
+def wrong_kind(name: str, example: str, given: object) -> ConfigError:
+    """Return the error for a value of a wrong kind; a function was perhaps not called."""
+    if inspect.isfunction(given) or inspect.isclass(given):
+        return ConfigError(f"{name} must be a value such as {example}, but {_not_called(given)}")
+    kind = f"an object of the type {type(given).__name__}"
+    shown = repr(given) if len(repr(given)) <= 60 else kind
+    return ConfigError(f"{name} must be a value such as {example}, not {shown}")
+
+
+def _not_called(make: Callable[..., object]) -> str:
+    needed = ""
+    with contextlib.suppress(ValueError):  # some built-in classes have no signature
+        given = inspect.signature(make).parameters.values()
+        needed = ", ".join(one.name for one in given if one.default is one.empty)
+    return f"{make.__name__} was not called; write {make.__name__}({needed})"
+
+
+def raised(error: BaseException) -> str:
+    """Return the kind and the text of `error`, and the line of the user's own code it came from.
+
+    That is the innermost line that is neither ours, nor Python's or an installed package's.
+    """
+    places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    others = (str(Path(__file__).parent), *places)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not one.filename.startswith((*others, "<frozen"))]
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if not own:
+        return text
+    return f"{text} ({own[-1].filename}:{own[-1].lineno}, in {own[-1].name})"
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Show each of `sentences` as a `DistsgdWarning`."""
+    for sentence in sentences:
+        # the frames are this one, the function of ours that was called, and its caller
+        warnings.warn(sentence, DistsgdWarning, stacklevel=3)

@@ -16,10 +16,10 @@ import msgspec
 from distsgd import tables
 from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError, unknown_name
-from distsgd.report.findings import Reference
 from distsgd.search import Tuning
 from distsgd.setup import BUDGETS, Setup
 from distsgd.tables import ExactStaleness, Machines, SampledStaleness, Table
+from distsgd.target import Reference
 
 __all__ = [
     "ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read",
@@ -130,7 +130,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         )
         tuning = msgspec.structs.replace(
             self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
-            seeds=list(self.tuning.cases[:1]),
+            seeds=list(self.tuning.cases[:QUICK_SEEDS]),
         )  # fmt: skip
         changed = {
             name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning,

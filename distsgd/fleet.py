@@ -6,11 +6,11 @@ time, first come, first served, in `service` seconds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from math import inf, isinf
 from typing import Any
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed
+from distsgd.errors import ConfigError, check_count, check_number, check_seed, wrong_kind
 from distsgd.laws import SECONDS, Law, constant
 
 
@@ -48,7 +48,8 @@ class Fleet:
     compute : Law or sequence of Law
         Time of one step [s]; one law for all workers, or one for each. Default: 1 s exactly.
     speeds : sequence of float, optional
-        ``float64[workers]``, each > 0: a worker's durations are divided by its speed.
+        ``float64[workers]``, each > 0: a worker's durations are divided by its speed, so that 2 is
+        twice as fast.
     latency : float
         One-way time of a message [s], >= 0.
     bandwidth : float
@@ -62,11 +63,15 @@ class Fleet:
         ``bytes / shards`` per message.
     failures : Failures, optional
         Machines that break; none by default.
+    slowdown : sequence of float, optional
+        ``float64[workers]``, each > 0, instead of `speeds`: a worker's durations are multiplied by
+        it, so that 2 is half as fast. It is kept as the speeds ``1 / slowdown``.
 
     Raises
     ------
     ConfigError
-        If a number is out of bounds, or a sequence has not one entry per worker.
+        If a number is out of bounds, a sequence has not one entry per worker, or both `speeds` and
+        `slowdown` are given.
     """
 
     workers: int
@@ -77,37 +82,36 @@ class Fleet:
     service: float = 0.0
     shards: int = 1
     failures: Failures | None = None
+    slowdown: InitVar[Sequence[float] | None] = None
 
-    def __post_init__(self) -> None:
-        check_count("workers", self.workers)
+    def __post_init__(self, slowdown: Sequence[float] | None) -> None:
+        for name in ("workers", "shards"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
         check_number("latency", self.latency, at_least=0, unit=SECONDS)
         check_number("bandwidth", self.bandwidth, above=0, unit=" bytes/s", finite=False)
         check_number("service", self.service, at_least=0, unit=SECONDS)
-        check_count("shards", self.shards)
-        self._freeze("compute", Law)
-        self._freeze("speeds", object)
+        if not isinstance(self.compute, Law):
+            laws = _entries("compute", self.compute, self.workers, "distsgd.exponential(1.0)")
+            object.__setattr__(self, "compute", laws)
+        speeds = self.speeds if slowdown is None else self._slowed(slowdown)
+        if speeds is not None:
+            object.__setattr__(self, "speeds", _entries("speeds", speeds, self.workers, "[1, 0.5]"))
         for worker, speed in enumerate(self.speeds or ()):
             check_number(f"speeds[{worker}]", speed, above=0)
         if not isinstance(self.failures, (Failures, type(None))):
             msg = f"failures must be Failures(mean_time, repair) or None, not {self.failures!r}"
             raise ConfigError(msg)
 
-    def _freeze(self, name: str, kind: type) -> None:
-        """Check a value per worker, and keep it as a tuple: the caller may change a list later."""
-        value = getattr(self, name)
-        if value is None or (isinstance(value, Law) and kind is Law):
-            return
-        if isinstance(value, str) or not hasattr(value, "__len__"):
-            msg = f"{name} must have one entry per worker, not {value!r}"
-            raise ConfigError(msg)
-        if len(value) != self.workers:
-            msg = f"{name} must have one entry per worker ({self.workers}), not {len(value)}"
-            raise ConfigError(msg)
-        wrong = next((entry for entry in value if not isinstance(entry, kind)), None)
-        if wrong is not None:
-            msg = f"{name} must hold laws such as exponential(1.0), not {wrong!r}"
-            raise ConfigError(msg)
-        object.__setattr__(self, name, tuple(value))
+    def _slowed(self, slowdown: Sequence[float]) -> tuple[float, ...]:
+        """Return the speeds of workers that take so many times as long."""
+        if self.speeds is not None:
+            msg = "give speeds, which divide the durations, or slowdown, which multiplies them"
+            raise ConfigError(f"{msg}; not both")
+        factors = _entries("slowdown", slowdown, self.workers, "[1, 2]")
+        return tuple(
+            1.0 / check_number(f"slowdown[{worker}]", factor, above=0)
+            for worker, factor in enumerate(factors)
+        )
 
     @property
     def laws(self) -> tuple[Law, ...]:
@@ -173,6 +177,19 @@ def fixed_staleness(tau: int) -> Fleet:
 def stale_reads(law: Law, seed: int = 0) -> StaleReads:
     """Return the order in which each gradient is as stale as `law` [versions] says."""
     return StaleReads(law, seed)
+
+
+def _entries(name: str, values: Any, workers: int, example: str) -> tuple[Any, ...]:  # noqa: ANN401 # what was given
+    """Check a value per worker, and return a tuple: the caller may change a list later."""
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise wrong_kind(name, f"{example}, with one entry per worker", values)
+    if len(values) != workers:
+        msg = f"{name} must have one entry per worker ({workers}), not {len(values)}"
+        raise ConfigError(msg)
+    wrong = next((one for one in values if name == "compute" and not isinstance(one, Law)), None)
+    if wrong is not None:
+        raise wrong_kind(f"each entry of {name}", example, wrong)
+    return tuple(values)
 
 
 def _one_or_all(texts: list[str]) -> str | list[str]:

@@ -112,7 +112,7 @@ def fold(
         folding = _driver(driver, case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
-        with np.errstate(over="ignore", invalid="ignore"), _compiling(algorithm.name):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _compiling(algorithm.name):
             folding.advance(int(planned.ends[update - 1]) if update else 0)
         counts = folding.counts._asdict() if isinstance(folding, Interleaved) else {}
         yield State(update, folding.x, counts)

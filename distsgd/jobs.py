@@ -2,25 +2,30 @@
 
 1. The hash of a run is known before the run. If it is saved already, it is loaded, not made.
 2. A run that ends in an unexpected error is listed, and the others go on.
-3. Live runs are made one at a time, after the others: they need the cores. No two of them have the
+3. A run comes with its crossing of its problem's target, if there is one. It is looked for where
+   the run is made, in a saved run too that does not know it.
+4. Live runs are made one at a time, after the others: they need the cores. No two of them have the
    same bits, so that the one that is saved is the one that counts.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.crossing import with_crossing
+from distsgd.errors import ConfigError, DistsgdWarning, raised, unknown_name
 from distsgd.live import ray_session, ray_tasks
 from distsgd.live.case import Progress
 from distsgd.live.fleet import LiveFleet
 from distsgd.live.launch import launch
+from distsgd.outcome import Outcome
 from distsgd.problem import Problem
-from distsgd.report.summary import Outcome
 from distsgd.run import Run, identify, load_as
 from distsgd.setup import Job, Setup
 from distsgd.simulation import simulate
@@ -60,15 +65,27 @@ MACHINES = ("local", "ray")
 """What `Place.on` may be."""
 NOWHERE = Place()
 """In this process, saving nothing."""
+NO_TARGETS: Mapping[str, float] = MappingProxyType({})
 
 
 class _Common(NamedTuple):
     setup: Setup
     folder: Path | None
+    is_fresh: bool
     watch: LiveWatch | None = None
 
 
-def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[Job, Run | str]]:
+class _Piece(NamedTuple):
+    """A run that is to be made or found, and the targets whose crossings it shall know."""
+
+    name: str
+    job: Job
+    targets: tuple[float, ...]
+
+
+def run_jobs(
+    setup: Setup, jobs: Sequence[Job], place: Place, targets: Mapping[str, float] = NO_TARGETS
+) -> Iterator[tuple[Job, Run | str]]:
     """Make the runs of `jobs`, or find them, and give each as it comes.
 
     Parameters
@@ -79,6 +96,8 @@ def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[
         Runs to make. Those that are equal are made once.
     place : Place
         Where.
+    targets : mapping of str to float, optional
+        Training losses by the label of the problem: runs come with their crossings of them.
 
     Yields
     ------
@@ -95,35 +114,40 @@ def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[
         same.setdefault(identify(setup.run_settings(job)), []).append(job)
     missing = []
     for name, own in same.items():
+        wanted = {targets[job.problem] for job in own if job.problem in targets}
         saved = None if place.is_fresh else _saved(place.folder, name)
-        if saved is None:
-            missing.append(own[0])
+        if saved is None or not wanted <= {one.target for one in saved.crossings}:
+            missing.append(_Piece(name, own[0], tuple(sorted(wanted))))
         else:
             yield from ((job, saved) for job in own)
-    for first, done in _all_made(setup, missing, place):
-        yield from ((job, done) for job in same[identify(setup.run_settings(first))])
+    for piece, done in _all_made(setup, missing, place):
+        yield from ((job, done) for job in same[piece.name])
 
 
-def _is_live(setup: Setup, job: Job) -> bool:
-    return isinstance(setup.machines_of(job.fleet), LiveFleet)
+def _is_live(setup: Setup, piece: _Piece) -> bool:
+    return isinstance(setup.machines_of(piece.job.fleet), LiveFleet)
 
 
-def _all_made(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[Job, Run | str]]:
-    modelled, live = ([job for job in jobs if _is_live(setup, job) is one] for one in (False, True))
+def _all_made(
+    setup: Setup, pieces: Sequence[_Piece], place: Place
+) -> Iterator[tuple[_Piece, Run | str]]:
+    modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
     yield from _all_modelled(setup, modelled, place)
-    yield from work(_made, _Common(setup, place.folder, place.watch), live, processes=1)
+    common = _Common(setup, place.folder, place.is_fresh, place.watch)
+    yield from work(_made, common, live, processes=1)
 
 
 def _all_modelled(
-    setup: Setup, jobs: Sequence[Job], place: Place
-) -> Iterator[tuple[Job, Run | str]]:
+    setup: Setup, pieces: Sequence[_Piece], place: Place
+) -> Iterator[tuple[_Piece, Run | str]]:
     if place.on == "local":
-        common, processes = _Common(setup, place.folder), n_processes(place.processes)
-        yield from work(_made, common, jobs, processes=processes)
+        common = _Common(setup, place.folder, place.is_fresh)
+        yield from work(_made, common, pieces, processes=n_processes(place.processes))
         return
     # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    for job, done in ray_tasks.work(_made, _Common(setup, None), jobs, processes=place.processes):
-        yield job, _kept(done, place.folder)
+    common = _Common(setup, None, is_fresh=True)
+    for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
+        yield piece, _kept(done, place.folder)
 
 
 @contextlib.contextmanager
@@ -166,14 +190,30 @@ def _saved(folder: Path | None, name: str) -> Run | None:
         return None
 
 
-def _made(common: _Common, job: Job) -> Run | str:
+def _made(common: _Common, piece: _Piece) -> Run | str:
     try:
-        run = run_once(common.setup, job, watch=common.watch)
+        saved = None if common.is_fresh else _saved(common.folder, piece.name)
+        run = saved or _run(common, piece)
+        crossed = _crossed(common.setup, piece, run)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
-        return f"{type(error).__name__}: {error}"
-    return _kept(run, common.folder)
+        return raised(error)
+    return crossed if crossed is saved else _kept(crossed, common.folder)
+
+
+def _run(common: _Common, piece: _Piece) -> Run:
+    run = run_once(common.setup, piece.job, watch=common.watch)
+    if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
+        _kept(run, common.folder)
+    return run
+
+
+def _crossed(setup: Setup, piece: _Piece, run: Run) -> Run:
+    problem = setup.problems[piece.job.problem]
+    for target in piece.targets:
+        run = with_crossing(run, piece.job.algorithm, problem, target)
+    return run
 
 
 def _kept(done: Run | str, folder: Path | None) -> Run | str:
@@ -216,11 +256,13 @@ def run_once(
     given = {**setup.budget, "seed": job.seed, **ending}
     problem = setup.problems[job.problem]
     try:
-        if not isinstance(machines, LiveFleet):
-            return simulate(job.algorithm, problem, machines, **given, **setup.manner)
-        told = None if watch is None else partial(watch, job)
-        own = machines.arguments(job.algorithm) | setup.live_manner
-        return launch(job.algorithm, problem, **given, **own, watch=told)
+        # the set-up has said what is doubtful, for all runs at once
+        with warnings.catch_warnings(action="ignore", category=DistsgdWarning):
+            if not isinstance(machines, LiveFleet):
+                return simulate(job.algorithm, problem, machines, **given, **setup.manner)
+            told = None if watch is None else partial(watch, job)
+            own = machines.arguments(job.algorithm) | setup.live_manner
+            return launch(job.algorithm, problem, **given, **own, watch=told)
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
         raise ConfigError(msg) from None

@@ -96,6 +96,22 @@ def identify(settings: Settings, version: str = __version__) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Crossing(msgspec.Struct, frozen=True):
+    """Where the training loss, evaluated after every update, first met a target.
+
+    The first update at or below the target lies in ``(after, update]``.
+    """
+
+    target: float
+    """Training loss."""
+    update: int | None
+    """The earliest update found after which the loss is at or below the target, None if none is."""
+    after: int
+    """The first crossing lies behind this update; 0 if the starting point meets the target. Where
+    `update` is None, the run missed the target up to here: if this is its last update, for certain,
+    otherwise it is not known whether it met the target behind."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """The result of an engine: where the parameters went, how, in which order, and from what.
@@ -125,6 +141,9 @@ class Run:
         The tables of an experiment, as JSON, from which algorithm and problem can be made again:
         ``algorithm``, ``problem``, and the ``folder`` where relative paths start. It is empty where
         they were made by a program, and does not identify the run.
+    crossings : tuple of Crossing
+        Where targets were first met, if that was looked for (`distsgd.crossing`); it does not
+        identify the run.
     """
 
     x: npt.NDArray[np.float64]
@@ -136,6 +155,7 @@ class Run:
     versions: dict[str, str] = field(default_factory=versions)
     counts: dict[str, int] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    crossings: tuple[Crossing, ...] = ()
 
     def __repr__(self) -> str:
         name, last = self.settings["algorithm"]["name"], self.history.row(-1, named=True)
@@ -145,6 +165,31 @@ class Run:
     def hash(self) -> str:
         """The SHA-256 of settings and distsgd's version: equal for equal runs."""
         return identify(self.settings, self.versions["distsgd"])
+
+    def crossing(self, target: float) -> Crossing:
+        """Return where the training loss first met `target`: as looked for, or by the history.
+
+        The history knows nothing of the updates between its points, where the loss may dip.
+        """
+        known = next((one for one in self.crossings if one.target == target), None)
+        return known or self._crossing_of_history(target)
+
+    def _crossing_of_history(self, target: float) -> Crossing:
+        updates = self.history["update"].to_list()
+        met = np.flatnonzero(self.history["loss"].to_numpy() <= target)
+        if not met.size:
+            return Crossing(target, None, updates[-1])
+        return Crossing(target, updates[met[0]], updates[max(met[0] - 1, 0)])
+
+    def seconds_at(self, update: int) -> float:
+        """Return when `update` was applied [s], in virtual time or in the wall time of a live run.
+
+        A lock-free run has no order: between the points of its history time is interpolated.
+        """
+        if self.trace.n_updates:
+            return float(np.append(0.0, self.trace.seconds)[update])
+        seconds = self.history["wall_seconds" if is_live(self.settings) else "seconds"]
+        return float(np.interp(update, self.history["update"], seconds))
 
     def save(self, folder: str | Path) -> Path:
         """Write the run into `folder`, completely or not at all.
@@ -191,7 +236,7 @@ class Run:
         return _Record(
             format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
             settings=self.settings, versions=self.versions, workers=self.trace.workers,
-            counts=self.counts, source=self.source,
+            counts=self.counts, source=self.source, crossings=self.crossings,
             files={name: digest(content) for name, content in files.items()},
         )  # fmt: skip
 
@@ -207,6 +252,7 @@ class _Record(msgspec.Struct):
     files: dict[str, str]
     counts: dict[str, int] = {}
     source: dict[str, Any] = {}
+    crossings: tuple[Crossing, ...] = ()
 
 
 def load(folder: str | Path) -> Run:
@@ -240,6 +286,7 @@ def load(folder: str | Path) -> Run:
         versions=record.versions,
         counts=record.counts,
         source=record.source,
+        crossings=record.crossings,
     )
 
 

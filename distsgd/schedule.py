@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
-from distsgd.errors import ConfigError, check_count, check_number, check_seed
+from distsgd.errors import ConfigError, check_count, check_number, check_seed, wrong_kind
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.kernels import machines as kernel
 from distsgd.kernels.heap import ENTRY
@@ -89,8 +89,7 @@ def schedule(
     if isinstance(fleet, StaleReads):
         return _read_stale(cycle, fleet, budget)
     if not isinstance(fleet, Fleet):
-        msg = f"fleet must be a value such as distsgd.Fleet(workers=8), not {fleet!r}"
-        raise ConfigError(msg)
+        raise wrong_kind("fleet", "distsgd.Fleet(workers=8)", fleet)
     pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
     push_bytes = check_number("push_bytes", push_bytes, at_least=0, unit=" bytes")
     if seconds is not None and any(law.is_zero for law in fleet.laws):

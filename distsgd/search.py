@@ -5,6 +5,7 @@ logarithm. Each further one goes where the best one points: beyond the grid if t
 edge, else between the best and the better one of its neighbours.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ import msgspec
 import numpy as np
 
 from distsgd.algorithm import Algorithm
-from distsgd.errors import ConfigError, check_count, check_number, check_seed
+from distsgd.errors import (
+    ConfigError,
+    check_count,
+    check_number,
+    check_seeds,
+    unknown_name,
+    wrong_kind,
+)  # fmt: skip
 
 Values: TypeAlias = dict[str, float]
 """Values of the tuned parameters, by name."""
@@ -46,14 +54,15 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How the algorithms are tuned, all alike: table ``[tuning]`` of an experiment file.
 
     `trials` on the grid from `low` to `high` and then `refinements`, each over `seeds`, that the
-    comparison may not use. On the fleet `fleet` for all fleets; without one, on each fleet anew.
+    comparison may not use; with one seed no order between tuned algorithms is claimed. On the fleet
+    `fleet` for all fleets; without one, on each fleet anew.
     """
 
     trials: int = 7
     refinements: int = 2
     low: float = 0.01
     high: float = 10.0
-    seeds: int | list[int] = 1
+    seeds: int | list[int] = 3
     fleet: str | None = None
 
     def __post_init__(self) -> None:
@@ -61,16 +70,19 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             msg = f"tuning.trials must be >= 2 to have two ends, not {self.trials}"
             raise ConfigError(msg)
         check_count("tuning.refinements", self.refinements, at_least=0)
+        for name in ("trials", "refinements"):
+            msgspec.structs.force_setattr(self, name, int(getattr(self, name)))
+        try:
+            Range(self.low, self.high)
+        except ConfigError as error:
+            msg = f"tuning.{error}"
+            raise ConfigError(msg) from None
         check_count("number of tuning.seeds", len(self.cases))
-        for seed in self.cases:
-            check_seed(seed)
 
     @property
     def cases(self) -> tuple[int, ...]:
         """The seeds: a number of them starts at 1000."""
-        if isinstance(self.seeds, int):
-            return tuple(range(1000, 1000 + check_count("tuning.seeds", self.seeds)))
-        return tuple(self.seeds)
+        return tuple(check_seeds("tuning.seeds", self.seeds, first=1000))
 
     def settings(self, tunables: Mapping[str, "Tunable"]) -> dict[str, Any]:
         """Return what a reader needs to know, as JSON."""
@@ -98,19 +110,41 @@ class Tunable:
     Raises
     ------
     ConfigError
-        If no parameter is to be tuned.
+        If no parameter is to be tuned, `make` has no such parameter, or a range is none.
     """
 
     make: Callable[..., Algorithm]
     ranges: Mapping[str, Range]
 
     def __post_init__(self) -> None:
+        if not callable(self.make):
+            raise wrong_kind("make", "the function distsgd.algorithms.downpour", self.make)
+        if not isinstance(self.ranges, Mapping):
+            example = '{"learning_rate": distsgd.Range(0.01, 1)}'
+            raise wrong_kind("ranges", example, self.ranges)
         check_count("number of tuned parameters", len(self.ranges))
+        for name, one in self.ranges.items():
+            _check_parameter(self.make, name)
+            if not isinstance(one, Range):
+                raise wrong_kind(f"the range of {name}", _as_range(one), one)
 
     @property
     def lowest(self) -> Algorithm:
         """The algorithm with the lowest value of each parameter."""
         return self.make(**{name: one.low for name, one in self.ranges.items()})
+
+
+def _check_parameter(make: Callable[..., Algorithm], name: str) -> None:
+    known = inspect.signature(make).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    if name not in known and not takes_any:
+        raise unknown_name("tuned parameter", str(name), known)
+
+
+def _as_range(given: object) -> str:
+    """Return how a pair of numbers is written as a range."""
+    pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (0.01, 1)
+    return f"distsgd.Range({pair[0]!r}, {pair[1]!r})"
 
 
 def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:

@@ -10,16 +10,25 @@ from typing import Any, NamedTuple
 import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
+from distsgd.checks import check_problem
 from distsgd.data.partition import SHARED, Partition, class_histogram
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import (
+    ConfigError,
+    check_budget,
+    check_count,
+    check_number,
+    check_seeds,
+    unknown_name,
+)  # fmt: skip
+from distsgd.fleet import Fleet
 from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
 from distsgd.live.case import Launch
 from distsgd.live.fleet import Live, LiveFleet
+from distsgd.named import by_label
+from distsgd.outcome import Outcome
+from distsgd.plausible import of_fleet, of_problem
 from distsgd.problem import Problem
-from distsgd.report.findings import Reference
-from distsgd.report.summary import Outcome
-from distsgd.schedule import schedule
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
 from distsgd.sites import (
@@ -35,7 +44,9 @@ from distsgd.sites import (
     modelled,
     n_workers,
     reason_against,
+    reason_against_order,
 )  # fmt: skip
+from distsgd.target import Reference
 
 BUDGETS = ("epochs", "updates", "gradients", "seconds")
 """Names of the budgets; a run has exactly one."""
@@ -92,7 +103,7 @@ class Setup:
     Raises
     ------
     ConfigError
-        If nothing is left to run, or an algorithm cannot run on one of the fleets.
+        If settings do not fit together, or no algorithm can run on any of the fleets.
     """
 
     algorithms: Mapping[str, Algorithm | Tunable]
@@ -112,19 +123,24 @@ class Setup:
     live: Live = field(default_factory=Live)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seeds, int):
-            object.__setattr__(self, "seeds", range(check_count("seeds", self.seeds)))
-        for name in ("algorithms", "problems", "fleets", "seeds"):
-            check_count(f"number of {name}", len(getattr(self, name)))
-        for seed in self.cases:
-            check_seed(seed)
-        check_count("batch", self.batch)
-        check_count("evaluations", self.evaluations)
-        _check_budget(self.budget)
+        checked = {
+            "algorithms": by_label("algorithms", self.algorithms),
+            "fleets": by_label("fleets", self.fleets),
+            "seeds": check_seeds("seeds", self.seeds),
+            "batch": check_count("batch", self.batch),
+            "evaluations": check_count("evaluations", self.evaluations),
+            "budget": _checked_budget(self.budget),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        check_count("number of seeds", len(self.cases))
+        for label, problem in self.problems.items():
+            is_alone = problem is self.problem
+            check_problem(problem, "problem" if is_alone else f"problems[{label!r}]")
+        for algorithm in self.algorithms.values():
+            check_algorithm(_lowest(algorithm))
         self._check_target()
         self._check_tuning()
-        for name, algorithm in self.algorithms.items():
-            _check_runnable(name, algorithm, {**self.fleets, **self._machines})
         self._check_manner()
         self._check_live()
 
@@ -152,7 +168,9 @@ class Setup:
         for (name, problem), (label, machines) in product(self.problems.items(), live.items()):
             check_sizes(label, machines, name, problem)
         if not self.n_runs:
-            raise ConfigError(self.left_out[0].reason)
+            first = self.left_out[0]
+            where = f"algorithm {first.algorithm!r} on fleet {first.fleet!r}"
+            raise ConfigError(f"{where}: {first.reason}")
 
     def _check_target(self) -> None:
         if not isinstance(self.target, Reference):
@@ -174,12 +192,10 @@ class Setup:
             )
             raise ConfigError(msg)
 
-    @property
+    @cached_property
     def problems(self) -> dict[str, Problem]:
         """The problems by label."""
-        if isinstance(self.problem, Mapping):
-            return dict(self.problem)
-        return {self.problem.name: self.problem}
+        return by_label("problems", self.problem)
 
     @cached_property
     def engines(self) -> tuple[Engine, ...]:
@@ -201,20 +217,52 @@ class Setup:
 
     @cached_property
     def left_out(self) -> list[LeftOut]:
-        """What does not run, and why: nothing on a model of machines."""
+        """What does not run, and why."""
         return [
-            LeftOut(name, label, algorithm, reason)
-            for name, label in product(self.problems, self.sites)
-            for algorithm, one in self.algorithms.items()
-            if (reason := self._reason_against(name, label, _lowest(one)))
+            LeftOut(problem, label, name, reason)
+            for problem, label in product(self.problems, self.sites)
+            for name in self.algorithms
+            if (reason := self._reason_against(problem, label, name))
         ]
 
-    def _reason_against(self, problem: str, site: str, algorithm: Algorithm) -> str:
-        machines = self.sites[site].machines
-        if not isinstance(machines, LiveFleet):
+    def _reason_against(self, problem: str, label: str, name: str) -> str:
+        site, algorithm = self.sites[label], _lowest(self.algorithms[name])
+        if name in self.tunables and (reason := self.reason_not_to_tune(site.fleet, name)):
+            return reason
+        if reason := reason_against_order(modelled(site.machines, algorithm), algorithm.cycle):
+            return reason
+        if not isinstance(site.machines, LiveFleet):
             return ""
-        job = Job(problem, site, "", self.cases[0], algorithm)
-        return reason_against(machines, self._case(machines, job))
+        job = Job(problem, label, "", self.cases[0], algorithm)
+        return reason_against(site.machines, self._case(site.machines, job))
+
+    def reason_not_to_tune(self, fleet: str, name: str) -> str:
+        """Return why the algorithm `name` cannot be tuned for `fleet`; nothing if it can."""
+        place = self.tuning.fleet or fleet
+        reason = reason_against_order(self.fleets[place], _lowest(self.algorithms[name]).cycle)
+        return f"it cannot be tuned on {place}: {reason}" if reason and place != fleet else reason
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What is possible and hardly ever meant, in sentences."""
+        target = None if isinstance(self.target, Reference) else self.target
+        found = []
+        for name, problem in self.problems.items():
+            found += of_problem(problem, self.batch, target=target, seed=self.cases[0])
+            for label, site in self.sites.items():
+                found += [f"fleet {label!r}: {text}" for text in self._doubts(name, site, label)]
+        return list(dict.fromkeys(found))
+
+    def _doubts(self, problem: str, site: Site, label: str) -> list[str]:
+        own = [
+            _lowest(self.algorithms[one[2]]) for one in self.places if one[:2] == (problem, label)
+        ]
+        machines = site.machines
+        fleet = Fleet(machines.workers) if isinstance(machines, LiveFleet) else machines
+        return of_fleet(
+            fleet, self.problems[problem], own, self.budget, batch=self.batch,
+            partition=self.partition,
+        )  # fmt: skip
 
     def _case(self, machines: LiveFleet, job: Job) -> Launch:
         problem = self.problems[job.problem]
@@ -257,18 +305,19 @@ class Setup:
             "reads": self.reads,
             "atomic": self.atomic,
             **self._live_settings(),
+            **({"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}),
+            **({"warnings": self.warnings} if self.warnings else {}),
             **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
             **({"histograms": self._histograms()} if self.partition.parts == "skewed" else {}),
         }
 
     def _live_settings(self) -> dict[str, Any]:
-        """Return which fleets are live, whom they take after, and what does not run on them."""
+        """Return which fleets are live, and whom they take after."""
         live = {
             label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
             for label, site in self.sites.items() if site.engine != "simulate"
         }  # fmt: skip
-        left_out = {"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}
-        return {"live": live, **left_out} if live else {}
+        return {"live": live} if live else {}
 
     def _histograms(self) -> list[dict[str, Any]]:
         """Return the samples of each class that each worker has, for the first seed, as JSON."""
@@ -320,26 +369,14 @@ class Setup:
         }  # fmt: skip
 
 
-def _check_budget(budget: Mapping[str, float]) -> None:
+def _checked_budget(budget: Mapping[str, float]) -> dict[str, float]:
     if len(budget) != 1 or not set(budget) <= set(BUDGETS):
         given = " and ".join(budget) or "none"
         msg = f"the budget must be exactly one of {', '.join(BUDGETS)}, not {given}"
         raise ConfigError(msg)
     for name, amount in budget.items():
         check_number(name, amount, above=0)
-
-
-def _check_runnable(
-    name: str, algorithm: Algorithm | Tunable, fleets: Mapping[str, Machines]
-) -> None:
-    one = _lowest(algorithm)
-    check_algorithm(one)
-    for label, fleet in fleets.items():
-        try:
-            schedule(one.cycle, modelled(fleet, one), updates=1)
-        except ConfigError as error:
-            msg = f"algorithm {name!r} on fleet {label!r}: {error}"
-            raise ConfigError(msg) from None
+    return check_budget(budget)
 
 
 def _lowest(algorithm: Algorithm | Tunable) -> Algorithm:

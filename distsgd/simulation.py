@@ -3,7 +3,7 @@
 simulate = fold(schedule(...))       replay = fold(recorded trace)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.agreement import check_equal, check_replayable, check_same
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_budget, check_count, check_number, check_seed, warn
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.history import Point, evaluation_points, history, message_bytes
+from distsgd.plausible import of_fleet, of_problem
 from distsgd.problem import Problem
 from distsgd.run import Run, Settings, Status, is_live
 from distsgd.schedule import schedule
@@ -116,7 +117,8 @@ def simulate(
     [0.5, 0.125, 0.03125, 0.0078125]
     """
     check_algorithm(algorithm)
-    check_count("batch", batch)
+    batch, seed = check_count("batch", batch), check_seed(seed)
+    doubts = of_problem(problem, batch, target=_target(target), seed=seed)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     amounts = _scheduled(budget, batch, problem.samples)
     check_reads(reads, driver, is_atomic=atomic)
@@ -128,6 +130,8 @@ def simulate(
         algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
         evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
     )  # fmt: skip
+    doubts += of_fleet(fleet, problem, [algorithm], budget, batch=batch, partition=partition)
+    warn(doubts)
     return _run(
         algorithm, problem, trace, known, stops=_stops(trace, known), driver=driver,
         ending=Ending(_target(target), stop),
@@ -151,12 +155,12 @@ def run_settings(
     ConfigError
         If the reads do not suit the fleet.
     """
+    points = {"evaluate_every": evaluate_every, "evaluations": evaluations}
     return {
         "algorithm": settings(algorithm), "problem": dict(problem.settings),
         "fleet": dict(fleet if isinstance(fleet, Mapping) else fleet.settings),
-        "batch": batch, "seed": seed,
-        "budget": {name: amount for name, amount in budget.items() if amount is not None},
-        "evaluate_every": evaluate_every, "evaluations": evaluations, "target": target,
+        "batch": batch, "seed": seed, "budget": check_budget(budget), "target": _target(target),
+        **{name: n if n is None else check_count(name, n) for name, n in points.items()},
         **_partition_settings(partition), **_reads_settings(reads, fleet, is_atomic=atomic),
     }  # fmt: skip
 
@@ -237,6 +241,38 @@ def replay(
     return again if run is None else _compared(again, run, has_own_points=has_own_points)
 
 
+def states(
+    run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]
+) -> Iterator[State]:
+    """Fold the order of `run` again, and yield the parameters after some of its updates.
+
+    Parameters
+    ----------
+    run : Run
+        A run with an order.
+    algorithm, problem : Algorithm, Problem
+        Those of the run.
+    stops : int64[n]
+        Updates, ascending.
+
+    Yields
+    ------
+    State
+        Once for each of `stops`, with the bits that the run had there.
+
+    Raises
+    ------
+    ConfigError
+        If `algorithm` or `problem` is not that of the run, or the run is lock-free or of another
+        version of distsgd.
+    """
+    check_replayable(run)
+    check_same("algorithm", settings(algorithm), run.settings["algorithm"])
+    check_same("problem", dict(problem.settings), run.settings["problem"])
+    with _threads(run.settings):
+        yield from _folded(algorithm, problem, run.trace, run.settings, stops=stops)
+
+
 def _compared(again: Run, run: Run, *, has_own_points: bool) -> Run:
     """Return the replay `again` of `run`, once it is known to be that run."""
     if all(again.settings.get(name) == run.settings.get(name) for name in REPLAYED):
@@ -262,7 +298,7 @@ def _scheduled(budget: dict[str, Any], batch: int, samples: int) -> dict[str, An
     if "epochs" in given:
         epochs = check_number("epochs", given["epochs"], above=0)
         return {"gradients": int(np.ceil(epochs * samples / batch))}
-    return given
+    return check_budget(given)
 
 
 def _partition_settings(partition: Partition) -> Settings:
@@ -298,14 +334,9 @@ def _run(
     ending: Ending | None,
 ) -> Run:
     """Fold `trace`, and evaluate after each of `stops`; without an `ending`, to the last one."""
-    states = fold(
-        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
-        partition=Partition(**known.get("partition", {})),
-        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
-    )  # fmt: skip
     evaluations: list[Point] = []
     status: Status = "done"
-    for state in states:
+    for state in _folded(algorithm, problem, trace, known, stops=stops, driver=driver):
         evaluation = problem.evaluate(state.x)
         evaluations.append(Point(state.update, *evaluation))
         status = "done" if ending is None else _status(state, evaluation.loss, ending)
@@ -320,6 +351,17 @@ def _run(
         settings=known,
         counts=dict(state.counts),
     )
+
+
+def _folded(
+    algorithm: Algorithm, problem: Problem, trace: Trace, known: Settings, *,
+    stops: NDArray[np.int64], driver: DriverName = "auto",
+) -> Iterator[State]:  # fmt: skip
+    return fold(
+        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
+        partition=Partition(**known.get("partition", {})),
+        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
+    )  # fmt: skip
 
 
 def _stops(trace: Trace, known: Settings) -> NDArray[np.int64]:

@@ -1,16 +1,18 @@
 """Where runs are made: fleets on engines, and which algorithms cannot run there."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from distsgd.algorithm import Algorithm
+from distsgd.algorithm import Algorithm, Cycle
 from distsgd.errors import ConfigError, check_count, unknown_name
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.live.case import Budget, Launch
 from distsgd.live.fleet import Live, LiveFleet
 from distsgd.live.lock_free import check_lock_free
 from distsgd.problem import Problem
+from distsgd.schedule import schedule
 
 AnyFleet: TypeAlias = Fleet | StaleReads
 Machines: TypeAlias = AnyFleet | LiveFleet
@@ -146,6 +148,16 @@ def launch_case(
     options = machines.arguments(algorithm)
     own = {name: options[name] for name in _OF_A_CASE if name in options}
     return Launch(algorithm, problem, budget=exact, **own, **manner)
+
+
+@lru_cache(maxsize=1024)  # a round of many workers takes a while to schedule
+def reason_against_order(fleet: AnyFleet, cycle: Cycle) -> str:
+    """Return why workers of `fleet` cannot repeat `cycle`, in a sentence; nothing if they can."""
+    try:
+        schedule(cycle, fleet, updates=1)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def reason_against(machines: LiveFleet, case: Launch) -> str:

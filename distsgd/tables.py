@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     workers: int
     compute: str | list[str] = "constant(1.0)"
     speeds: list[float] | None = None
+    slowdown: list[float] | None = None
     latency: float = 0.0
     bandwidth: float = math.inf
     service: float = 0.0
@@ -50,8 +51,9 @@ class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def build(self) -> AnyFleet:
         """Return the fleet."""
         return Fleet(
-            self.workers, _laws(self.compute), speeds=self.speeds, latency=self.latency,
-            bandwidth=self.bandwidth, service=self.service, shards=self.shards,
+            self.workers, _laws(self.compute), speeds=self.speeds, slowdown=self.slowdown,
+            latency=self.latency, bandwidth=self.bandwidth, service=self.service,
+            shards=self.shards,
             failures=None if self.failures is None else self.failures.build(),
         )  # fmt: skip
 
@@ -117,10 +119,22 @@ def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a
     """Return `table` as a `kind` of struct, with errors that say `where` it stands."""
     _check_keys(table, kind.__struct_fields__, where)
     try:
-        return msgspec.convert(table, kind)
+        return msgspec.convert(_counted(table, kind), kind)
     except msgspec.ValidationError as error:
         msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
         raise ConfigError(msg) from None
+
+
+def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table and its type
+    """Return what was `given` with whole numbers such as 8.0 as counts, where `kind` has counts."""
+    if isinstance(given, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        kinds = get_type_hints(kind)
+        return {key: _counted(value, kinds.get(key)) for key, value in given.items()}
+    among = {kind, *get_args(kind)}
+    if isinstance(given, list) and list[int] in among:
+        return [_counted(one, int) for one in given]
+    is_count = isinstance(given, float) and given.is_integer() and int in among
+    return int(given) if is_count and float not in among else given
 
 
 def _check_keys(table: Table, known: Iterable[str], where: str) -> None:

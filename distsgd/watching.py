@@ -18,7 +18,7 @@ from rich.progress import (
 
 from distsgd.jobs import LiveWatch, Watch
 from distsgd.live.case import Progress as LiveProgress
-from distsgd.report.summary import Outcome
+from distsgd.outcome import Outcome
 from distsgd.report.text import number
 from distsgd.setup import Job, Setup
 
@@ -77,8 +77,33 @@ class Shown(NamedTuple):
     watch_live: LiveWatch
 
 
+EVERY_S = 10.0
+"""Time between two lines about runs on their way, where there is no terminal [s]."""
+
+
+class Lines:
+    """Says how far the task of a `bar` has come, in a line now and then, if there is no terminal.
+
+    The bar, which shows nothing there, keeps the time.
+    """
+
+    def __init__(self, bar: Progress, unit: str) -> None:
+        self._bar, self._unit, self._said_s = bar, unit, 0.0
+
+    def __call__(self) -> None:
+        """Print a line, unless the last one is recent."""
+        (task,) = self._bar.tasks
+        elapsed_s = task.elapsed or 0.0
+        if not self._bar.disable or elapsed_s < self._said_s + EVERY_S:
+            return
+        self._said_s = elapsed_s
+        done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {self._unit}"
+        text = f"{done} ({task.percentage:.0f} %) after {elapsed_s:.0f} s, {task.description}"
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _bar(*more: ProgressColumn) -> Progress:
-    """Return a bar that a terminal shows, and nothing else."""
+    """Return a bar that a terminal shows; elsewhere it is disabled, and `Lines` speak."""
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
     return Progress(
@@ -88,10 +113,10 @@ def _bar(*more: ProgressColumn) -> Progress:
 
 @contextmanager
 def progress(total: int) -> Iterator[Shown]:
-    """Show a bar: runs, time left, how many diverged, and how far a live run has come."""
+    """Show runs, time left, how many diverged, and how far a live run has come."""
     n_diverged = 0
     with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("starting", total=total)
+        task, say = bar.add_task("starting", total=total), Lines(bar, "runs")
         told = Pace()
 
         def watch(outcome: Outcome) -> None:
@@ -100,27 +125,30 @@ def progress(total: int) -> Iterator[Shown]:
             lost = f", {n_diverged} diverged" if n_diverged else ""
             text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
             bar.update(task, advance=1, description=text)
+            say()
 
         def watch_live(job: Job, far: LiveProgress) -> None:
             text = f"{job.label} on {job.fleet}: {told(far)}"
             bar.update(task, description=text)
+            say()
 
         yield Shown(watch, watch_live)
 
 
 @contextmanager
 def live_progress(setup: Setup) -> Iterator[LiveWatch]:
-    """Show a bar: how far a live run has come in its budget."""
+    """Show how far a live run has come in its budget."""
     ((unit, total),) = setup.budget.items()
     per_gradient = {"epochs": setup.batch / next(iter(setup.problems.values())).samples}
     with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("starting", total=total)
+        task, say = bar.add_task("starting", total=total), Lines(bar, unit)
         told = Pace()
 
         def watch(_: Job, far: LiveProgress) -> None:
             n_gradients = far.gradients * per_gradient.get(unit, 1.0)
             done = far.updates if unit == "updates" else n_gradients
             bar.update(task, completed=done, description=told(far))
+            say()
 
         yield watch
 

@@ -25,7 +25,7 @@ def round_robin(updates: int) -> Trace:
     """One worker that pulls and pushes in turn, a second apart."""
     rows = np.zeros(2 * updates, dtype=ROW)
     rows["verb"] = [PULL, PUSH] * updates
-    rows["time"] = rows["sent"] = rows["done"] = np.arange(2 * updates) // 2
+    rows["time"] = rows["sent"] = rows["done"] = (np.arange(2 * updates) + 1) // 2
     rows["step"] = (np.arange(2 * updates) + 1) // 2
     rows["version"] = (np.arange(2 * updates) + 1) // 2
     rows["read"] = np.arange(2 * updates) // 2

@@ -1,4 +1,6 @@
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ def test_everything_runs_once(found: ds.Comparison) -> None:
 
 def test_a_comparison_prints_its_answer(found: ds.Comparison) -> None:
     """Printed, a comparison is its answer; its representation does not spill its runs."""
-    assert "ended with the lowest training loss" in str(found)
+    assert "the target loss of 0.500" in str(found)
     assert len(repr(found)) < 500
 
 
@@ -70,7 +72,7 @@ def test_algorithms_see_the_same_machines(problem: ds.problems.Problem) -> None:
 
 def test_a_single_fleet_needs_no_name(problem: ds.problems.Problem) -> None:
     """One fleet may be given as it is."""
-    found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=2, seeds=1)
+    found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=4, seeds=1)
     assert list(found.summary.fleets) == ["fleet"]
 
 
@@ -131,8 +133,12 @@ def test_one_failure_does_not_stop_the_others(
         return simulate(algorithm, *arguments, **settings)
 
     monkeypatch.setattr(jobs, "simulate", fail_once)
-    found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=2, seeds=2)
-    assert [one.error for one in found.outcomes] == ["", "", "", "ZeroDivisionError: just once"]
+    found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=4, seeds=2)
+    *others, last = (one.error for one in found.outcomes)
+    assert others == [""] * 3
+    assert re.fullmatch(
+        rf"ZeroDivisionError: just once \({re.escape(__file__)}:\d+, in fail_once\)", last
+    )
     found.save(tmp_path)
     assert load_comparison(tmp_path).summary == found.summary
 
@@ -146,7 +152,7 @@ def test_a_comparison_of_failures_alone_can_be_saved(
         raise ZeroDivisionError("always")
 
     monkeypatch.setattr(jobs, "simulate", fail)
-    ds.compare(ALGORITHMS, problem, FLEETS, updates=2, seeds=1).save(tmp_path)
+    ds.compare(ALGORITHMS, problem, FLEETS, updates=4, seeds=1).save(tmp_path)
     assert "ZeroDivisionError: always" in (tmp_path / "report.html").read_text()
 
 
@@ -163,19 +169,41 @@ def test_finished_runs_survive_an_interruption(
         assert np.array_equal(ds.load(tmp_path / "runs" / last.hash).x, last.x)
 
 
-def test_a_quorum_above_the_workers_is_found_first(problem: ds.problems.Problem) -> None:
-    """An algorithm that cannot run on a fleet is an error before anything runs, with both names."""
-    backup = {"fine": ALGORITHMS["serial"], "few": ds.algorithms.synchronous(0.1, backup=3)}
-    with pytest.raises(ConfigError, match=r"'few' on fleet 'machines'.*backup must be < .*\(3\)"):
-        Setup(backup, problem, FLEETS, {"updates": 1})
+def test_what_cannot_run_on_a_fleet_is_left_out(problem: ds.problems.Problem) -> None:
+    """A pair that cannot run is listed with its reason, and all others run."""
+    pair = {"fine": ALGORITHMS["serial"], "few": ds.algorithms.synchronous(0.1, backup=3)}
+    fleets = {"3": ds.Fleet(3), "4": ds.Fleet(4), "old": ds.stale_reads(ds.exponential(4.0))}
+    found = ds.compare(pair, problem, fleets, updates=5, seeds=1)
+    left_out = {one["fleet"]: one["reason"] for one in found.settings["left_out"]}
+    assert set(left_out) == {"3", "old"}
+    assert left_out["3"] == "backup must be < the number of workers (3), not 3"
+    assert "stale_reads needs the cycle" in left_out["old"]
+    ran = [(one.algorithm, one.fleet) for one in found.outcomes]
+    assert ran == [("fine", "3"), ("fine", "4"), ("few", "4"), ("fine", "old")]
 
 
-def test_a_cycle_that_a_fleet_cannot_serve_is_found_first(problem: ds.problems.Problem) -> None:
-    """An order without machines that an algorithm does not fit is an error before anything runs."""
-    fleets = {"old": ds.stale_reads(ds.exponential(4.0))}
-    pair = {"fine": ALGORITHMS["Downpour"], "rounds": ds.algorithms.synchronous(0.1)}
-    with pytest.raises(ConfigError, match="'rounds' on fleet 'old': stale_reads needs"):
-        Setup(pair, problem, fleets, {"updates": 1})
+def test_what_cannot_run_is_not_tuned(problem: ds.problems.Problem) -> None:
+    """No trial is made for a pair that is left out; where it cannot be tuned it does not run."""
+    few = ds.Tunable(
+        partial(ds.algorithms.synchronous, backup=2), {"learning_rate": ds.Range(0.1, 0.4)}
+    )
+    fleets = {"2": ds.Fleet(2), "4": ds.Fleet(4)}
+    pair = {"few": few, "fine": ALGORITHMS["serial"]}
+    tuning = ds.Tuning(trials=2, refinements=0)
+    found = ds.compare(pair, problem, fleets, updates=5, seeds=1, tuning=tuning)
+    assert {trial.fleet for trial in found.trials} == {"4"}
+    tuning = ds.Tuning(trials=2, refinements=0, fleet="2")
+    found = ds.compare(pair, problem, fleets, updates=5, seeds=1, tuning=tuning)
+    assert found.trials == []
+    reasons = [one["reason"] for one in found.settings["left_out"]]
+    assert reasons[1] == f"it cannot be tuned on 2: {reasons[0]}"
+
+
+def test_nothing_that_can_run_is_an_error(problem: ds.problems.Problem) -> None:
+    """If no algorithm can run on any fleet, the first reason is an error with both names."""
+    few = {"few": ds.algorithms.synchronous(0.1, backup=3)}
+    with pytest.raises(ConfigError, match=r"'few' on fleet '3': backup must be < .*\(3\)"):
+        ds.compare(few, problem, {"3": ds.Fleet(3)}, updates=5)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_whole_labels_are_classes() -> None:
     ("x", "y", "message"),
     [
         ([[1.0, 2.0], [3.0]], [0, 1], "x must be rows of numbers, each with the same length"),
-        ([["a"]], [0], "x must be rows of numbers"),
+        ([["a"]], [0], "x must hold numbers, but column 0 has values such as 'a'; encode it"),
         ([], [], "x must be a table of samples and features, not of the shape \\(0,\\)"),
         ([[], []], [0, 1], "x must have samples and features"),
         (np.empty((0, 3)), [], "x must have samples and features"),
@@ -142,8 +142,8 @@ def test_whole_labels_are_classes() -> None:
         ([[1.0], [np.inf]], [0, 1], "x must be finite, but x\\[1, 0\\] is inf"),
         ([[1.0], [2.0]], [0], "y must have 2 labels, one per row of x, not 1"),
         ([[1.0], [2.0]], [0, np.nan], "y must be finite, but y\\[1\\] is nan"),
-        ([[1.0], [2.0]], ["a", "b"], "y must be one number per sample"),
-        ([[1.0], [2.0]], [[0], [1]], "y must be a contiguous 1-dimensional array"),
+        ([[1.0], [2.0]], ["a", None], "y must be .*, or text for each, but y\\[1\\] is None"),
+        ([[1.0], [2.0]], [[0, 1], [1, 0]], "y must be one number .* give y.argmax\\(axis=1\\)"),
         (scipy.sparse.csr_matrix([[np.nan]]), [0], "x.values must be finite"),
     ],
 )

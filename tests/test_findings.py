@@ -1,76 +1,109 @@
+import math
 from collections.abc import Sequence
 
 import pytest
 
 from distsgd import ConfigError
 from distsgd.report.findings import (
-    Mark,
-    Reference,
+    Tunings,
+    by_case,
     contrasts,
-    find_targets,
+    first_of,
+    growths,
     profiles,
     scaling,
+    table_of,
 )  # fmt: skip
-from distsgd.report.trials import Trial, choose
+from distsgd.report.inference import Known, compare_all
+from distsgd.report.marks import Mark
+from distsgd.report.trials import Factors, Tuned
+from distsgd.target import Reference
 
 MACHINES = {"kind": "fleet", "workers": 1, "latency": 0.1}
+MISSED = Known(9.0, math.inf)
+
+
+def exact(value: float | None) -> Known:
+    """Return a number that is known exactly, or a miss."""
+    return MISSED if value is None else Known(value, value)
 
 
 def marks(
     times: Sequence[float | None], *, algorithm: str = "a", fleet: str = "few", problem: str = "p",
     losses: Sequence[float | None] = (),
 ) -> list[Mark]:  # fmt: skip
-    """Return a mark per seed."""
+    """Return a mark per seed, of runs with two workers."""
     known = losses or [1.0] * len(times)
     return [
-        Mark(problem, fleet, algorithm, seed, *pair)
-        for seed, pair in enumerate(zip(times, known, strict=True))
-    ]
+        Mark(
+            problem, fleet, algorithm, seed, exact(time),
+            exact(None if time is None else 2 * time), exact(loss), None, 0.0,
+        )
+        for seed, (time, loss) in enumerate(zip(times, known, strict=True))
+    ]  # fmt: skip
 
 
-def trial(rate: float, *losses: float | None, algorithm: str = "a") -> Trial:
-    """Return a trial of a learning rate over as many seeds as losses."""
-    n_seeds = len(losses)
-    return Trial(
-        "p", "few", algorithm, {"learning_rate": rate}, list(range(n_seeds)), list(losses),
-        ["done"] * n_seeds, [""] * n_seeds,
-    )  # fmt: skip
-
-
-def test_a_reference_sets_the_target_of_its_problem() -> None:
-    """A target by reference is a factor times the reference's median final loss, per problem."""
-    found = marks([None] * 3, losses=[0.2, 0.1, 0.4]) + marks(
-        [None] * 2, problem="q", losses=[2.0, None]
-    )
-    target = find_targets(found, Reference("a", factor=1.5))
-    assert target["p"].loss == pytest.approx(0.3)
-    assert "1.5 times the median final training loss of a on few (3 runs)" in target["p"].origin
-    assert target["q"].loss is None
-    assert "which has none" in target["q"].origin
-
-
-def test_a_given_target_holds_for_every_problem() -> None:
-    """A number is the target everywhere, and without any there is none."""
-    found = marks([1.0]) + marks([1.0], problem="q")
-    assert {name: one.loss for name, one in find_targets(found, 0.5).items()} == {
-        "p": 0.5, "q": 0.5,
-    }  # fmt: skip
-    assert find_targets(found, None) == {}
+def test_a_reference_has_a_positive_factor() -> None:
+    """A target that an algorithm sets is a positive multiple of its loss."""
     with pytest.raises(ConfigError, match="factor must be > 0"):
         Reference("a", factor=0.0)
 
 
 def test_contrasts_are_against_the_first() -> None:
-    """Everybody is compared with the lowest median of the same problem and fleet, seed by seed."""
-    found = marks([2.0, 4.0, 6.0]) + marks([1.0, 1.0, 2.0], algorithm="b")
-    seconds, loss = contrasts(found)
-    assert (seconds.algorithm, seconds.against, seconds.quantity) == ("a", "b", "seconds")
-    assert (seconds.low, seconds.median, seconds.high, seconds.n_pairs) == (2.0, 3.0, 4.0, 3)
-    assert (loss.quantity, loss.median) == ("loss", 1.0)
+    """Each algorithm is compared with the lowest median of its problem and fleet, seed by seed."""
+    found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
+    seconds, machine, loss = contrasts(found)
+    assert [one.quantity for one in (seconds, machine, loss)] == [
+        "seconds", "machine_seconds", "loss",
+    ]  # fmt: skip
+    assert (seconds.algorithm, seconds.against, seconds.n_pairs) == ("a", "b", 3)
+    assert seconds.median == pytest.approx(2.0, rel=0.02)
+    assert seconds.is_settled
+    assert machine.median == pytest.approx(seconds.median)
+    assert (loss.median, loss.is_settled) == (pytest.approx(1.0), False)
 
 
-def test_nobody_is_first_where_everybody_missed() -> None:
-    """A target that nobody reached gives no contrast of times, no profile and no scaling."""
+def test_intervals_are_those_of_all_algorithms_together() -> None:
+    """A contrast has the simultaneous interval of the table of all algorithms."""
+    found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
+    found += marks([5.0, 5.5, 4.0], algorithm="c")
+    table = table_of(found, "seconds")
+    for one in contrasts(found):
+        if one.quantity == "seconds":
+            ratio = compare_all(table).ratio(one.algorithm, one.against)
+            assert (one.low, one.median, one.high) == ratio[:3]
+
+
+def test_the_noise_of_tuning_is_in_the_interval() -> None:
+    """An order that another seed of tuning could turn round is not settled."""
+    found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
+    noisy = Tuned("p", "few", "b", {}, 9, [], seconds=Factors(1.0, 3.0), loss=Factors(1.0, 1.0))
+    (seconds,) = (one for one in contrasts(found, Tunings([noisy])) if one.quantity == "seconds")
+    (plain,) = (one for one in contrasts(found) if one.quantity == "seconds")
+    assert plain.is_settled
+    assert not seconds.is_settled
+    assert seconds.low == pytest.approx(plain.low / 3)
+    assert seconds.high == pytest.approx(plain.high)
+
+
+def test_noise_is_that_of_the_fleet_that_was_tuned_on() -> None:
+    """A live fleet has the noise of the one that it takes after, and others have none."""
+    tuned = Tuned("p", "few", "b", {}, 9, [], seconds=Factors(1.0, 3.0))
+    tunings = Tunings([tuned], {"few, live": "few"})
+    assert tunings.noise("p", "few, live", "seconds") == {"b": Factors(1.0, 3.0)}
+    assert tunings.noise("p", "many", "seconds") == {}
+    assert tunings.noise("p", "few", "loss_at_equal_time") == {"b": Factors(0.0, math.inf)}
+
+
+def test_the_first_may_have_missed_less_than_half() -> None:
+    """A miss is later than every time in a median; without any median there is no first."""
+    table = table_of(marks([1.0, 2.0, None]) + marks([3.0, 3.0, 3.0], algorithm="b"), "seconds")
+    assert first_of(table) == "a"
+    assert first_of(table_of(marks([1.0, None, None]), "seconds")) is None
+
+
+def test_no_algorithm_is_first_where_all_missed() -> None:
+    """A target that was not reached gives no contrast of times, no profile and no scaling."""
     found = marks([None, None]) + marks([None, 1.0], algorithm="b")
     assert {one.quantity for one in contrasts(found)} == {"loss"}
     assert profiles(found) == []
@@ -78,7 +111,7 @@ def test_nobody_is_first_where_everybody_missed() -> None:
 
 
 def test_a_single_algorithm_has_no_contrast() -> None:
-    """One algorithm alone is compared with nobody, and is the first in its profile."""
+    """One algorithm alone is compared with no other, and is the first in its profile."""
     assert contrasts(marks([1.0, 2.0])) == []
     (alone,) = profiles(marks([1.0, 2.0]))
     assert (alone.factor, alone.share) == ([1.0], [1.0])
@@ -91,6 +124,7 @@ def test_profiles_count_pairs_of_problem_and_fleet() -> None:
     shares = {one.algorithm: (one.factor, one.share) for one in profiles(found)}
     assert shares["a"] == ([1.0], [1.0])
     assert shares["b"] == ([1.0, 2.0], [0.0, pytest.approx(1 / 3)])
+    assert len(by_case(found)) == 3
 
 
 def test_scaling_joins_fleets_that_differ_in_workers_only() -> None:
@@ -103,18 +137,34 @@ def test_scaling_joins_fleets_that_differ_in_workers_only() -> None:
     (line,) = scaling(found, fleets)
     assert (line.fleets, line.workers) == (["few", "many"], [1, 4])
     assert (line.seconds, line.speed_up, line.efficiency) == ([8.0, 4.0], [1.0, 2.0], [1.0, 0.5])
+    assert (line.low[1], line.high[1]) == (None, None)
 
 
-def test_the_best_trial_has_the_lowest_median() -> None:
-    """The chosen value has the lowest median loss over seeds, in which a lost run is infinite."""
-    tried = [trial(0.1, 0.5, 0.6), trial(1.0, 0.1, 0.3), trial(10.0, 0.01, None)]
-    (tuned,) = choose(tried)
-    assert (tuned.parameters, tuned.n_trials, tuned.at_edge) == ({"learning_rate": 1.0}, 3, [])
-    assert tuned.tolerance == (1.0, 1.0, 1.0)
+def test_a_speed_up_has_an_interval_over_seeds() -> None:
+    """The speed-up lies in its interval, which is open below where many workers missed."""
+    fleets = {"few": MACHINES, "many": MACHINES | {"workers": 4}}
+    few = marks([8.0, 9.0, 8.5, 8.2, 9.1])
+    (line,) = scaling(few + marks([4.0, 4.2, 4.4, 4.1, 4.3], fleet="many"), fleets)
+    assert (line.low[0], line.high[0]) == (1.0, 1.0)
+    assert 1.8 < line.low[1] < line.speed_up[1] < line.high[1] < 2.3
+    (line,) = scaling(few + marks([4.0, 4.2, 4.4, 4.1, None], fleet="many"), fleets)
+    assert line.low[1] < 1.8
 
 
-@pytest.mark.parametrize("losses", [(0.1, 0.2, 0.3), (0.3, 0.2, 0.1), (None, None, None)])
-def test_a_best_value_at_the_edge_is_said(losses: Sequence[float | None]) -> None:
-    """If the lowest or the highest value is the best, or all are lost, the parameter is named."""
-    tried = [trial(10.0**place, loss) for place, loss in enumerate(losses)]
-    assert choose(tried)[0].at_edge == ["learning_rate"]
+def test_what_suffered_most_is_settled_against_all() -> None:
+    """Growth is the loss of the stale fleet over that of the fresh one; rivals are not settled."""
+    fresh = [
+        *marks([1.0] * 4, losses=[0.1, 0.11, 0.1, 0.12]),
+        *marks([1.0] * 4, algorithm="b", losses=[0.1, 0.11, 0.1, 0.12]),
+    ]
+    stale = [
+        *marks([1.0] * 4, fleet="far", losses=[0.2, 0.22, 0.21, 0.24]),
+        *marks([1.0] * 4, algorithm="b", fleet="far", losses=[0.8, 0.9, 0.8, 0.96]),
+    ]
+    most, least = growths([*fresh, *stale], "few", "far", Tunings())
+    assert (most.algorithm, least.algorithm) == ("b", "a")
+    assert most.median == pytest.approx(8.0, rel=0.05)
+    assert least.low < 2.0 < least.high
+    assert most.rivals == least.rivals == []
+    for one in growths([*fresh, *stale[:4], *fresh[4:]], "few", "far", Tunings()):
+        assert one.algorithm == "a"

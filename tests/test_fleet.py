@@ -23,10 +23,16 @@ from distsgd.fleet import Failures, Fleet, StaleReads, fixed_staleness, stale_re
         ({"workers": 2, "shards": 0}, "shards must be a whole number >= 1, not 0"),
         ({"workers": 2, "speeds": [1.0]}, r"speeds must have one entry per worker \(2\), not 1"),
         ({"workers": 2, "speeds": [1.0, 0.0]}, r"speeds\[1\] must be > 0 and finite, not 0.0"),
-        ({"workers": 2, "speeds": 2.0}, "speeds must have one entry per worker, not 2.0"),
-        ({"workers": 2, "compute": 1.0}, "compute must have one entry per worker, not 1.0"),
+        (
+            {"workers": 2, "speeds": 2.0},
+            r"speeds must be a value such as \[1, 0.5\], with one entry per worker, not 2.0",
+        ),
+        (
+            {"workers": 2, "compute": 1.0},
+            "compute must be a value such as .* one entry per worker, not 1.0",
+        ),
         ({"workers": 2, "compute": [laws.constant(1.0)]}, "compute must have one entry per worker"),
-        ({"workers": 2, "compute": [1.0, 2.0]}, "compute must hold laws"),
+        ({"workers": 2, "compute": [1.0, 2.0]}, "each entry of compute must be a value such as"),
         ({"workers": 2, "failures": 3.0}, "failures must be Failures"),
     ],
 )

@@ -285,7 +285,7 @@ def test_sensitivity_takes_the_best_of_other_parameters() -> None:
     picture = sensitivity_picture(msgspec.structs.replace(summary, trials=tried))
     assert picture is not None
     rows = picture.views["2 machines"].tables["trials"]
-    assert [row["loss"] for row in rows] == [3.0] * len(summary.algorithms) * len(RATES)
+    assert [row["cost"] for row in rows] == [3.0] * len(summary.algorithms) * len(RATES)
 
 
 def test_skewed_data_are_shown(outcomes: list[Outcome]) -> None:

@@ -276,7 +276,9 @@ def test_a_negative_regulariser_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["logistic", "svm", "least_squares", "softmax", "network"])
 def test_arrays_are_sent_to_the_function_that_converts(name: str) -> None:
     """A problem takes Data only, and says what makes them."""
-    with pytest.raises(ConfigError, match=f"^{name} needs Data, which distsgd.data.from_arrays"):
+    with pytest.raises(
+        ConfigError, match=f"^data of {name} must be a value such as distsgd.data.from"
+    ):
         problems.registry[name](np.eye(2), l2=0.0)
 
 

@@ -259,7 +259,8 @@ def test_a_live_run_is_replayed_with_one_thread() -> None:
 
 def test_a_budget_below_one_update_leaves_the_starting_point() -> None:
     """Where no round has closed when the budget is spent, the history is its first point."""
-    run = ds.simulate(algorithms.synchronous(0.1), QUADRATIC, FLEET, gradients=3)
+    with pytest.warns(ds.DistsgdWarning, match="3 gradients is less than one for each of 4"):
+        run = ds.simulate(algorithms.synchronous(0.1), QUADRATIC, FLEET, gradients=3)
     assert run.history["update"].to_list() == [0]
     assert np.array_equal(run.x, QUADRATIC.start(0))
 

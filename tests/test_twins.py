@@ -198,8 +198,8 @@ def test_the_answer_says_how_far_they_agree(pair: Callable[..., Summary]) -> Non
 def test_the_answer_tells_time_by_its_clock() -> None:
     """Seconds to a target are called virtual or wall; what did not run is told with its reason."""
     points = answer(small_live().summary)
-    (simulated,) = (one for one in points if one.startswith((f"On {FIVE}, alone", f"On {FIVE}, t")))
-    live = " ".join(one for one in points if one.startswith(f"On {LIVE}"))
+    (simulated,) = (one for one in points if one.startswith(f"On {FIVE}: "))
+    live = " ".join(one for one in points if one.startswith(f"On {LIVE}: "))
     assert "virtual seconds" in simulated
     assert "wall" not in simulated
     assert "wall seconds" in live

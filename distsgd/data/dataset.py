@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.data.rows import Floats, Integers, Sparse
+from distsgd.data.scaling import Scales, scales
 from distsgd.data.statistics import Statistics, statistics
 from distsgd.errors import ConfigError
 
@@ -31,6 +32,8 @@ class Data:
         Test samples, of the same kind as `x`; k may be 0.
     test_y : int64[k] or float64[k]
         Labels of the test samples.
+    classes : tuple of str, default ()
+        Names of the classes, where the labels were text: label i stands for the i-th.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class Data:
     y: Integers | Floats
     test_x: Floats | Sparse
     test_y: Integers | Floats
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_samples("x", self.x, "y", self.y)
@@ -75,6 +79,11 @@ class Data:
             content.update(f"{array.dtype}{array.shape}".encode())
             content.update(array.data)
         return content.hexdigest()
+
+    @cached_property
+    def scales(self) -> Scales:
+        """How far the scales of the features of the training samples are apart."""
+        return scales(self.x)
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -1,12 +1,18 @@
 """Tables from whatever holds numbers, and their split into training and test."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distsgd.data.dataset import Data
 from distsgd.data.rows import Floats, Integers, Sparse, from_scipy, frozen
-from distsgd.errors import ConfigError, check_number, check_seed
+from distsgd.data.scaling import Scale, scaled
+from distsgd.errors import ConfigError, check_number, check_seed, unknown_name
+
+Labels: TypeAlias = tuple[Integers | Floats, tuple[str, ...]]
+"""Labels as numbers, and the names of the classes if they were text."""
 
 
 def from_arrays(
@@ -18,6 +24,7 @@ def from_arrays(
     test: float = 0.2,
     seed: int = 0,
     name: str = "arrays",
+    scale: Scale = None,
 ) -> Data:
     """Make data from lists, arrays or SciPy sparse matrices.
 
@@ -30,7 +37,8 @@ def from_arrays(
     x : array_like or scipy.sparse matrix or Sparse
         One row of numbers per sample.
     y : array_like
-        One number per sample; whole numbers are class labels.
+        One number per sample; whole numbers are class labels. Labels of text are numbered in the
+        order of the alphabet, and ``data.classes`` keeps their names. A single column will do.
     test_x, test_y : like `x` and `y`, default None
         Test samples. Then all of `x` is for training.
     test : float, default 0.2
@@ -39,6 +47,9 @@ def from_arrays(
         Seed of the shuffle, >= 0.
     name : str, default "arrays"
         What reports call the data.
+    scale : "standard", optional
+        Scale the features, by what the training samples say: dense ones to mean 0 and deviation 1,
+        sparse ones to a greatest value of 1. By default they stay as they are.
 
     Returns
     -------
@@ -53,13 +64,16 @@ def from_arrays(
     if (test_x is None) != (test_y is None):
         msg = "test_x and test_y must be given together, or neither"
         raise ConfigError(msg)
-    rows, labels = _table("x", x), _labels("y", y)
+    rows, (labels, classes) = _table("x", x), _labels("y", y)
     if test_x is not None:
-        return Data(name, rows, labels, _table("test_x", test_x), _labels("test_y", test_y))
+        others, (test_labels, _) = _table("test_x", test_x), _labels("test_y", test_y, classes)
+        given = Data(name, rows, labels, others, test_labels, classes)
+        train_x, aside_x = scaled(given.x, given.test_x, scale)
+        return Data(name, train_x, labels, aside_x, test_labels, classes)
     everything = Data(name, rows, labels, _take(rows, slice(0)), labels[:0])
     train, aside = split(everything.y, test, seed)
-    train_y, aside_y = frozen(labels[train]), frozen(labels[aside])
-    return Data(name, _take(rows, train), train_y, _take(rows, aside), aside_y)
+    train_x, aside_x = scaled(_take(rows, train), _take(rows, aside), scale)
+    return Data(name, train_x, frozen(labels[train]), aside_x, frozen(labels[aside]), classes)
 
 
 def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integers]:
@@ -87,23 +101,76 @@ def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever Num
         return x
     if hasattr(x, "tocsr"):
         return from_scipy(x, name)
-    table = _numbers(name, x, "rows of numbers, each with the same length")
+    table = _numbers(x)
+    if table is None:
+        raise ConfigError(_no_table(name, x))
     if table.ndim != 2:
+        column = f"; one feature is {name}.reshape(-1, 1)" if table.ndim == 1 else ""
         msg = f"{name} must be a table of samples and features, not of the shape {table.shape}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{msg}{column}")
     return table
 
 
-def _labels(name: str, y: Any) -> Integers | Floats:  # noqa: ANN401 # whatever NumPy holds
-    labels = _numbers(name, y, "one number per sample")
+def _no_table(name: str, x: Any) -> str:  # noqa: ANN401 # whatever NumPy does not hold
+    """Return what is wrong with a table that has something else than numbers, or no columns."""
+    msg = f"{name} must be rows of numbers, each with the same length"
+    try:
+        table = np.asarray(x, dtype=object)
+    except ValueError:
+        return msg
+    if table.ndim != 2:
+        return msg
+    for place, column in enumerate(table.T):
+        wrong = next((value for value in column if _numbers(value) is None), None)
+        if wrong is not None:
+            label = getattr(x, "columns", range(table.shape[1]))[place]
+            return (
+                f"{name} must hold numbers, but column {label!r} has values such as {wrong!r};"
+                " encode it, for example with sklearn.preprocessing.OneHotEncoder, or leave it out"
+            )
+    return msg
+
+
+def _labels(name: str, y: Any, known: Sequence[str] = ()) -> Labels:  # noqa: ANN401 # whatever NumPy holds
+    """Return labels as numbers, and the names of their classes if they are text."""
+    numbers = None if known else _numbers(y)
+    if numbers is None:
+        return _encoded(name, _one_each(name, np.array(y, dtype=object)), known)
+    labels = _one_each(name, numbers)
     # beyond 2**53 a float64 cannot tell whole numbers apart; NaN and infinity fail the bound too
     is_whole = np.all((abs(labels) < 2.0**53) & (labels == np.rint(labels)))
-    return frozen(labels.astype(np.int64)) if is_whole else labels
+    return (frozen(labels.astype(np.int64)) if is_whole else labels), ()
 
 
-def _numbers(name: str, values: Any, expected: str) -> Floats:  # noqa: ANN401 # whatever NumPy holds
+def _one_each(name: str, labels: NDArray[Any]) -> NDArray[Any]:
+    """Return one label per sample; a table of a single column is one."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    if labels.ndim == 1:
+        return labels
+    hint = f"; of a column per class, give {name}.argmax(axis=1)" if labels.ndim == 2 else ""
+    msg = f"{name} must be one number per sample, not of the shape {labels.shape}{hint}"
+    raise ConfigError(msg)
+
+
+def _encoded(name: str, labels: NDArray[Any], known: Sequence[str]) -> Labels:
+    wrong = [place for place, label in enumerate(labels) if not isinstance(label, str)]
+    if wrong:
+        msg = (
+            f"{name} must be one number per sample, or text for each, but {name}[{wrong[0]}] is"
+            f" {labels[wrong[0]]!r}"
+        )
+        raise ConfigError(msg)
+    texts = labels.astype(np.str_)
+    names = tuple(known) or tuple(np.unique(texts).tolist())
+    unknown = sorted(set(texts.tolist()) - set(names))
+    if unknown:
+        raise unknown_name(f"class in {name}:", unknown[0], names)
+    return frozen(np.searchsorted(names, texts).astype(np.int64)), names
+
+
+def _numbers(values: Any) -> Floats | None:  # noqa: ANN401 # whatever NumPy holds
     try:
         return frozen(np.ascontiguousarray(values, dtype=np.float64))
     except (TypeError, ValueError):
-        msg = f"{name} must be {expected}"
-        raise ConfigError(msg) from None
+        return None

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 
 from distsgd.data.dataset import Data
+from distsgd.data.scaling import Scale
 from distsgd.data.split import from_arrays
 from distsgd.errors import ConfigError
 
@@ -32,6 +33,7 @@ def svmlight(
     test: float = 0.2,
     seed: int = 0,
     zero_based: ZeroBased = "auto",
+    scale: Scale = None,
 ) -> Data:
     """Read data from a file in the svmlight (LIBSVM) format, compressed with gzip, bzip2 or not.
 
@@ -50,6 +52,8 @@ def svmlight(
         Seed of the split, >= 0.
     zero_based : bool or "auto", default "auto"
         Whether columns count from 0 or from 1. "auto" means from 1, unless a column 0 occurs.
+    scale : "standard", optional
+        Divide each feature by its greatest value among the training samples.
 
     Returns
     -------
@@ -68,7 +72,7 @@ def svmlight(
             msg = f"{one} must have at least one sample, but has none"
             raise ConfigError(msg)
     aside = dict(zip(("test_x", "test_y"), others, strict=False))
-    return from_arrays(x, y, **aside, test=test, seed=seed, name=paths[0].name)
+    return from_arrays(x, y, **aside, test=test, seed=seed, name=paths[0].name, scale=scale)
 
 
 def _load(paths: Sequence[Path], zero_based: ZeroBased) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.algorithm import Rules
 from distsgd.drivers.case import Case, Level, Waves
 from distsgd.kernels import folds, sparse
 from distsgd.kernels.linear import compiled_slope
@@ -67,7 +68,7 @@ def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
 
 def _private(case: Case) -> folds.Private:
     generated = loops(Halves.of(case.algorithm))
-    first = case.algorithm.worker.init(case.hyper, case.start)
+    first = Rules.of(case.algorithm).init(case.hyper, case.start)
     return folds.Private(
         h=generated.hyper(*case.hyper),
         server=server_columns(case, generated),
@@ -126,5 +127,5 @@ def _filled(columns: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: A
 
 def server_columns(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
     """Return the server's state before the first update."""
-    first = case.algorithm.server.init(case.hyper, case.start)
+    first = Rules.of(case.algorithm).server_init(case.hyper, case.start)
     return _filled(generated.state, first, case.start.shape)

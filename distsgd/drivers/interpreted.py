@@ -22,8 +22,8 @@ class Interpreted:
         self._case, self._h = case, case.hyper
         self._rules = Rules.of(case.algorithm)
         self._waves = Waves(case)
-        self._server = case.algorithm.server.init(self._h, case.start)
-        self._workers = [case.algorithm.worker.init(self._h, case.start)] * case.workers
+        self._server = self._rules.server_init(self._h, case.start)
+        self._workers = [self._rules.init(self._h, case.start)] * case.workers
         self._round: State = None
         self._factors = case.plan.worker_factors.tolist()
 

@@ -40,7 +40,7 @@ class Recorded(Interpreted):
 
     def _serve(self, row: Row) -> None:
         if row.verb == JOIN:
-            self._workers[row.worker] = self._case.algorithm.worker.init(self._h, self._server.x)
+            self._workers[row.worker] = self._rules.init(self._h, self._server.x)
         elif row.verb != LEAVE:
             super()._serve(row)
         if row.members:

@@ -54,5 +54,8 @@ def compiled(function: Function) -> Function:
 
 
 def specialised(function: Function) -> Function:
-    """Compile `function` at its first call, in this process only."""
-    return numba.njit(function)
+    """Compile `function` at its first call, in this process only.
+
+    A division by zero is infinity or NaN, as in NumPy, and no error.
+    """
+    return numba.njit(error_model="numpy")(function)

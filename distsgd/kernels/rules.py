@@ -13,23 +13,49 @@ each has loaded in order to change it, M one message, and B the messages in flig
 
 import functools
 import itertools
+import math
 import re
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from numba.extending import overload
-
-from distsgd.algorithm import Algorithm, Server, Worker, exchange, signatures, takes_at, where
+from distsgd.algorithm import Algorithm, Contract
+from distsgd.formulas import Formula
 from distsgd.kernels import specialised
 from distsgd.kernels.atomic import exchanged, hold, loaded, release
 
 Loop = Callable[..., Any]
 
 
-@overload(where)
-def _where(condition: bool, then: float, otherwise: float) -> Loop:  # noqa: ARG001 # numba reads the names
-    return lambda condition, then, otherwise: then if condition else otherwise
+_RULES = ("init", "receive", "position", "step", "send", "apply")
+"""The rules, as the loops call them."""
+
+
+@specialised
+def _where(condition, then, otherwise):
+    return then if condition else otherwise
+
+
+@specialised
+def _divide(one, other):
+    return one / other
+
+
+@specialised
+def _minimum(one, other):
+    return (one if one < other or one != one else other) + 0.0  # NaN stays, -0.0 becomes 0.0
+
+
+@specialised
+def _maximum(one, other):
+    return (one if one > other or one != one else other) + 0.0
+
+
+_NUMBERS = {
+    "divide": _divide, "sqrt": math.sqrt, "where": _where, "minimum": _minimum,
+    "maximum": _maximum, "nan": math.nan, "inf": math.inf,
+}  # fmt: skip
+"""What formulas call, for one coordinate."""
 
 
 class Loops(NamedTuple):
@@ -50,20 +76,11 @@ class Loops(NamedTuple):
 class Names(NamedTuple):
     """Names of the columns, by the NamedTuple that holds them."""
 
+    hyper: Sequence[str]
     state: Sequence[str]
     replica: Sequence[str]
     reads: Sequence[str]
     message: Sequence[str]
-
-
-class Asks(NamedTuple):
-    """Whether each rule asks for `at`, behind its other arguments."""
-
-    receive: bool
-    at: bool
-    step: bool
-    send: bool
-    apply: bool
 
 
 def values(names: Sequence[str], column: str) -> str:
@@ -76,14 +93,9 @@ def stores(names: Sequence[str], statement: str) -> str:
     return "; ".join(statement.format(name) for name in names)
 
 
-def also(asks: bool, name: str = "at") -> str:
-    """Return the end of an argument list."""
-    return f", {name}" if asks else ""
-
-
-def shared_source(names: Names, asks: Asks) -> str:
+def shared_source(names: Names) -> str:
     """Return the loops of workers that remember nothing but the version that they pulled."""
-    read = f"receive(h, init(h, 0.0), {values(names.reads, 'V.{}[slot, i]')}{also(asks.receive)})"
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'V.{}[slot, i]')}, at)"
     return f"""
 def keep(S, V, slot):
     for i in range(S.x.size):
@@ -91,43 +103,43 @@ def keep(S, V, slot):
 
 def point_shared(h, V, slot, at, out):
     for i in range(out.size):
-        out[i] = position(h, {read}{also(asks.at)})
+        out[i] = position(h, {read}, at)
 
 def message_shared(h, V, slot, at, sent, g, first, M):
     for i in range(g.size):
-        w, m = send(h, step(h, {read}, g[i]{also(asks.step)}){also(asks.send, "sent")})
+        w, m = send(h, step(h, {read}, g[i], at), sent)
         {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
 """
 
 
-def private_source(names: Names, asks: Asks) -> str:
+def private_source(names: Names) -> str:
     """Return the loops of workers with a state of their own."""
     state = f"Replica({values(names.replica, 'W.{}[slot, i]')})"
     store = stores(names.replica, "W.{0}[slot, i] = w.{0}")
     return f"""
 def receive_private(h, S, W, slot, at):
     for i in range(S.x.size):
-        w = receive(h, {state}, {values(names.reads, "S.{}[i]")}{also(asks.receive)})
+        w = receive(h, {state}, {values(names.reads, "S.{}[i]")}, at)
         {store}
 
 def point_private(h, W, slot, at, out):
     for i in range(out.size):
-        out[i] = position(h, {state}{also(asks.at)})
+        out[i] = position(h, {state}, at)
 
 def step_private(h, W, slot, at, g):
     for i in range(g.size):
-        w = step(h, {state}, g[i]{also(asks.step)})
+        w = step(h, {state}, g[i], at)
         {store}
 
 def message_private(h, W, slot, at, first, M):
     for i in range(M[0].size):
-        w, m = send(h, {state}{also(asks.send)})
+        w, m = send(h, {state}, at)
         {store}
         {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
 """
 
 
-def server_source(names: Names, asks: Asks) -> str:
+def server_source(names: Names) -> str:
     """Return the loops that apply the mean of a round's messages, or the message of a single one.
 
     A mean of one has the bits of the message; not dividing halves the time of a large one.
@@ -136,28 +148,28 @@ def server_source(names: Names, asks: Asks) -> str:
 def apply_one(h, S, M, at):
     for i in range(S.x.size):
         m = Message({values(names.message, "M.{}[i]")})
-        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m, at)
         {stores(names.state, "S.{0}[i] = s.{0}")}
 
 def apply_mean(h, S, M, members, at):
     for i in range(S.x.size):
         m = Message({values(names.message, "M.{}[i] / members")})
-        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m, at)
         {stores(names.state, "S.{0}[i] = s.{0}")}
 """
 
 
-def support_source(names: Names, asks: Asks) -> str:
+def support_source(names: Names) -> str:
     """Return the loops over supports; what lies outside of a batch's support is never touched.
 
     A single sample is its own support, and its margin and its gradient need no loop of their own.
     """
-    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}{also(asks.receive)})"
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[p]')}, at)"
     point = f"""
         {stores(names.reads, "R.{0}[p] = S.{0}[support[p]]")}
-        out[p] = position(h, {read}{also(asks.at)})"""
+        out[p] = position(h, {read}, at)"""
     message = f"""
-        w, m = send(h, step(h, {read}, g{also(asks.step)}){also(asks.send, "sent")})
+        w, m = send(h, step(h, {read}, g, at), sent)
         {stores(names.message, "B.{0}[worker, p] = m.{0}")}"""
     return f"""
 def point_support(h, S, support, at, R, out):
@@ -184,7 +196,7 @@ def apply_support(h, S, support, B, worker, at):
     for p in range(support.size):
         i = support[p]
         m = Message({values(names.message, "B.{}[worker, p]")})
-        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m, at)
         {stores(names.state, "S.{0}[i] = s.{0}")}
 
 def add_support(support, B, worker, M, is_touched, touched, n_touched):
@@ -204,25 +216,25 @@ def apply_touched(h, S, touched, M, is_touched, members, at):
         i = touched[p]
         is_touched[i] = False
         m = Message({values(names.message, "M.{}[i] / members")})
-        s = apply(h, State({values(names.state, "S.{}[i]")}), m{also(asks.apply)})
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m, at)
         {stores(names.state, "S.{0}[i] = s.{0}")}
 """
 
 
-def interleaved_source(names: Names, asks: Asks) -> str:
+def interleaved_source(names: Names) -> str:
     """Return the accesses to single coordinates, between which others have theirs."""
-    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[worker, p]')}{also(asks.receive)})"
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'R.{}[worker, p]')}, at)"
     return f"""
 def read_one(S, i, R, worker, p):
     {stores(names.reads, "R.{0}[worker, p] = S.{0}[i]")}
 
 def point_read(h, R, worker, at, out):
     for p in range(out.size):
-        out[p] = position(h, {read}{also(asks.at)})
+        out[p] = position(h, {read}, at)
 
 def message_read(h, R, worker, at, sent, g, B):
     for p in range(g.size):
-        w, m = send(h, step(h, {read}, g[p]{also(asks.step)}){also(asks.send, "sent")})
+        w, m = send(h, step(h, {read}, g[p], at), sent)
         {stores(names.message, "B.{0}[worker, p] = m.{0}")}
 
 def load_one(S, i, L, worker):
@@ -230,12 +242,12 @@ def load_one(S, i, L, worker):
 
 def store_one(h, S, i, L, B, worker, p, at):
     m = Message({values(names.message, "B.{}[worker, p]")})
-    s = apply(h, State({values(names.state, "L.{}[worker]")}), m{also(asks.apply)})
+    s = apply(h, State({values(names.state, "L.{}[worker]")}), m, at)
     {stores(names.state, "S.{0}[i] = s.{0}")}
 """
 
 
-def lock_free_source(names: Names, asks: Asks) -> str:
+def lock_free_source(names: Names) -> str:
     """Return the loops over a row, or over a support, of columns that others change meanwhile.
 
     What was read for the margin of a row is not kept, but read again where a rule needs it. Rows
@@ -244,8 +256,8 @@ def lock_free_source(names: Names, asks: Asks) -> str:
     A change that is atomic exchanges a single column only if nobody has changed it since it was
     loaded, and begins again otherwise; several columns of a coordinate change under a lock.
     """
-    read = f"receive(h, init(h, 0.0), {values(names.reads, 'S.{}[i]')}{also(asks.receive)})"
-    changed = f"apply(h, State({values(names.state, 'S.{}[i]')}), m{also(asks.apply, 'applied')})"
+    read = f"receive(h, init(h, 0.0), {values(names.reads, 'S.{}[i]')}, at)"
+    changed = f"apply(h, State({values(names.state, 'S.{}[i]')}), m, applied)"
     racy = f"""
         s = {changed}
         {stores(names.state, "S.{0}[i] = s.{0}")}"""
@@ -255,7 +267,7 @@ def lock_free_source(names: Names, asks: Asks) -> str:
     tried = f"""
         while True:
             old = loaded(S.x, i)
-            s = apply(h, State(old), m{also(asks.apply, "applied")})
+            s = apply(h, State(old), m, applied)
             if exchanged(S.x, i, old, s.x):
                 break"""
     atomic = tried if len(names.state) == 1 else held
@@ -264,7 +276,7 @@ def margin_row(h, S, columns, entries, first, end, at):
     margin = 0.0
     for entry in range(first, end):
         i = columns[entry]
-        margin += entries[entry] * position(h, {read}{also(asks.at)})
+        margin += entries[entry] * position(h, {read}, at)
     return margin
 """ + "".join(
         f"""
@@ -275,9 +287,9 @@ def change_row_{name}(
         i = columns[entry]
         g = slope * entries[entry]
         if shrink.size > 0:
-            g += shrink[i] * position(h, {read}{also(asks.at)})
+            g += shrink[i] * position(h, {read}, at)
         g = 0.0 + g
-        w, m = send(h, step(h, {read}, g{also(asks.step)}){also(asks.send, "sent")}){change}
+        w, m = send(h, step(h, {read}, g, at), sent){change}
 
 def change_support_{name}(h, S, support, B, applied, locks, owner):
     for p in range(support.size):
@@ -288,7 +300,7 @@ def change_support_{name}(h, S, support, B, applied, locks, owner):
     )
 
 
-def gathered_source(names: Names, asks: Asks) -> str:  # noqa: ARG001 # rules are not called here
+def gathered_source(names: Names) -> str:
     """Return the loops that exchange a worker's copy C, taken as B, with what others see, S."""
     return f"""
 def take_popular(S, C, B):
@@ -307,52 +319,39 @@ _serial_numbers = itertools.count()
 class Halves(NamedTuple):
     """What decides the loops of an algorithm: everything but its numbers."""
 
-    server: Server
-    worker: Worker
-    hyper: type
+    formulas: tuple[Formula, ...]
+    names: Names
 
     @classmethod
     def of(cls, algorithm: Algorithm) -> "Halves":
         """Return the halves of `algorithm`."""
-        return cls(algorithm.server, algorithm.worker, type(algorithm.hyper))
-
-    def classes(self) -> tuple[Any, ...]:
-        """Return NamedTuples for the hyper-parameters, both states, a pull and a message."""
-        h = self.hyper(*[1.0] * len(self.hyper._fields))  # type: ignore[attr-defined] # a NamedTuple
-        some = Algorithm("", h, self.server, self.worker, cycle=())
-        state, replica = self.server.init(h, 0.0), self.worker.init(h, 0.0)
-        message = exchange(some, replica, [0.0] * len(self.server.reads), 0.0).message
-        return tuple(
-            namedtuple(f"Columns{next(_serial_numbers)}", fields)
-            for fields in (
-                h._fields,
-                state._fields,
-                replica._fields,
-                self.server.reads,
-                message._fields,
-            )
+        known = Contract.of(algorithm)
+        names = Names(
+            hyper=type(algorithm.hyper)._fields,
+            state=known.state._fields,
+            replica=known.replica._fields,
+            reads=algorithm.server.reads,
+            message=known.message._fields,
         )
+        return cls(tuple(known.formulas.values())[1:], names)
 
 
 @functools.cache
 def loops(halves: Halves) -> Loops:
     """Return the compiled loops of an algorithm's halves: the same for all hyper-parameters."""
-    hyper, state, replica, reads, message = halves.classes()
-    names = Names(state._fields, replica._fields, reads._fields, message._fields)
-    rules = signatures(halves.server, halves.worker)
-    asks = Asks(*(takes_at(rule, arguments) for rule, arguments in rules))
-    rule_names = ("receive", "position", "step", "send", "apply")
-    namespace: dict[str, Any] = {"State": state, "Replica": replica, "Message": message}
-    namespace["init"] = specialised(halves.worker.init)
+    names = halves.names
+    classes = [namedtuple(f"Columns{next(_serial_numbers)}", fields) for fields in names]
+    hyper, state, replica, reads, message = classes
+    namespace: dict[str, Any] = {"State": state, "Replica": replica, "Message": message, **_NUMBERS}
     namespace |= {"exchanged": exchanged, "loaded": loaded, "hold": hold, "release": release}
-    namespace |= {
-        name: specialised(rule) for name, (rule, _) in zip(rule_names, rules, strict=True)
-    }
+    for name, formula in zip(_RULES, halves.formulas, strict=True):
+        exec(formula.source(name), namespace)
+        namespace[name] = specialised(namespace[name])
     parts = (
         shared_source, private_source, support_source, interleaved_source, server_source,
         lock_free_source, gathered_source,
     )  # fmt: skip
-    source = "".join(part(names, asks) for part in parts)
+    source = "".join(part(names) for part in parts)
     exec(source, namespace)
     generated = re.findall(r"^def (\w+)", source, re.MULTILINE)
     by_name = {name: specialised(namespace[name]) for name in generated}

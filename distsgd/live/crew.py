@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.algorithm import Rules
 from distsgd.errors import WorkerLost
 from distsgd.kernels import lock_free as kernels
 from distsgd.kernels.gather import Gathered, gathering
@@ -201,7 +202,7 @@ def is_gathered(case: Launch) -> bool:
 
 def _memory(case: Launch) -> kernels.Memory:
     generated = loops(Halves.of(case.algorithm))
-    first = case.algorithm.server.init(case.hyper, case.problem.start(case.seed))
+    first = Rules.of(case.algorithm).server_init(case.hyper, case.problem.start(case.seed))
     columns = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
     for column, value in zip(columns, first, strict=True):
         column[:] = value

@@ -73,16 +73,18 @@ class Live:
     writes: Writes = "racy"
 
     def __post_init__(self) -> None:
-        if self.workers is not None:
-            check_count("live.workers", self.workers)
-        check_count("live.shards", self.shards)
+        for name in ("workers", "shards"):
+            if getattr(self, name) is not None:
+                count = check_count(f"live.{name}", getattr(self, name))
+                object.__setattr__(self, name, count)
         check_number("live.heartbeat", self.heartbeat, above=0, unit=" s")
         check_number("live.checkpoint_every", self.checkpoint_every, above=0, unit=" s")
         for name, kinds in (("on_loss", OnLoss), ("writes", Writes)):
             if getattr(self, name) not in get_args(kinds):
                 raise unknown_name(f"live.{name}", str(getattr(self, name)), get_args(kinds))
         if self.staleness is not None and not isinstance(self.staleness, Law):
-            check_count("live.staleness", self.staleness, at_least=0)
+            stale = check_count("live.staleness", self.staleness, at_least=0)
+            object.__setattr__(self, "staleness", stale)
         object.__setattr__(self, "delay", _checked_delay(self.delay))
 
     def like(self, fleet: Fleet | StaleReads, engine: LiveEngine) -> "LiveFleet":

@@ -6,11 +6,20 @@ from typing import Any, get_args
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import (
+    ConfigError,
+    check_count,
+    check_number,
+    check_seed,
+    unknown_name,
+    warn,
+)  # fmt: skip
+from distsgd.fleet import Fleet
 from distsgd.laws import Law
 from distsgd.live.case import Budget, Hooks, Launch, Progress
 from distsgd.live.fleet import MOST_PROCESSES, LiveEngine, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
+from distsgd.plausible import of_fleet, of_problem
 from distsgd.problem import Problem
 from distsgd.run import Run
 
@@ -130,20 +139,25 @@ def launch(
     Descent", NIPS 2011, for `writes`.
     """
     check_algorithm(algorithm)
+    batch, seed = check_count("batch", batch), check_seed(seed)
+    least = None if target is None else check_number("target", target)
+    doubts = of_problem(problem, batch, target=least, seed=seed)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
-    _check_evaluations(evaluate_every, evaluations)
+    every, points = _check_evaluations(evaluate_every, evaluations)
     case = Launch(
         algorithm=algorithm, problem=problem, workers=_workers(workers, on),
-        budget=_budget(budget), batch=check_count("batch", batch), seed=check_seed(seed),
-        evaluate_every=evaluate_every, evaluations=evaluations,
-        partition=_partition(partition), staleness=_staleness(staleness),
-        target=None if target is None else check_number("target", target),
+        budget=_budget(budget), batch=batch, seed=seed, evaluate_every=every, evaluations=points,
+        partition=_partition(partition), staleness=_staleness(staleness), target=least,
         delay=_delay(delay, workers), shards=_shards(shards, problem.dimension),
         on_loss=_one_of("on_loss", on_loss, OnLoss), writes=_one_of("writes", writes, Writes),
         heartbeat_s=check_number("heartbeat", heartbeat, above=0, unit=" s"),
         checkpoint_s=check_number("checkpoint_every", checkpoint_every, above=0, unit=" s"),
         address=address, ray=_ray(ray, on),
     )  # fmt: skip
+    workers_alone = Fleet(case.workers)  # a model of them: what they cost is not known
+    warn(doubts + of_fleet(
+        workers_alone, problem, [algorithm], budget, batch=batch, partition=partition
+    ))  # fmt: skip
     module, name = _ENGINES[_engine(algorithm, on, writes)]
     run: Run = getattr(importlib.import_module(module), name)(case, Hooks(stop, watch))
     return run
@@ -192,13 +206,16 @@ def _budget(amounts: Mapping[str, float | None]) -> Budget:
     return Budget(unit, check_number(unit, amount, above=0))
 
 
-def _check_evaluations(evaluate_every: int | None, evaluations: int | None) -> None:
+def _check_evaluations(
+    evaluate_every: int | None, evaluations: int | None
+) -> tuple[int | None, int | None]:
     if evaluate_every is not None and evaluations is not None:
         msg = "give evaluate_every or evaluations, not both"
         raise ConfigError(msg)
-    for name, value in (("evaluate_every", evaluate_every), ("evaluations", evaluations)):
-        if value is not None:
-            check_count(name, value)
+    return (
+        None if evaluate_every is None else check_count("evaluate_every", evaluate_every),
+        None if evaluations is None else check_count("evaluations", evaluations),
+    )
 
 
 def _partition(partition: Partition) -> Partition:
@@ -231,7 +248,7 @@ def _shards(shards: int, dimension: int) -> int:
     if check_count("shards", shards) > dimension:
         msg = f"shards must be <= {dimension}, the number of parameters, not {shards}"
         raise ConfigError(msg)
-    return shards
+    return int(shards)
 
 
 def _ray(options: RayOptions | None, on: LiveEngine) -> RayOptions:

@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Pull, Push, before_step, is_memoryless, verb
+from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
 from distsgd.live.case import Budget, Hooks, Launch
 from distsgd.live.crew import Epoch, Job, Outcome, Point, is_gathered, keep
@@ -179,7 +179,7 @@ def needed_bytes(case: Launch, support: Support) -> float:
 
     Gathered writes have the samples a second time, with the popular coordinates in front.
     """
-    n_columns = len(case.algorithm.server.init(case.hyper, 0.0))
+    n_columns = len(Contract.of(case.algorithm).state._fields)
     arrays = (*support.rows[:3], support.labels, support.shrink)
     samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
     return 8.0 * case.problem.dimension * (n_columns + 1) + samples

@@ -127,7 +127,7 @@ def serve(
         zmq.Context() as context,
         listen(context, gate, largest_bytes) as router,
         contextlib.ExitStack() as stack,
-        np.errstate(over="ignore", invalid="ignore"),
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         last = checkpoint.load(case.folder) if life > 0 else None
         line = router if bells is None else bells.desk(shard, router)

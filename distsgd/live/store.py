@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Algorithm, At, Push, Rules, State, exchange, floats, verb
+from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
 from distsgd.kernels.rules import Halves, loops
 from distsgd.live.decisions import Decision
 from distsgd.live.vectors import Columns, Layout
@@ -129,7 +129,7 @@ class _Interpreted:
 
     def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
         self._h, self._rule = h, Rules.of(algorithm).apply
-        self._message = _message_type(algorithm, h)
+        self._message = Contract.of(algorithm).message
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
         total = members[0]
@@ -163,19 +163,13 @@ class _Compiled:
         return state
 
 
-def _message_type(algorithm: Algorithm, h: Any) -> Any:  # noqa: ANN401 # NamedTuples
-    some = algorithm._replace(hyper=h)
-    zeros = [0.0] * len(algorithm.server.reads)
-    return type(exchange(some, algorithm.worker.init(h, 0.0), zeros, 0.0).message)
-
-
 def _state(
     algorithm: Algorithm,
     h: Any,  # noqa: ANN401 # a NamedTuple
     start: NDArray[np.float64],
     known: Mapping[str, NDArray[np.float64]],
 ) -> State:
-    first = algorithm.server.init(h, start)
+    first = Rules.of(algorithm).server_init(h, start)
     columns = {**first._asdict(), **known}.values()
     return type(first)(*(_filled(column, start.size) for column in columns))
 

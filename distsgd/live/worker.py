@@ -84,7 +84,7 @@ def work(
     """
     ended = threading.Event()
     # a run that diverges overflows, which is a result and no warning
-    with zmq.Context() as context, np.errstate(over="ignore", invalid="ignore"):
+    with zmq.Context() as context, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         heart = threading.Thread(target=_beat, args=(context, peer, heartbeat_s, ended))
         heart.start()
         link = Link(peer, context)
@@ -130,7 +130,7 @@ class Replica:
 
     def begin(self, x: NDArray[np.float64], version: int, step: int) -> None:
         """Begin at the parameters `x` of a version, with `step` steps behind."""
-        self._state: State = self._case.algorithm.worker.init(self._h, x)
+        self._state: State = self._rules.init(self._h, x)
         self._version, self.step = version, step
         self._at = self._known()
 

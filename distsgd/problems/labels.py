@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from distsgd.data import Data
 from distsgd.data.rows import Floats
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, wrong_kind
 
 Classes: TypeAlias = NDArray[np.uint32]
 
@@ -47,8 +47,8 @@ def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
 
 def _check_data(name: str, data: object) -> None:
     if not isinstance(data, Data):
-        msg = f"{name} needs Data, which distsgd.data.from_arrays makes of arrays, not {type(data)}"
-        raise ConfigError(msg)
+        example = "distsgd.data.from_arrays(x, y)"
+        raise wrong_kind(f"data of {name}", example, data)
 
 
 def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

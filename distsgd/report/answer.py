@@ -1,28 +1,24 @@
-"""The answer in sentences: pure functions of a summary, each number as the summary has it.
+"""The answer in sentences: pure functions of a summary, each number as the summary has it."""
 
-An order between two algorithms is claimed where the interval of their ratio, seed by seed, does not
-hold 1; with fewer than three common seeds, where their bands do not overlap.
-"""
-
-import math
 from collections.abc import Mapping, Sequence
 
-from distsgd.report.contrasts import Tolerance
 from distsgd.report.engines import Agreement
-from distsgd.report.findings import Contrast, Quantity
-from distsgd.report.statistics import Spread
-from distsgd.report.summary import Result, Summary
-from distsgd.report.text import listed, number, spread_text
-
-CLEAR = 1.5
-"""Ranges of a parameter differ if one is this many times as wide: a grid is too coarse for less."""
+from distsgd.report.findings import Growth
+from distsgd.report.inference import Known, extreme
+from distsgd.report.summary import Summary
+from distsgd.report.text import few, interval_text, number
+from distsgd.report.trials import Trial, Tuned, by_group, tolerated
+from distsgd.report.verdict import case_of, verdict
 
 
 def answer(summary: Summary) -> list[str]:
     """Return what the comparison found: a point per problem and fleet, then what lies across."""
-    per_case = [_on_case(summary, problem, fleet) for problem, fleet in summary.cases]
-    across = [point for problem in _problems(summary) for point in _across_fleets(summary, problem)]
+    per_case = [
+        verdict(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
+        for problem, fleet in summary.cases
+    ]
     live = _agreement(summary) + _left_out(summary)
+    across = [_suffered(summary, own) for own in _growths(summary)]
     return per_case + live + _certainty(summary) + _tuning(summary) + across + _troubles(summary)
 
 
@@ -30,151 +26,30 @@ def _problems(summary: Summary) -> list[str]:
     return list(dict.fromkeys(problem for problem, _ in summary.cases))
 
 
-def _on_case(summary: Summary, problem: str, fleet: str) -> str:
-    results = summary.of_fleet(fleet, problem)
-    contrasts = [one for one in summary.contrasts if (one.problem, one.fleet) == (problem, fleet)]
-    texts = [_lowest(results, contrasts), _fastest(results, contrasts), _mostly_diverged(results)]
-    place = _place(summary, problem, fleet)
-    return f"On {place}, {' '.join(text for text in texts if text)}"
-
-
 def _place(summary: Summary, problem: str, fleet: str) -> str:
     return fleet if len(_problems(summary)) == 1 else f"{fleet} with {problem}"
 
 
-def _loss(result: Result) -> float:
-    return math.inf if result.loss is None else result.loss.median
+def _growths(summary: Summary) -> list[list[Growth]]:
+    groups: dict[tuple[str, str], list[Growth]] = {}
+    for one in summary.growths:
+        groups.setdefault((one.problem, one.fleet), []).append(one)
+    return [own for own in groups.values() if len(own) > 1]
 
 
-def _lowest(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
-    ordered = sorted((result for result in results if _loss(result) < math.inf), key=_loss)
-    if not ordered:
-        return "no algorithm ended with a finite loss."
-    best, *others = ordered
-    text = f"{best.algorithm} ended with the lowest training loss, {spread_text(best.loss)}"
-    ratios = _ratios(contrasts, "loss")
-    rivals = [
-        other.algorithm for other in others
-        if not _is_settled(ratios.get(other.algorithm), other.loss, best.loss)
-    ]  # fmt: skip
-    if rivals:
-        against = _few(rivals, "others")
-        return f"{text}; the seeds do not settle its order against {against}."
-    if not others:
-        return f"{text}."
-    return f"{text}, ahead of {others[0].algorithm} at {spread_text(others[0].loss)}."
-
-
-def _ratios(contrasts: Sequence[Contrast], quantity: Quantity) -> dict[str, Contrast]:
-    return {one.algorithm: one for one in contrasts if one.quantity == quantity}
-
-
-def _is_settled(ratio: Contrast | None, other: Spread | None, best: Spread | None) -> bool:
-    if ratio is not None and ratio.low is not None:
-        return ratio.low > 1
-    return not _overlap(other, best)
-
-
-def _overlap(one: Spread | None, other: Spread | None) -> bool:
-    return one is not None and other is not None and one.low <= other.high and other.low <= one.high
-
-
-def _fastest(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
-    timed = [result.time_to_target for result in results if result.time_to_target is not None]
-    if not timed:
-        return ""
-    times = _times(results)
-    if not times:
-        return f"None met the target loss of {number(timed[0].target)} in most runs."
-    first, *others = sorted(times, key=times.__getitem__)
-    text = f"The target loss of {number(timed[0].target)} was met first by {first}"
-    text += f", after {number(times[first])} {timed[0].clock} seconds"
-    ratios = _ratios(contrasts, "seconds")
-    if others:
-        text += f"; {others[0]} took {_longer(times[others[0]], ratios[others[0]])}"
-    if len(others) > 1:
-        last = others[-1]
-        text += f", and {last}, the last, {_longer(times[last], ratios[last])}"
-    missed = [result.algorithm for result in results if result.algorithm not in times]
-    text += f"; half or more of the runs of {_few(missed, 'others')} missed it" if missed else ""
-    return f"{text}."
-
-
-def _longer(time: float, ratio: Contrast) -> str:
-    """Return how many times as long, with the interval or why there is none."""
-    if ratio.median is None:
-        return f"{number(time)}"
-    seeds = f"{ratio.n_pairs} seed{'s' * (ratio.n_pairs != 1)}"
-    text = f"{number(ratio.median)} times as long"
-    if ratio.low is None or ratio.high is None:
-        return f"{text} (from {seeds}: too few to say how sure)"
-    high = number(ratio.high) if ratio.high < math.inf else "unbounded"
-    return f"{text} [{number(ratio.low)}, {high}] ({seeds})"
-
-
-def _few(names: Sequence[str], kind: str) -> str:
-    return listed(names) if len(names) <= 3 else f"{len(names)} {kind}"
-
-
-def _times(results: Sequence[Result]) -> dict[str, float]:
-    return {
-        result.algorithm: result.time_to_target.median_s
-        for result in results
-        if result.time_to_target is not None and result.time_to_target.median_s is not None
-    }
-
-
-def _mostly_diverged(results: Sequence[Result]) -> str:
-    names = [
-        result.algorithm
-        for result in results
-        if result.finished and 2 * result.status.get("diverged", 0) > result.finished
+def _suffered(summary: Summary, ordered: Sequence[Growth]) -> str:
+    """Return what staleness did to final losses; the largest growth stands first."""
+    most, least = ordered[0], ordered[-1]
+    where = f" with {most.problem}" if len(_problems(summary)) > 1 else ""
+    text = f"From {most.fresh} to {most.fleet}{where}, final training losses grew"
+    claims = ("" if least.rivals else ", the least"), ("" if most.rivals else ", the most")
+    ends = [
+        f"{interval_text(one.median, one.low, one.high)} times ({one.algorithm}{claim})"
+        for one, claim in zip((least, most), claims, strict=True)
     ]
-    return f"Most runs of {listed(names)} diverged." if names else ""
-
-
-def _across_fleets(summary: Summary, problem: str) -> list[str]:
-    engines = dict.fromkeys(summary.engine_on(fleet) for fleet in summary.fleets)
-    groups = [
-        [fleet for fleet in summary.fleets if summary.engine_on(fleet) == engine]
-        for engine in engines
-    ]
-    return [point for fleets in groups for point in _across(summary, problem, fleets)]
-
-
-def _across(summary: Summary, problem: str, fleets: Sequence[str]) -> list[str]:
-    stale = {fleet: _staleness(summary.of_fleet(fleet, problem)) for fleet in fleets}
-    fresh = min(stale, key=stale.__getitem__, default="")
-    worst = max(stale, key=stale.__getitem__, default="")
-    growth = _growth(summary.of_fleet(fresh, problem), summary.of_fleet(worst, problem))
-    if fresh == worst or len(growth) < 2:
-        return []
-    most, least = max(growth, key=growth.__getitem__), min(growth, key=growth.__getitem__)
-    means = f"mean staleness {number(stale[fresh])} and {number(stale[worst])}"
-    where = f", {problem}" if len(_problems(summary)) > 1 else ""
-    text = (
-        f"Between {fresh} and {worst} ({means}{where}), the final loss of {most} suffered most: "
-        f"it was {number(growth[most])} times as large; that of {least} least: "
-        f"{number(growth[least])} times."
-    )
-    return [text]
-
-
-def _growth(fresh: Sequence[Result], worst: Sequence[Result]) -> dict[str, float]:
-    """Return by which factor the loss of each algorithm grew that does read stale parameters."""
-    before = {result.algorithm: _loss(result) for result in fresh}
-    return {
-        result.algorithm: _loss(result) / before[result.algorithm]
-        for result in worst
-        if result.staleness is not None
-        and result.staleness.mean > 0
-        and 0 < before.get(result.algorithm, 0) < math.inf
-        and _loss(result) < math.inf
-    }
-
-
-def _staleness(results: Sequence[Result]) -> float:
-    return max([result.staleness.mean for result in results if result.staleness], default=0.0)
+    open_ends = " and ".join(["most"] * bool(most.rivals) + ["least"] * bool(least.rivals))
+    tail = f"; which grew {open_ends} is not settled" if open_ends else ""
+    return f"{text} {ends[0]} to {ends[1]}{tail}."
 
 
 def _agreement(summary: Summary) -> list[str]:
@@ -199,7 +74,7 @@ def _agreed(place: str, ordered: Sequence[Agreement]) -> str:
         live, simulated = number(most.staleness), number(most.simulated_staleness)
         text += f" (mean staleness {live} live, {simulated} simulated)"
     if len(ordered) > 1:
-        text += f", which differs most, and of {_factor(least)}, for {least.algorithm}"
+        text += f", whose factor is the largest, and of {_factor(least)}, for {least.algorithm}"
     return f"{text}."
 
 
@@ -214,18 +89,31 @@ def _left_out(summary: Summary) -> list[str]:
         place = _place(summary, one["problem"], one["fleet"])
         groups.setdefault((one["algorithm"], one["reason"]), []).append(place)
     return [
-        f"{algorithm} did not run on {_few(places, 'live fleets')}: {reason}."
+        f"{algorithm} did not run on {few(places, 'fleets')}: {reason}."
         for (algorithm, reason), places in groups.items()
     ]
 
 
 def _certainty(summary: Summary) -> list[str]:
-    is_alone = len({line.seed for line in summary.runs}) == 1
-    return ["One seed was run: how far others differ from it is not known."] if is_alone else []
+    seeds = {line.seed for line in summary.runs}
+    if len(seeds) == 1:
+        return ["One seed was run: how far others differ from it is not known, and no order is."]
+    times = [one.time_to_target for one in summary.results if one.time_to_target is not None]
+    precise = max((time.precision for time in times), default=0.0)
+    share = f"{precise:.1%} of themselves, or to " if precise else ""
+    known = f" Times to the target are known to {share}one update." if times else ""
+    text = (
+        "An interval behind a ratio is one of 95 %: all intervals of a problem and fleet hold"
+        f" together, seed by seed. An order is claimed where it does not hold 1.{known}"
+    )
+    return [text]
 
 
 def _tuning(summary: Summary) -> list[str]:
-    return _targets(summary) + _sensitivity(summary) + _edges(summary)
+    return (
+        _targets(summary) + _disagreement(summary.tuned, summary.trials) + _sensitivity(summary)
+        + _edges(summary)
+    )  # fmt: skip
 
 
 def _targets(summary: Summary) -> list[str]:
@@ -239,34 +127,58 @@ def _targets(summary: Summary) -> list[str]:
     ]
 
 
-def _sensitivity(summary: Summary) -> list[str]:
-    """Return for each problem, on the first fleet that was tuned on, who needs tuning most."""
-    points = []
-    for problem in dict.fromkeys(one.problem for one in summary.tuned):
-        fleet = next(one.fleet for one in summary.tuned if one.problem == problem)
-        ranges = {
-            one.algorithm: one.tolerance
-            for one in summary.tuned
-            if (one.problem, one.fleet) == (problem, fleet) and one.tolerance is not None
-        }
-        points += _least_and_most(_place(summary, problem, fleet), ranges)
-    return points
-
-
-def _least_and_most(place: str, ranges: Mapping[str, Tolerance]) -> list[str]:
-    factors = {name: one.high / one.low for name, one in ranges.items()}
-    least, most = (choose(factors, key=factors.__getitem__, default="") for choose in (max, min))
-    if not factors or factors[least] < CLEAR * factors[most]:
+def _disagreement(tuned: Sequence[Tuned], trials: Sequence[Trial]) -> list[str]:
+    """Return which tuned values are not settled: those that the seeds of tuning do not share."""
+    if not tuned:
         return []
-    wide, narrow = (
-        f"from {number(ranges[name].low)} to {number(ranges[name].high)}" for name in (least, most)
-    )
+    if min(len(trial.seeds) for trial in trials) < 2:
+        text = (
+            "One seed of tuning chose the values: what another would have chosen is not known, so"
+            " no order between tuned algorithms is claimed."
+        )
+        return [text]
+    apart = [one for one in tuned if any(low < high for low, high in one.between.values())]
+    if not apart:
+        return ["The seeds of tuning agree on every tuned value."]
+    names = [f"{one.algorithm} on {one.fleet} ({_between(one)})" for one in apart]
+    listed = few(names, f"of the {len(tuned)} tuned values")
     text = (
-        f"On {place}, of the values that were tried, {least} tolerates the widest range of its"
-        f" tuned parameter, {wide}, with at most twice its best loss; {most} the narrowest,"
-        f" {narrow}."
+        f"The seeds of tuning do not agree on {listed}; an order that another of their choices"
+        " could turn around is not claimed."
     )
     return [text]
+
+
+def _between(one: Tuned) -> str:
+    ranges = {name: ends for name, ends in one.between.items() if ends[0] < ends[1]}
+    return ", ".join(
+        f"{name} {number(low)} to {number(high)}" for name, (low, high) in ranges.items()
+    )
+
+
+def _sensitivity(summary: Summary) -> list[str]:
+    """Return for each problem and tuned fleet which algorithm needs tuning most, where settled."""
+    groups: dict[tuple[str, str], dict[str, Mapping[int, Known]]] = {}
+    for trials in by_group(summary.trials):
+        widths = tolerated(trials)
+        if widths:
+            place = trials[0].problem, trials[0].fleet
+            groups.setdefault(place, {})[trials[0].algorithm] = widths
+    return [
+        text for place, table in groups.items()
+        if (text := _widest(_place(summary, *place), table))
+    ]  # fmt: skip
+
+
+def _widest(place: str, table: Mapping[str, Mapping[int, Known]]) -> str:
+    texts = [
+        f"{name} tolerates the {word} range of its tuned parameter"
+        for word, is_widest in (("widest", True), ("narrowest", False))
+        if (name := extreme(table, largest=is_widest))
+    ]
+    if not texts:
+        return ""
+    return f"On {place}, {' and '.join(texts)}, within twice the cost of its best value."
 
 
 def _edges(summary: Summary) -> list[str]:
@@ -274,7 +186,7 @@ def _edges(summary: Summary) -> list[str]:
     if not at_edge:
         return []
     text = (
-        f"The best value that was tried for {_few(at_edge, 'tuned algorithms')} lies at the edge of"
+        f"The best value that was tried for {few(at_edge, 'tuned algorithms')} lies at the edge of"
         " what was tried: a better one may lie beyond."
     )
     return [text]

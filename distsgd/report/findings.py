@@ -1,73 +1,69 @@
-"""What the runs of a comparison say about each other: targets, contrasts, profiles, scaling.
+"""What the runs of a comparison say about each other: contrasts, growth, profiles, scaling.
 
 Everything here is a pure function of marks: a mark is what one run came to.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
-from distsgd.errors import check_number
-from distsgd.report.contrasts import paired_ratio, performance_profiles, speed_ups
+from distsgd.report.contrasts import performance_profiles, speed_ups
+from distsgd.report.inference import Comparisons, Known, Ratio, alone, compare_all
+from distsgd.report.marks import Mark
 from distsgd.report.statistics import median_time
+from distsgd.report.trials import UNKNOWN, Factors, Tuned
 
-Quantity: TypeAlias = Literal["seconds", "loss"]
+Quantity: TypeAlias = Literal["seconds", "machine_seconds", "loss_at_equal_time", "loss"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+"""What algorithms are compared by; times are those to the target."""
 
-
-class Mark(NamedTuple):
-    """What one run came to: its labels, the time to its target [s], its final training loss.
-
-    None for a target that it missed, and for a loss that is not finite.
-    """
-
-    problem: str
-    fleet: str
-    algorithm: str
-    seed: int
-    seconds: float | None
-    loss: float | None
-
-
-class Reference(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A target that an algorithm sets: `factor` times its median final training loss.
-
-    On the fleet `fleet`, by default the first one.
-    """
-
-    reference: str
-    fleet: str | None = None
-    factor: float = 1.05
-
-    def __post_init__(self) -> None:
-        check_number("target.factor", self.factor, above=0)
-
-
-class Target(msgspec.Struct, frozen=True):
-    """The training loss to reach, and where it comes from, in words; None if nothing gives one."""
-
-    loss: float | None
-    origin: str
+Table: TypeAlias = dict[str, dict[int, Known]]
+"""A quantity by algorithm and seed."""
 
 
 class Contrast(msgspec.Struct, frozen=True):
-    """How many times as much an algorithm needs as the first one, over the seeds of both.
+    """How many times as much an algorithm needs as the first one, seed by seed.
 
-    `quantity` is "seconds" for the virtual time to the target, "loss" for the last training loss;
-    `against` is the algorithm with the lowest median of it on this problem and fleet. `low` and
-    `high` are a 95 % bootstrap interval, None below three pairs. See `contrasts.paired_ratio`.
+    `against` is the algorithm with the lowest median of the `quantity` on this problem and fleet.
+    `low` and `high` are simultaneous intervals: all that can be formed on a problem and fleet hold
+    together with 95 %. They know how well each number is known, and by how much another seed of
+    tuning would have changed it. None where nothing can be said. See `inference.compare_all`.
     """
 
     problem: str
     fleet: str
-    quantity: Literal["seconds", "loss"]
+    quantity: Quantity
     algorithm: str
     against: str
     low: float | None
     median: float | None
     high: float | None
     n_pairs: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the algorithm needs more than the first one, as sure as the interval is."""
+        return self.low is not None and self.low > 1
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """How many times as large the final loss of an algorithm is on `fleet` as on `fresh`.
+
+    A simultaneous 95 % interval. `rivals` are the algorithms whose growth is not settled to be
+    another one.
+    """
+
+    problem: str
+    fresh: str
+    fleet: str
+    algorithm: str
+    low: float | None
+    median: float | None
+    high: float | None
+    rivals: list[str]
 
 
 class ProfileLine(msgspec.Struct, frozen=True):
@@ -84,7 +80,8 @@ class ProfileLine(msgspec.Struct, frozen=True):
 class Scaling(msgspec.Struct, frozen=True):
     """What more workers bring to an algorithm, on fleets that differ in nothing else.
 
-    All lists go by `workers`: names of the fleets, median time to the target [s], see `speed_ups`.
+    All lists go by `workers`: names of the fleets, median time to the target [s], see `speed_ups`,
+    and a 95 % interval of the speed-up, seed by seed.
     """
 
     problem: str
@@ -94,86 +91,132 @@ class Scaling(msgspec.Struct, frozen=True):
     seconds: list[float | None]
     speed_up: list[float | None]
     efficiency: list[float | None]
+    low: list[float | None] = []
+    high: list[float | None] = []
 
 
-def find_targets(marks: Sequence[Mark], given: float | Reference | None) -> dict[str, Target]:
-    """Return the target of each problem.
+class Tunings(NamedTuple):
+    """What tuning leaves open, and on which fleet what runs on a fleet was tuned."""
 
-    A number holds for every problem. A reference gives each problem its own: `factor` times the
-    median final training loss of an algorithm over its seeds. So whoever meets the target is about
-    as good as the reference.
+    tuned: Sequence[Tuned] = ()
+    fleets: Mapping[str, str] = {}
+    """For a live fleet, the one it takes after; for every fleet, the only one tuned on."""
 
-    Parameters
-    ----------
-    marks : sequence of Mark
-        What ran.
-    given : float, Reference or None
-        What was asked for.
-
-    Returns
-    -------
-    dict of str to Target
-        By problem; nothing if no target is given.
-    """
-    problems = dict.fromkeys(mark.problem for mark in marks)
-    if given is None:
-        return {}
-    if not isinstance(given, Reference):
-        return dict.fromkeys(problems, Target(float(given), "given"))
-    return {problem: _reference(problem, marks, given) for problem in problems}
+    def noise(self, problem: str, fleet: str, quantity: Quantity) -> dict[str, Factors]:
+        """Return by how much another seed of tuning would have changed a quantity."""
+        place = problem, self.fleets.get(fleet, fleet)
+        own = [one for one in self.tuned if (one.problem, one.fleet) == place]
+        return {one.algorithm: _factors(one, quantity) for one in own}
 
 
-def _reference(problem: str, marks: Sequence[Mark], given: Reference) -> Target:
-    fleet = given.fleet or marks[0].fleet
-    place = (problem, fleet, given.reference)
-    losses = [mark.loss for mark in marks if mark[:3] == place]
-    origin = (
-        f"{given.factor:g} times the median final training loss of {given.reference} on {fleet}"
-    )
-    median = median_time(losses) if losses else None
-    if median is None:
-        return Target(None, f"{origin}, which has none")
-    return Target(given.factor * median, f"{origin} ({len(losses)} runs)")
+def _factors(one: Tuned, quantity: Quantity) -> Factors:
+    known = {"seconds": one.seconds, "machine_seconds": one.seconds, "loss": one.loss}
+    return known.get(quantity, UNKNOWN)
 
 
-def contrasts(marks: Sequence[Mark]) -> list[Contrast]:
+def contrasts(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Contrast]:  # noqa: B008 # immutable
     """Return how each algorithm compares with the first one, on each problem and fleet.
 
     Parameters
     ----------
     marks : sequence of Mark
         What ran.
+    tunings : Tunings, optional
+        What tuning leaves open.
 
     Returns
     -------
     list of Contrast
-        First the times to the target, then the final losses; none where no median is known.
+        Quantity by quantity; none where no median is known.
     """
     return [
         contrast
-        for quantity in ("seconds", "loss")
-        for place, case in _by_case(marks).items()
-        for contrast in _against_first(place, _by_algorithm(case, quantity), quantity)
-    ]
+        for quantity in QUANTITIES
+        for (problem, fleet), case in by_case(marks).items()
+        for contrast in _against_first(
+            (problem, fleet, quantity), table_of(case, quantity),
+            tunings.noise(problem, fleet, quantity),
+        )
+    ]  # fmt: skip
 
 
 def _against_first(
-    place: tuple[str, str], values: Mapping[str, dict[int, float | None]], quantity: Quantity
-) -> Iterable[Contrast]:
-    medians = {name: median_time(list(own.values())) for name, own in values.items()}
-    known = {name: median for name, median in medians.items() if median is not None}
-    first = min(known, key=known.__getitem__, default=None)
-    if first is None:
-        return
-    for name, own in values.items():
-        if name != first:
-            ratio = paired_ratio(own, values[first])._asdict()
-            yield Contrast(*place, quantity, name, first, **ratio)
+    place: tuple[str, str, Quantity], table: Table, noise: Mapping[str, Factors]
+) -> list[Contrast]:
+    first = first_of(table)
+    if first is None or len(table) < 2:
+        return []
+    compared = compare_all(table, noise)
+    return [
+        Contrast(*place, name, first, **compared.ratio(name, first)._asdict())
+        for name in table if name != first
+    ]  # fmt: skip
+
+
+def first_of(table: Table) -> str | None:
+    """Return the algorithm with the lowest median, None if no median is known."""
+    known = {name: median for name, own in table.items() if (median := median_of(own)) is not None}
+    return min(known, key=known.__getitem__, default=None)
+
+
+def median_of(values: Mapping[int, Known]) -> float | None:
+    """Return the median over seeds; None if half of them have no upper end."""
+    return median_time([one.high if math.isfinite(one.high) else None for one in values.values()])
+
+
+def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> list[Growth]:
+    """Return by how much the final loss of each algorithm grew from one fleet to another.
+
+    Parameters
+    ----------
+    marks : sequence of Mark
+        What ran on one problem.
+    fresh, fleet : str
+        The two fleets.
+    tunings : Tunings
+        What tuning leaves open on each of them.
+
+    Returns
+    -------
+    list of Growth
+        The largest median first; algorithms that did not run on both are left out.
+    """
+    problem = marks[0].problem if marks else ""
+    before, after = (
+        table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet)
+    )
+    table = {name: _quotients(after[name], before[name]) for name in after if name in before}
+    table = {name: own for name, own in table.items() if own}
+    noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
+    compared = compare_all(table, {name: _both(name, *noises) for name in table})
+    found = [
+        Growth(problem, fresh, fleet, name, *alone(own)[:3], rivals=_rivals(name, table, compared))
+        for name, own in table.items()
+    ]
+    return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
+
+
+def _quotients(those: Mapping[int, Known], by: Mapping[int, Known]) -> dict[int, Known]:
+    """Return, seed by seed, where the quotient of two numbers lies; of a miss nothing is known."""
+    return {
+        seed: Known(one.low / by[seed].high, one.high / by[seed].low)
+        for seed, one in those.items()
+        if seed in by and by[seed].low > 0 and math.isfinite(by[seed].high)
+    }
+
+
+def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) -> Factors:
+    one, other = (noise.get(name, Factors(1.0, 1.0)) for noise in (over, under))
+    return Factors(one.low / other.high, one.high / other.low if other.low else math.inf)
+
+
+def _rivals(name: str, table: Table, compared: Comparisons) -> list[str]:
+    return [other for other in table if other != name and not compared.is_settled(name, other)]
 
 
 def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
     """Return each algorithm's performance profile of median times to the target."""
-    times = [_medians(case) for case in _by_case(marks).values()]
+    times = [_medians(case) for case in by_case(marks).values()]
     algorithms = dict.fromkeys(mark.algorithm for mark in marks)
     costs = {name: [one.get(name) for one in times] for name in algorithms}
     if not any(cost is not None for row in costs.values() for cost in row):
@@ -199,7 +242,7 @@ def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list
     list of Scaling
         One per problem and algorithm that met the target somewhere, for each group of such fleets.
     """
-    times = {place: _medians(case) for place, case in _by_case(marks).items()}
+    times = {place: table_of(case, "seconds") for place, case in by_case(marks).items()}
     return [
         line
         for group in _families(fleets)
@@ -208,25 +251,42 @@ def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list
         for line in _scaled(
             problem,
             name,
-            {count: (fleet, times.get((problem, fleet), {}).get(name)) for count, fleet in group},
+            {
+                count: (fleet, times.get((problem, fleet), {}).get(name, {}))
+                for count, fleet in group
+            },
         )
     ]
 
 
 def _scaled(
-    problem: str, algorithm: str, found: Mapping[int, tuple[str, float | None]]
+    problem: str, algorithm: str, found: Mapping[int, tuple[str, Mapping[int, Known]]]
 ) -> list[Scaling]:
-    times = {count: time for count, (_, time) in found.items()}
+    times = {count: median_of(own) if own else None for count, (_, own) in found.items()}
     if all(time is None for time in times.values()):
         return []
-    gains = speed_ups(times)
+    gains, fewest = speed_ups(times), found[min(found)][1]
+    ratios = [_speed_up(fewest, found[count][1]) for count in gains]
     return [
         Scaling(
             problem, algorithm, [found[count][0] for count in gains], list(gains),
             [times[count] for count in gains],
             [one.speed_up for one in gains.values()], [one.efficiency for one in gains.values()],
+            [one.low for one in ratios], [one.high for one in ratios],
         )
     ]  # fmt: skip
+
+
+def _speed_up(few: Mapping[int, Known], many: Mapping[int, Known]) -> Ratio:
+    if few is many:
+        return Ratio(1.0, 1.0, 1.0, len(few))
+    # A miss of many workers is later than every time: the quotient with it above has no end.
+    low, median, high, n_pairs = alone(_quotients(many, few))
+    return Ratio(_inverse(high), _inverse(median), _inverse(low), n_pairs)
+
+
+def _inverse(value: float | None) -> float | None:
+    return None if value is None else 1 / value if value else math.inf
 
 
 def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]]]:
@@ -240,20 +300,23 @@ def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]
     return [list(group.items()) for group in groups.values() if len(group) > 1]
 
 
-def _by_case(marks: Sequence[Mark]) -> dict[tuple[str, str], list[Mark]]:
+def by_case(marks: Sequence[Mark]) -> dict[tuple[str, str], list[Mark]]:
+    """Return the marks of each problem and fleet."""
     cases: dict[tuple[str, str], list[Mark]] = {}
     for mark in marks:
         cases.setdefault((mark.problem, mark.fleet), []).append(mark)
     return cases
 
 
-def _by_algorithm(case: Sequence[Mark], quantity: Quantity) -> dict[str, dict[int, float | None]]:
-    values: dict[str, dict[int, float | None]] = {}
+def table_of(case: Sequence[Mark], quantity: Quantity) -> Table:
+    """Return a quantity by algorithm and seed, where it is known."""
+    values: Table = {}
     for mark in case:
-        values.setdefault(mark.algorithm, {})[mark.seed] = getattr(mark, quantity)
+        own: Known | None = getattr(mark, quantity)
+        if own is not None:
+            values.setdefault(mark.algorithm, {})[mark.seed] = own
     return values
 
 
 def _medians(case: Sequence[Mark]) -> dict[str, float | None]:
-    found = _by_algorithm(case, "seconds")
-    return {name: median_time(list(own.values())) for name, own in found.items()}
+    return {name: median_of(own) for name, own in table_of(case, "seconds").items()}

@@ -1,5 +1,6 @@
 """Algorithms against each other, and more workers against fewer."""
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -22,7 +23,12 @@ from distsgd.report.charts import (
 from distsgd.report.findings import Contrast, Quantity, Scaling
 from distsgd.report.summary import Summary
 
-_QUANTITIES: dict[str, Quantity] = {"time to target": "seconds", "final loss": "loss"}
+_UNBOUNDED = 1e6
+"""Where the bar of a speed-up without an upper bound ends, far outside of the picture."""
+_QUANTITIES: dict[str, Quantity] = {
+    "time to target": "seconds", "machine time to target": "machine_seconds",
+    "loss at equal time": "loss_at_equal_time", "loss at equal budgets": "loss",
+}  # fmt: skip
 
 
 def ratio_picture(summary: Summary, case: Case) -> Picture | None:
@@ -48,22 +54,23 @@ def ratio_picture(summary: Summary, case: Case) -> Picture | None:
             views[label] = _ratios(list(summary.algorithms), found, label)
     note = (
         "Each algorithm against the one with the lowest median, seed by seed on the same machines "
-        "and samples: median ratio and its 95 % bootstrap interval. An interval that touches the "
-        "line at 1 does not settle the order; a bar that leaves the picture has no end: a run of "
-        "one of the two missed the target."
+        "and samples: the ratio and its 95 % interval, all of which hold together. An interval "
+        "that touches the line at 1 does not settle the order; a bar that leaves the picture has "
+        "no end: runs missed the target, or another seed of tuning could have changed it so far."
     )
     return Picture("ratios", case, "How sure is the order?", note, views) if views else None
 
 
 def _is_drawn(one: Contrast) -> bool:
-    return one.median is not None and 0 < one.median < float("inf")
+    """Return whether a ratio has a place, or at least an end of its interval."""
+    return any(value is not None and 0 < value < math.inf for value in (one.median, one.low))
 
 
 def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) -> View:
     rows = [_row(one) for one in found]
     bounds = [
         value for row in rows for value in (row["low"], row["ratio"], row["high"])
-        if 0 < value < float("inf")
+        if value is not None and 0 < value < math.inf
     ]  # fmt: skip
     low, high = min(1.0, *bounds) / 1.1, max(1.0, *bounds) * 1.1
     for row in rows:
@@ -83,6 +90,7 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
             color=colour(algorithms),
         ),
         drawn("ratios")
+        .transform_filter("isValid(datum.ratio)")
         .mark_circle(size=80, opacity=1)
         .encode(
             x=alt.X("ratio:Q"),
@@ -96,11 +104,13 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
 
 
 def _row(one: Contrast) -> Row:
-    median = one.median or 1.0
+    # Where runs missed the target the ratio may have no place, but its interval has an end.
+    median = one.median if one.median is not None and math.isfinite(one.median) else None
+    low = median if one.low is None else one.low
+    high = one.high if one.high is not None else median if one.low is None else math.inf
     return {
-        "algorithm": one.algorithm, "against": one.against, "ratio": short(median),
-        "low": median if one.low is None else one.low,
-        "high": median if one.high is None else one.high, "pairs": one.n_pairs,
+        "algorithm": one.algorithm, "against": one.against, "low": low, "high": high,
+        "ratio": None if median is None else short(median), "pairs": one.n_pairs,
     }  # fmt: skip
 
 
@@ -127,7 +137,7 @@ def profile_picture(summary: Summary) -> Picture | None:
     note = (
         f"Over the {len(cases)} pairs of problem and fleet{live}: on how many of them an "
         "algorithm met the target within so many times the best one's time. Higher is better; at "
-        "the left edge, how often it was the first."
+        "the left edge, how often it had the least median time, settled or not."
     )
     views = {"": view({"profiles": rows}, line, height=320)}
     return Picture("profiles", None, "Who is near the best, and how often", note, views)
@@ -145,8 +155,8 @@ def speed_up_picture(summary: Summary) -> Picture | None:
     views = {problem: _speed_ups(list(summary.algorithms), own) for problem, own in several.items()}
     note = (
         "Median time to the target with the fewest workers, divided by the time with more; fleets "
-        "differ in nothing else. The dashed line is the ideal; a point that is missing: the "
-        "algorithm met the target in half of its runs or fewer."
+        "differ in nothing else. A bar is the 95 % interval, seed by seed. The dashed line is the "
+        "ideal; a point that is missing: the algorithm met the target in half of its runs or fewer."
     )
     return Picture("speed-up", None, "Speed-up against workers", note, views)
 
@@ -156,10 +166,12 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
         {
             "algorithm": one.algorithm, "family": f"{one.algorithm} {one.fleets[0]}",
             "workers": workers, "speed-up": short(gain), "efficiency": short(efficiency or 0.0),
+            "low": short(gain if low is None else low),
+            "high": short(gain if high is None else min(high, _UNBOUNDED)),
         }
         for one in several
-        for workers, gain, efficiency in zip(
-            one.workers, one.speed_up, one.efficiency, strict=True
+        for workers, gain, efficiency, low, high in zip(
+            one.workers, one.speed_up, one.efficiency, one.low, one.high, strict=True
         )
         if gain is not None
     ]  # fmt: skip
@@ -170,6 +182,7 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
     across = alt.X("workers:Q", title="workers", scale=scale, axis=alt.Axis(format="~s"))
     up = alt.Y("speed-up:Q", title="speed-up", scale=scale)
     line = drawn("gains").encode(x=across, y=up, color=colour(algorithms))
+    interval = drawn("gains").mark_rule(strokeWidth=3, opacity=0.4, clip=True)
     layers: list[alt.Chart] = [
         marks("ideal")
         .mark_line(strokeDash=[3, 3])
@@ -177,8 +190,11 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
         line.mark_line(strokeWidth=2).encode(
             detail=alt.Detail("family:N"), strokeDash=dashes(algorithms)
         ),
+        interval.encode(
+            x=across, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour(algorithms)
+        ),
         line.mark_circle(size=70, opacity=1).encode(
-            tooltip=told("workers", "speed-up", "efficiency")
+            tooltip=told("workers", "speed-up", "low", "high", "efficiency")
         ),
     ]
     return view({"gains": rows, "ideal": ideal}, *layers, height=340)

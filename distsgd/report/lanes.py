@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from distsgd.outcome import Outcome
 from distsgd.report.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
 from distsgd.report.engines import Clock, clock_of, engine_of
-from distsgd.report.summary import Outcome
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
 from distsgd.trace import VERBS, Trace

@@ -45,8 +45,10 @@ class _Row(NamedTuple):
 
 
 class _Cell(NamedTuple):
+    """What an algorithm came to in one case: a number, and a smaller one below it."""
+
     text: str
-    time: str
+    below: str
     is_lowest: bool
 
 
@@ -92,6 +94,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         sentences=answer(summary),
         legend=drawn,
         cases=[case_name(summary, case) for case in summary.cases],
+        has_target=any(one.loss is not None for one in summary.targets.values()),
         overview=[_overview_row(summary, name, style) for name, style in drawn.items()],
         shared=_figures(summary, keyed, [None]),
         sections=[_section(summary, together, keyed, drawn) for together in _together(summary)],
@@ -160,12 +163,21 @@ def _overview_row(summary: Summary, algorithm: str, style: Style) -> dict[str, A
 
 
 def _overview_cell(results: Sequence[Result], own: Result | None) -> _Cell:
-    losses = [result.loss.median for result in results if result.loss is not None]
     if own is None or own.loss is None:
         return _Cell(MISSING, "", is_lowest=False)
-    lowest = own.loss.median == min(losses) and math.isfinite(own.loss.median)
-    time = "" if own.time_to_target is None else time_text(own)
-    return _Cell(number(own.loss.median), time, is_lowest=lowest)
+    least = min(_judged(result) for result in results if result.loss is not None)
+    lowest = _judged(own) == least and math.isfinite(least)
+    if own.time_to_target is None:
+        return _Cell(number(own.loss.median), "", is_lowest=lowest)
+    return _Cell(time_text(own), f"loss {number(own.loss.median)}", is_lowest=lowest)
+
+
+def _judged(result: Result) -> float:
+    """Return the median time to the target of a result, or its final loss without a target."""
+    if result.time_to_target is not None:
+        time = result.time_to_target.median_s
+        return math.inf if time is None else time
+    return math.inf if result.loss is None else result.loss.median
 
 
 def _together(summary: Summary) -> list[list[Case]]:

@@ -25,13 +25,14 @@ from distsgd.report.charts import (
 )
 from distsgd.report.staleness import stalenesses
 from distsgd.report.summary import Outcome, Summary
-from distsgd.report.trials import Trial
+from distsgd.report.trials import Judged, Trial, judged_by
 
 RATE = "learning_rate"
+_COSTS = {"seconds": "time to the target [s]", "loss": "final training loss"}
 
 
 def sensitivity_picture(summary: Summary) -> Picture | None:
-    """Return the final loss against the learning rate, None if none was tuned.
+    """Return what tuning judged by against the learning rate, None if none was tuned.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def sensitivity_picture(summary: Summary) -> Picture | None:
     -------
     Picture or None
         A view per problem and fleet on which rates were tried; a cross is a rate at which half of
-        the trial's runs or more had no finite loss.
+        the trial's runs or more missed the target or, without one, had no finite loss.
     """
     cases: dict[str, list[Trial]] = {}
     for trial in summary.trials:
@@ -55,17 +56,18 @@ def sensitivity_picture(summary: Summary) -> Picture | None:
         if any(math.isfinite(trial.loss) for trial in own)
     }
     note = (
-        "Every trial of tuning: median final training loss over the seeds of tuning, which the "
-        "comparison does not use. The wider a valley, the less the algorithm depends on its rate. "
-        "A cross on the upper edge: the runs diverged."
+        "Every trial of tuning: the median, over seeds that the comparison does not use, of what "
+        "it was judged by. The wider a valley, the less the algorithm depends on its rate. A cross "
+        "on the upper edge: half of the runs or more missed the target, or diverged."
     )
     title = "Sensitivity to the learning rate"
     return Picture("sensitivity", None, title, note, views) if views else None
 
 
 def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
-    rows = _best_of_rate(trials)
-    finite = [row["loss"] for row in rows if row["loss"] is not None]
+    judged = judged_by(trials)
+    rows = _best_of_rate(trials, judged)
+    finite = [row["cost"] for row in rows if row["cost"] is not None]
     low, high = _extent(finite)
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
     edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
@@ -76,10 +78,10 @@ def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
     )
     base = (
         drawn("trials")
-        .transform_filter("isValid(datum.loss)")
+        .transform_filter("isValid(datum.cost)")
         .encode(
             x=across,
-            y=alt.Y("loss:Q", title="final training loss", scale=scale),
+            y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale),
             color=colour(algorithms),
         )
     )
@@ -87,13 +89,13 @@ def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
     layers = [
         base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=dashes(algorithms)),
         base.mark_circle(size=50, opacity=1, clip=True).encode(
-            tooltip=told("learning rate", "loss")
+            tooltip=told("learning rate", "cost")
         ),
         lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(
             tooltip=told("learning rate")
         ),
     ]
-    lost_rows = [row | {"edge": short(edge)} for row in rows if row["loss"] is None]
+    lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] is None]
     return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
 
 
@@ -103,18 +105,18 @@ def _extent(losses: Sequence[float]) -> tuple[float, float]:
     return low, min(high, 100 * low) if low > 0 else high
 
 
-def _best_of_rate(trials: Sequence[Trial]) -> list[Row]:
-    """Return the lowest loss at each rate: other parameters may have been tried beside it."""
+def _best_of_rate(trials: Sequence[Trial], judged: Judged) -> list[Row]:
+    """Return the lowest cost at each rate: other parameters may have been tried beside it."""
     best: dict[tuple[str, float], float] = {}
     for trial in trials:
         place = (trial.algorithm, trial.parameters[RATE])
-        best[place] = min(trial.loss, best.get(place, math.inf))
+        best[place] = min(getattr(trial, judged), best.get(place, math.inf))
     return [
         {
             "algorithm": algorithm, "learning rate": rate,
-            "loss": short(loss) if math.isfinite(loss) else None,
+            "cost": short(cost) if math.isfinite(cost) else None,
         }
-        for (algorithm, rate), loss in sorted(best.items())
+        for (algorithm, rate), cost in sorted(best.items())
     ]  # fmt: skip
 
 
@@ -147,7 +149,7 @@ def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None
             views[name] = _map(_lowest(own), steepest(summary.problems[problem]))
     note = (
         "Median final training loss, the lighter the lower; a cross: the runs diverged. Staleness "
-        "is the mean on the fleet, of the algorithm that is stalest there."
+        "is the mean that the algorithm had on a fleet."
     )
     if any(steepest(problem) for problem in summary.problems.values()):
         note += (
@@ -171,10 +173,11 @@ def _stale(summary: Summary) -> set[str]:
 def _tried(summary: Summary) -> list[Row]:
     levels = stalenesses(summary)
     return [
-        _cell(trial.problem, trial.algorithm, trial.parameters[RATE], levels[trial.fleet],
-              trial.loss)
+        _cell(trial.problem, trial.algorithm, trial.parameters[RATE],
+              levels[trial.fleet, trial.algorithm], trial.loss)
         for trial in summary.trials
-        if RATE in trial.parameters and trial.fleet in levels and trial.problem in summary.problems
+        if RATE in trial.parameters and (trial.fleet, trial.algorithm) in levels
+        and trial.problem in summary.problems
     ]  # fmt: skip
 
 
@@ -186,8 +189,10 @@ def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
     for result in summary.results:
         run = runs.get((result.problem, result.fleet, result.algorithm))
         hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
-        if RATE in hyper and result.loss is not None and result.engine == "simulate":
-            name, level = names[result.algorithm], levels[result.fleet]
+        place = result.fleet, result.algorithm
+        is_known = RATE in hyper and place in levels and result.engine == "simulate"
+        if is_known and result.loss is not None:
+            name, level = names[result.algorithm], levels[place]
             rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
     return rows
 

@@ -169,21 +169,22 @@ def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture 
     Returns
     -------
     Picture or None
-        A line per algorithm over the fleets, ordered by the mean staleness of the algorithm that is
-        stalest there; so a synchronous algorithm has a line too, of the same machines.
+        A line per algorithm over the fleets, by its own mean staleness there. An algorithm that
+        reads nothing stale is drawn on the freshest fleet only: others do not affect it so.
     """
     levels = stalenesses(summary)
-    if len(set(levels.values())) < 2:
-        return None
     rows: dict[tuple[str, bool], list[Row]] = {}
     for result in summary.results:
-        if result.loss is not None and np.isfinite(result.loss.median):
+        has_loss = result.loss is not None and np.isfinite(result.loss.median)
+        if has_loss and (result.fleet, result.algorithm) in levels:
             same = rows.setdefault((result.problem, result.engine != "simulate"), [])
-            same.append(_point(result, levels[result.fleet]))
+            same.append(_point(result, levels[result.fleet, result.algorithm]))
+    if all(len({row["staleness"] for row in own}) < 2 for own in rows.values()):
+        return None
     note = (
-        "Median over seeds at the end of each run, and its band. A fleet stands at the mean "
-        "staleness of the algorithm that is stalest on it: what asynchrony costs there. What "
-        "leaves through the top has a loss above that of the start."
+        "Median over seeds at the end of each run, and its band, at the mean staleness that the "
+        "algorithm itself had on a fleet. What read nothing stale is drawn at 0 alone, as it ran "
+        "on the freshest fleet. What leaves through the top has a loss above that of the start."
     )
     algorithms = list(summary.algorithms)
     views = {
@@ -193,14 +194,21 @@ def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture 
     return Picture("loss-against-staleness", None, "Final loss against staleness", note, views)
 
 
-def stalenesses(summary: Summary) -> dict[str, float]:
-    """Return the mean staleness of the algorithm that is stalest on each fleet [versions]."""
-    return {fleet: _level(summary.of_fleet(fleet)) for fleet in summary.fleets}
+def stalenesses(summary: Summary) -> dict[tuple[str, str], float]:
+    """Return the mean staleness of each algorithm on each fleet [versions].
 
-
-def _level(results: Sequence[Result]) -> float:
-    means = [result.staleness.mean for result in results if result.staleness is not None]
-    return short(max(means, default=0.0))
+    Where an algorithm read nothing stale although others did, the pair is left out.
+    """
+    own: dict[tuple[str, str], float] = {}
+    for result in summary.results:
+        if result.staleness is not None:
+            place = result.fleet, result.algorithm
+            own[place] = max(own.get(place, 0.0), short(result.staleness.mean))
+    highest = {
+        fleet: max(level for (name, _), level in own.items() if name == fleet) for fleet, _ in own
+    }
+    freshest = min(highest.values(), default=0.0)
+    return {place: own[place] for place in own if own[place] or highest[place[0]] == freshest}
 
 
 def _point(result: Result, level: float) -> Row:
@@ -228,7 +236,7 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     base = drawn("points").encode(
         x=alt.X(
             "staleness:Q",
-            title="staleness on the fleet [versions]",
+            title="mean staleness [versions]",
             scale=alt.Scale(type="symlog", nice=False, padding=12),
         ),
         color=colour(algorithms),

@@ -6,12 +6,13 @@ diverged run has no final loss. Nothing is null for lack of trying.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
+from distsgd.outcome import Outcome
 from distsgd.report.engines import (
     Agreement,
     Clock,
@@ -28,27 +29,22 @@ from distsgd.report.engines import (
 )  # fmt: skip
 from distsgd.report.findings import (
     Contrast,
-    Mark,
+    Growth,
     ProfileLine,
-    Reference,
     Scaling,
-    Target,
+    Tunings,
     contrasts,
-    find_targets,
+    growths,
     profiles,
     scaling,
 )  # fmt: skip
-from distsgd.report.statistics import (
-    Curve,
-    Numbers,
-    Spread,
-    band_name,
-    median_time,
-    spread,
-    time_to,
-)  # fmt: skip
+from distsgd.report.marks import Mark, marks, reached, workers_of
+from distsgd.report.statistics import Curve, Numbers, Spread, band_name, median_time, spread
 from distsgd.report.trials import Trial, Tuned, choose
 from distsgd.run import Run
+from distsgd.target import Target
+
+__all__ = ["Outcome", "Summary", "summarise"]
 
 FORMAT = 2
 """Number of the layout of ``summary.json``."""
@@ -56,22 +52,13 @@ FORMAT = 2
 Settings: TypeAlias = dict[str, Any]
 
 
-class Outcome(NamedTuple):
-    """One run of a comparison: its labels, and either the run or the error that ended it."""
-
-    algorithm: str
-    fleet: str
-    seed: int
-    run: Run | None = None
-    error: str = ""
-    problem: str = ""
-
-
 class TimeToTarget(msgspec.Struct, frozen=True):
     """When the training loss first met the target: seconds, updates, gradients, epochs.
 
-    Seconds are those of the `clock`. A run that missed counts as later than every time: in a spread
-    it is infinite, and `median_s` is None if half of the runs missed.
+    Seconds are those of the `clock`; `machine_s` is the median over the workers that took part, all
+    together. A run that missed counts as later than every time: in a spread it is infinite, and a
+    median is None if half of the runs missed. No time is known worse than to the share `precision`
+    of itself, or to one update.
     """
 
     target: float
@@ -82,6 +69,8 @@ class TimeToTarget(msgspec.Struct, frozen=True):
     gradients: Spread
     epochs: Spread
     clock: Clock = "virtual"
+    machine_s: float | None = None
+    precision: float = 0.0
 
 
 class Staleness(msgspec.Struct, frozen=True):
@@ -94,7 +83,9 @@ class Staleness(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One algorithm on one fleet, over seeds; spreads are of the last evaluation.
 
-    `seconds` are virtual, None for live runs; `wall_seconds` are theirs alone.
+    `seconds` are virtual, None for live runs; `wall_seconds` are theirs alone. `loss` is that at
+    the end of the budget; `loss_at_equal_time` that when the first run on the fleet ends,
+    `equal_time` [s]. `workers` is how many took part.
     """
 
     algorithm: str
@@ -115,10 +106,16 @@ class Result(msgspec.Struct, frozen=True):
     problem: str = ""
     engine: Engine = "simulate"
     wall_seconds: Spread | None = None
+    loss_at_equal_time: Spread | None = None
+    equal_time: float | None = None
+    workers: int = 0
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One run: where it is, and how it ended (`failed`: an error stopped it)."""
+    """One run: where it is, and how it ended (`failed`: an error stopped it).
+
+    The time to the target, virtual or wall, is not before `target_not_before` [s].
+    """
 
     algorithm: str
     fleet: str
@@ -131,6 +128,7 @@ class Line(msgspec.Struct, frozen=True):
     seconds_to_target: float | None = None
     engine: Engine = "simulate"
     wall_seconds_to_target: float | None = None
+    target_not_before: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -147,6 +145,7 @@ class Summary(msgspec.Struct, frozen=True):
     problems: dict[str, Settings] = {}
     targets: dict[str, Target] = {}
     contrasts: list[Contrast] = []
+    growths: list[Growth] = []
     profiles: list[ProfileLine] = []
     scaling: list[Scaling] = []
     tuned: list[Tuned] = []
@@ -181,7 +180,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summarise(
     outcomes: Sequence[Outcome], settings: Settings, *, is_complete: bool,
-    trials: Sequence[Trial] = (),
+    trials: Sequence[Trial] = (), targets: Mapping[str, Target] | None = None,
 ) -> Summary:  # fmt: skip
     """Return the numbers of a comparison.
 
@@ -190,12 +189,13 @@ def summarise(
     outcomes : sequence of Outcome
         What ran, in any order; algorithms and fleets keep the order in which they appear.
     settings : dict
-        Settings of the whole comparison, as JSON; a target, if any, is its key ``target``: a
-        number, or the fields of a `findings.Reference`.
+        Settings of the whole comparison, as JSON.
     is_complete : bool
         Whether every run that was asked for is among `outcomes`.
     trials : sequence of Trial
         What tuning tried.
+    targets : mapping of str to Target, optional
+        The training loss to reach, by problem; by default the number in ``settings["target"]``.
 
     Returns
     -------
@@ -206,15 +206,20 @@ def summarise(
     for one in outcomes:
         cells.setdefault((one.problem, one.fleet, one.algorithm), []).append(one)
     finished = _pairs(outcomes)
-    targets = find_targets([_mark(*pair, None) for pair in finished], _asked(settings))
-    losses = {problem: target.loss for problem, target in targets.items()}
-    marks = [_mark(one, run, losses.get(one.problem)) for one, run in finished]
+    known = _given(outcomes, settings) if targets is None else dict(targets)
+    losses = {problem: target.loss for problem, target in known.items()}
+    found, tuned = marks(outcomes, losses), choose(trials)
     live = {name: own["machines"] for name, own in live_fleets(settings).items()}
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
     fleets = {
         one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"]
         for one, run in finished
     }
+    tunings = Tunings(tuned, _tuned_on(fleets, settings))
+    results = [
+        _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet))
+        for cell in cells.values()
+    ]
     return Summary(
         is_complete=is_complete,
         band=band_name(max([1, *(len(_runs(cell)) for cell in cells.values())])),
@@ -222,42 +227,63 @@ def summarise(
         versions=finished[0][1].versions if finished else {},
         algorithms={one.algorithm: run.settings["algorithm"] for one, run in finished},
         fleets=fleets,
-        results=[
-            _result(cell, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet))
-            for cell in cells.values()
-        ],
+        results=results,
         runs=[
             _line(one, losses.get(one.problem), engine_on(settings, one.fleet)) for one in outcomes
         ],
         problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
-        targets=targets,
-        contrasts=contrasts(marks),
-        profiles=profiles(_of_first_engine(marks, settings)),
-        scaling=scaling(marks, fleets),
-        tuned=choose(trials),
+        targets=known,
+        contrasts=contrasts(found, tunings),
+        growths=_growths(found, results, tunings),
+        profiles=profiles(_of_first_engine(found, settings)),
+        scaling=scaling(found, fleets),
+        tuned=tuned,
         trials=list(trials),
         agreements=agreements([Runs(*key, _runs(cell)) for key, cell in cells.items()], settings),
     )
+
+
+def _given(outcomes: Sequence[Outcome], settings: Settings) -> dict[str, Target]:
+    target = settings.get("target")
+    if not isinstance(target, (int, float)):
+        return {}
+    return {one.problem: Target(float(target), "given") for one in outcomes}
+
+
+def _tuned_on(fleets: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    """Return on which fleet the algorithms of each fleet were tuned."""
+    everywhere = settings.get("tuning", {}).get("fleet", "each")
+    own = {name: live_fleets(settings).get(name, {}).get("fleet", name) for name in fleets}
+    return own if everywhere == "each" else dict.fromkeys(fleets, everywhere)
+
+
+def _growths(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+    """Return what staleness did to the losses of the algorithms that it reached, per problem."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.problem, result.engine), []).append(result)
+    return [line for own in groups.values() for line in _grown(found, own, tunings)]
+
+
+def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+    levels: dict[str, float] = {}
+    for one in results:
+        mean = 0.0 if one.staleness is None else one.staleness.mean
+        levels[one.fleet] = max(mean, levels.get(one.fleet, 0.0))
+    fresh, worst = (extreme(levels, key=levels.__getitem__) for extreme in (min, max))
+    are_stale = {
+        one.algorithm for one in results
+        if one.fleet == worst and one.staleness is not None and one.staleness.mean > 0
+    }  # fmt: skip
+    problem = results[0].problem
+    own = [one for one in found if one.problem == problem and one.algorithm in are_stale]
+    return growths(own, fresh, worst, tunings) if fresh != worst else []
 
 
 def _of_first_engine(marks: Sequence[Mark], settings: Settings) -> list[Mark]:
     """Return the marks of one engine: how often somebody is near the best must not mix several."""
     engines = [engine_on(settings, mark.fleet) for mark in marks]
     return [mark for mark, engine in zip(marks, engines, strict=True) if engine == engines[0]]
-
-
-def _asked(settings: Settings) -> float | Reference | None:
-    target = settings.get("target")
-    return Reference(**target) if isinstance(target, dict) else target
-
-
-def _mark(outcome: Outcome, run: Run, target: float | None) -> Mark:
-    loss = float(_column(run, "loss")[-1])
-    seconds = None if target is None else time_to(target, loss_curve(run, seconds_column(run)))
-    return Mark(
-        outcome.problem, outcome.fleet, outcome.algorithm, outcome.seed, seconds,
-        loss if math.isfinite(loss) else None,
-    )  # fmt: skip
 
 
 def loss_curve(run: Run, against: str) -> Curve:
@@ -278,7 +304,9 @@ def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
     return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
 
 
-def _result(cell: Sequence[Outcome], target: float | None, engine: Engine) -> Result:
+def _result(
+    cell: Sequence[Outcome], found: Sequence[Mark], target: float | None, engine: Engine
+) -> Result:
     runs = _runs(cell)
     first = cell[0]
     counts = Result(
@@ -287,12 +315,15 @@ def _result(cell: Sequence[Outcome], target: float | None, engine: Engine) -> Re
         status=dict(Counter(run.status for run in runs)),
         engine=engine,
     )  # fmt: skip
-    return msgspec.structs.replace(counts, **_measured(runs, target)) if runs else counts
+    place = (first.problem, first.fleet, first.algorithm)
+    own = [mark for mark in found if mark[:3] == place]
+    return msgspec.structs.replace(counts, **_measured(runs, own, target)) if runs else counts
 
 
-def _measured(runs: Sequence[Run], target: float | None) -> dict[str, Any]:
+def _measured(runs: Sequence[Run], found: Sequence[Mark], target: float | None) -> dict[str, Any]:
     staleness, mean = stalenesses_of(runs), mean_staleness(runs)
     is_live = engine_of(runs[0]) != "simulate"
+    equal = [one.high for mark in found if (one := mark.loss_at_equal_time) is not None]
     return {
         "loss": _final(runs, "loss"),
         "test_loss": _final(runs, "test_loss"),
@@ -301,10 +332,13 @@ def _measured(runs: Sequence[Run], target: float | None) -> dict[str, Any]:
         "wall_seconds": _final(runs, "wall_seconds") if is_live else None,
         "updates": _final(runs, "update"),
         "gradients": _final(runs, "gradients"),
-        "time_to_target": None if target is None else _time_to_target(runs, target),
+        "time_to_target": None if target is None else _time_to_target(runs, found, target),
         "staleness": None if mean is None else Staleness(mean, int(staleness.max())),
         "dropped": sum(run.trace.n_dropped for run in runs),
         "utilisation": _utilisation(runs),
+        "loss_at_equal_time": spread(np.array(equal)) if equal else None,
+        "equal_time": found[0].equal_time or None,
+        "workers": max(workers_of(run) for run in runs),
     }
 
 
@@ -321,17 +355,23 @@ def _utilisation(runs: Sequence[Run]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _time_to_target(runs: Sequence[Run], target: float) -> TimeToTarget:
+def _time_to_target(runs: Sequence[Run], found: Sequence[Mark], target: float) -> TimeToTarget:
     columns = (seconds_column(runs[0]), "update", "gradients", "epoch")
-    several = [[time_to(target, loss_curve(run, name)) for run in runs] for name in columns]
+    several = [[reached(run, target, name) for run in runs] for name in columns]
     seconds, updates, gradients, epochs = (
-        spread(np.array(times, dtype=np.float64)) for times in several
+        spread(np.array([time.high for time in times])) for times in several
     )
-    reached = sum(time is not None for time in several[0])
+    met = [time for time in several[0] if math.isfinite(time.high)]
+    machine = [mark.machine_seconds.high for mark in found if mark.machine_seconds is not None]
     return TimeToTarget(
-        target, reached, median_time(several[0]), seconds, updates, gradients, epochs,
-        clock_of(engine_of(runs[0])),
+        target, len(met), _median(time.high for time in several[0]), seconds, updates, gradients,
+        epochs, clock_of(engine_of(runs[0])), _median(machine),
+        max((1.0 - time.low / time.high for time in met if time.high > 0), default=0.0),
     )  # fmt: skip
+
+
+def _median(times: Iterable[float]) -> float | None:
+    return median_time([time if math.isfinite(time) else None for time in times])
 
 
 def _line(outcome: Outcome, target: float | None, engine: Engine) -> Line:
@@ -340,10 +380,12 @@ def _line(outcome: Outcome, target: float | None, engine: Engine) -> Line:
         return Line(
             *labels, status="failed", error=outcome.error, problem=outcome.problem, engine=engine
         )
-    reached = None if target is None else time_to(target, loss_curve(run, seconds_column(run)))
+    time = None if target is None else reached(run, target)
+    met = None if time is None or not math.isfinite(time.high) else time.high
     is_live = engine != "simulate"
     return Line(
         *labels, status=run.status, diverged_at=run.diverged_at, hash=run.hash,
-        problem=outcome.problem, seconds_to_target=None if is_live else reached,
-        engine=engine, wall_seconds_to_target=reached if is_live else None,
+        problem=outcome.problem, seconds_to_target=None if is_live else met,
+        engine=engine, wall_seconds_to_target=met if is_live else None,
+        target_not_before=None if time is None else time.low,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """How long each run took to the target: a dot per seed, a bar at the median, a cross for a miss."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,8 +26,9 @@ from distsgd.report.charts import (
     units_on,
     view,
 )
-from distsgd.report.statistics import median_time, time_to
-from distsgd.report.summary import Outcome, Summary, loss_curve
+from distsgd.report.marks import reached
+from distsgd.report.statistics import median_time
+from distsgd.report.summary import Outcome, Summary
 from distsgd.report.text import number
 from distsgd.run import Run
 
@@ -55,8 +57,9 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     origin = summary.targets[case[0]].origin
     reason = "" if origin == "given" else f", {origin}"
     note = (
-        f"When the training loss was first seen at or below {number(target)}{reason}: a dot per "
-        "run, a bar at the median. A cross behind the dashed line: so many runs never got there."
+        f"When the training loss was first at or below {number(target)}{reason}, if it is evaluated"
+        " after every update: a dot per run, a bar at the median. A cross behind the dashed line:"
+        " so many runs were never seen there."
     )
     views = {
         name: view
@@ -121,15 +124,14 @@ def _rows(algorithm: str, runs: Sequence[Run], unit: Unit, target: float) -> lis
         {
             "algorithm": algorithm,
             "seed": run.settings["seed"],
-            "reached": _short(time_to(target, loss_curve(run, unit.column))),
+            "reached": _short(reached(run, target, unit.column).high),
         }
         for run in runs
     ]
 
 
-def _short(time: float | None) -> float | None:
-    # A run that starts at the target is there at 0, which a logarithmic axis cannot show.
-    return short(time) if time else time
+def _short(time: float) -> float | None:
+    return short(time) if math.isfinite(time) else None
 
 
 def _medians(found: Sequence[Row]) -> list[Row]:

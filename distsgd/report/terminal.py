@@ -14,7 +14,7 @@ from distsgd.report.trials import Tuned
 WIDE = 132
 """Columns of a table that is written into a file or a pipe."""
 
-_SHOWN = ("algorithm", "training loss", "accuracy", "time to target", "mean staleness", "runs")
+_SHOWN = ("algorithm", "time to target", "training loss", "accuracy", "mean staleness", "runs")
 
 
 def console() -> Console:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsgd.report.engines import Engine, clock_of
+from distsgd.report.findings import Contrast
 from distsgd.report.statistics import Spread
 from distsgd.report.summary import Line, Result
 from distsgd.report.trials import Trial
@@ -57,9 +58,30 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def few(names: Sequence[str], kind: str) -> str:
+    """Return up to three `names`, and otherwise how many of which `kind` there are."""
+    return listed(names) if len(names) <= 3 else f"{len(names)} {kind}"
+
+
+def interval_text(median: float | None, low: float | None, high: float | None) -> str:
+    """Return a number with its interval, or that too few seeds are known for one."""
+    if low is None:
+        return f"{number(median)} (too few seeds to say how sure)"
+    end = "unbounded" if high is None or high == math.inf else number(high)
+    if median is None or median == math.inf:
+        return f"at least {number(low)}"
+    return f"{number(median)} [{number(low)}, {end}]"
+
+
+def ratio_text(contrast: Contrast) -> str:
+    """Return how many times as much an algorithm needs, with the interval."""
+    return interval_text(contrast.median, contrast.low, contrast.high)
+
+
 COLUMNS = (
-    "algorithm", "training loss", "test loss", "accuracy", "time to target", "virtual time [s]",
-    "updates", "mean staleness", "dropped", "utilisation", "runs",
+    "algorithm", "time to target", "machine time to target [s]", "loss at equal time",
+    "training loss", "test loss", "accuracy", "virtual time [s]", "updates", "mean staleness",
+    "dropped", "utilisation", "runs",
 )  # fmt: skip
 """Headings of a table of results."""
 
@@ -74,10 +96,12 @@ def cells(result: Result) -> list[str]:
     seconds = result.seconds or result.wall_seconds
     return [
         result.algorithm,
+        time_text(result),
+        number(result.time_to_target.machine_s if result.time_to_target else None),
+        spread_text(result.loss_at_equal_time),
         spread_text(result.loss),
         spread_text(result.test_loss),
         spread_text(result.accuracy),
-        time_text(result),
         number(seconds.median if seconds else None),
         number(result.updates.median if result.updates else None),
         number(result.staleness.mean if result.staleness else None),
@@ -87,7 +111,10 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-TRIAL_COLUMNS = ("problem", "fleet", "algorithm", "parameters", "training loss", "seeds", "ended")
+TRIAL_COLUMNS = (
+    "problem", "fleet", "algorithm", "parameters", "time to target [s]", "training loss", "seeds",
+    "ended",
+)  # fmt: skip
 """Headings of a table of trials."""
 
 
@@ -96,7 +123,8 @@ def trial_cells(trial: Trial) -> list[str]:
     given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
     ended = Counter(trial.status)
     return [
-        trial.problem or MISSING, trial.fleet, trial.algorithm, given, number(trial.loss),
+        trial.problem or MISSING, trial.fleet, trial.algorithm, given,
+        number(trial.seconds), number(trial.loss),
         ", ".join(map(str, trial.seeds)),
         ", ".join(f"{count} {status}" for status, count in ended.items()),
     ]  # fmt: skip

@@ -1,0 +1,376 @@
+"""What a callable or an object does, as a digest: equal digests, equal results.
+
+1. A function is its code, its defaults, and the values that it closes over or looks up: helpers with
+   their own code, constants, classes with their methods. Line numbers, file names, addresses and
+   docstrings do not count.
+2. Functions and classes of the standard library and of installed packages are their names and the
+   package's version.
+3. Any other object is what pickle would keep of it. One that pickle refuses has no stable value.
+
+A digest survives a restart, and does not depend on ``PYTHONHASHSEED``. Another minor version of
+Python compiles to another code, so that functions have other digests there; saved runs are then
+made again rather than mistaken.
+"""
+
+import builtins
+import dis
+import functools
+import hashlib
+import inspect
+import secrets
+import sys
+import weakref
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_INSTALLED = ("site-packages", "dist-packages")
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+_FIXED = (type, ModuleType, np.ufunc, np.generic, type(np.where), type(len))
+"""Types of what stays as it is; what a module's attributes are is looked up beside it."""
+_METHODS = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
+_NAMED_TUPLE = frozenset(vars(namedtuple("_NAMED_TUPLE", ()))) - {"_field_defaults"}  # noqa: PYI024 # no fields
+_MISSING = object()
+
+
+class UnidentifiedError(Exception):
+    """Something has no stable value; the message is a sentence without a subject."""
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of what `value` does, as hexadecimal digits.
+
+    Parameters
+    ----------
+    value : object
+        A callable, a class or any other object.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    UnidentifiedError
+        If a part of it has no stable value: the error names it.
+    """
+    return _Walk().text((value,))
+
+
+def identified(place: str, value: object) -> dict[str, Any]:
+    """Return what identifies `value` in the settings of a run, as JSON.
+
+    Parameters
+    ----------
+    place : str
+        What a sentence calls it, for example ``"the schedule of mine"``.
+    value : object
+        A callable, a class or any other object.
+
+    Returns
+    -------
+    dict
+        Its ``digest``; or why it has none, ``unidentified``, and a random ``token``, so that the
+        run is equal to no other.
+    """
+    try:
+        return {"digest": digest(value)}
+    except UnidentifiedError as error:
+        why = f"{place} {error}; the run is never used again: pass plain numbers or arrays instead"
+        return {"unidentified": why, "token": secrets.token_hex(16)}
+
+
+class _Walk:
+    """One walk over what a value refers to, which may refer back to it."""
+
+    def __init__(self) -> None:
+        self._above: dict[int, int] = {}
+        self._done: dict[int, str] = {}
+        self._kept: list[Any] = []  # an address is an object's only as long as it lives
+        self._path: list[str] = []
+
+    def text(self, value: Any, name: str = "") -> str:  # noqa: ANN401 # whatever is identified
+        """Return a text for `value`: the digest of what it does, or its place if it is above."""
+        if type(value) in _PLAIN:
+            return f"{type(value).__name__}:{value!r}"
+        key = id(value)
+        if key in self._above:
+            return f"above:{self._above[key]}"
+        if key not in self._done:
+            self._above[key] = len(self._above)
+            self._path.append(name or (self._path[-1] if self._path else ""))
+            described = f"{type(value).__name__}({self._described(value)})"
+            self._kept.append(value)
+            self._path.pop()
+            del self._above[key]
+            self._done[key] = hashlib.sha256(described.encode()).hexdigest()
+        return self._done[key]
+
+    def _all(self, values: Any) -> str:  # noqa: ANN401 # an iterable
+        return ",".join(map(self.text, values))
+
+    def _named(self, pairs: Any) -> str:  # noqa: ANN401 # pairs of a name and a value
+        return ",".join(f"{name}={self.text(value, str(name))}" for name, value in pairs)
+
+    def _described(self, value: Any) -> str:  # noqa: ANN401 # as above
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return array_digest(value)
+        if type(value) in {set, frozenset}:
+            return ",".join(sorted(map(self.text, value)))
+        if type(value) in {tuple, list}:
+            return self._all(value)
+        if type(value) is dict:
+            return ",".join(f"{self.text(key)}:{self.text(one, str(key))}" for key, one in value.items())
+        if isinstance(value, CodeType):
+            return self._code(value)
+        return _library_name(value) or self._own(value)
+
+    def _own(self, value: Any) -> str:  # noqa: ANN401 # any object of no library
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        return self._class(value) if isinstance(value, type) else self._object(value)
+
+    def _code(self, code: CodeType, doc: object = _MISSING) -> str:
+        own = (
+            code.co_code.hex(), code.co_exceptiontable.hex(), code.co_names, code.co_varnames,
+            code.co_freevars, code.co_cellvars, code.co_argcount, code.co_posonlyargcount,
+            code.co_kwonlyargcount, code.co_flags,
+        )  # fmt: skip
+        constants = [None if doc and one is doc else one for one in code.co_consts]
+        # constants stand in the code by their place, and may be the same object elsewhere
+        return f"{own}{[_constant(self, one) for one in constants]}"
+
+    def _function(self, function: FunctionType) -> str:
+        code = self._code(function.__code__, function.__doc__)
+        extra = {name: one for name, one in vars(function).items() if name != "__wrapped__"}
+        return f"{code}{self._named(looked_up(function))}{self._named(extra.items())}"
+
+    def _class(self, kind: type) -> str:
+        fields = getattr(kind, "_fields", ()) if issubclass(kind, tuple) else ()
+        members = sorted(
+            (name, one) for name, one in vars(kind).items() if _is_about(kind, name, one)
+        )
+        return f"{kind.__name__}{fields}{self._all(kind.__bases__)}{self._named(members)}"
+
+    def _object(self, value: Any) -> str:  # noqa: ANN401 # any object
+        if isinstance(value, ModuleType):
+            return f"{value.__name__} {_version(value.__name__)}"
+        if isinstance(value, MethodType):
+            return f"{self.text(value.__func__)}{self.text(value.__self__, 'self')}"
+        if isinstance(value, BuiltinFunctionType):
+            return f"{value.__name__} of {self.text(value.__self__)}"
+        if isinstance(value, staticmethod | classmethod):
+            return self.text(value.__func__)
+        if isinstance(value, property):
+            return self._all((value.fget, value.fset))
+        if isinstance(value, functools.cached_property):
+            return self.text(value.func)
+        if inspect.isdatadescriptor(value) and hasattr(value, "__objclass__"):
+            return str(value.__name__)  # a slot, or a field of a C structure
+        for inner in ("py_func", "__wrapped__"):  # what numba and functools have wrapped
+            if isinstance(vars_of(value).get(inner), FunctionType):
+                return self.text(vars_of(value)[inner])
+        return self._reduced(value)
+
+    def _reduced(self, value: Any) -> str:  # noqa: ANN401 # any object
+        try:
+            reduced = value.__reduce_ex__(2)
+        except Exception:  # noqa: BLE001 # whatever an object raises, it has no value
+            raise self._unidentified(value) from None
+        if isinstance(reduced, str):
+            return f"{type(value).__module__}.{reduced}"
+        made, given, state, *items = (*reduced, None, None, None)[:5]
+        if type(value) is object:
+            raise self._unidentified(value)
+        if isinstance(state, Mapping):
+            state = {key: one for key, one in state.items() if not _is_cached(value, key)}
+        parts = [self.text(made), self._all(given)]
+        parts.append(self._named(state.items()) if isinstance(state, dict) else self.text(state))
+        return ";".join(parts + [self._all(one or ()) for one in items])
+
+    def _unidentified(self, value: object) -> UnidentifiedError:
+        kind = type(value)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        what = f"`{self._path[-1]}` of the type {name}" if self._path[-1] else f"an object {name}"
+        return UnidentifiedError(f"uses {what}, which has no stable value")
+
+
+def _constant(walk: _Walk, value: Any) -> str:  # noqa: ANN401 # a constant of a code object
+    if isinstance(value, CodeType):
+        return walk._code(value)  # noqa: SLF001 # a part of the walk
+    if isinstance(value, tuple):
+        return f"({','.join(_constant(walk, one) for one in value)})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted(_constant(walk, one) for one in value))}}}"
+    return f"{type(value).__name__}:{value!r}"
+
+
+def vars_of(value: object) -> Mapping[str, Any]:
+    """Return the attributes of an object, none if it keeps them elsewhere."""
+    return getattr(value, "__dict__", {})
+
+
+def _is_about(kind: type, name: str, member: object) -> bool:
+    """Return whether an attribute of a class says what it does, and was not written by Python."""
+    if issubclass(kind, tuple) and (name in _NAMED_TUPLE or name in getattr(kind, "_fields", ())):
+        return False
+    is_special = name.startswith("__") and name.endswith("__")
+    if is_special and not isinstance(member, _METHODS):
+        return False
+    code = getattr(member, "__code__", None)
+    is_dataclass = "__dataclass_fields__" in vars(kind)
+    return not (is_special and is_dataclass and code and code.co_filename == "<string>")
+
+
+def _is_cached(value: object, name: object) -> bool:
+    """Return whether an attribute is what a `cached_property` has found."""
+    return isinstance(getattr(type(value), str(name), None), functools.cached_property)
+
+
+class Names(NamedTuple):
+    """What a code looks up by name, that of the functions in it included."""
+
+    globals: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def names_of(code: CodeType) -> Names:
+    """Return the names of globals and attributes that `code` uses, each once and sorted."""
+    found: dict[str, set[str]] = {"global": set(), "attribute": set()}
+    for line in dis.get_instructions(code):
+        if line.opname in {"LOAD_GLOBAL", "LOAD_NAME"}:
+            found["global"].add(str(line.argval))
+        elif line.opname in {"LOAD_ATTR", "LOAD_METHOD"}:
+            found["attribute"].add(str(line.argval))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = names_of(constant)
+            found["global"].update(inner.globals)
+            found["attribute"].update(inner.attributes)
+    return Names(*(tuple(sorted(names)) for names in found.values()))
+
+
+def looked_up(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the values that a function finds outside of its arguments, with their names."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, _content(cell)
+    for number, value in enumerate(function.__defaults__ or ()):
+        yield f"default {number}", value
+    yield from (function.__kwdefaults__ or {}).items()
+    names = names_of(function.__code__)
+    for name in names.globals:
+        value = function.__globals__.get(name, _MISSING)
+        if value is _MISSING:
+            yield name, getattr(builtins, name, "missing")
+        else:
+            yield name, value
+            yield from _of_module(name, value, names.attributes)
+
+
+def _of_module(name: str, value: Any, attributes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 # any global
+    """Yield what a module's attributes are, those of installed packages left out."""
+    if isinstance(value, ModuleType) and not is_library(value.__name__):
+        for attribute in attributes:
+            if attribute in vars(value):
+                found = vars(value)[attribute]
+                yield f"{name}.{attribute}", found
+                yield from _of_module(f"{name}.{attribute}", found, attributes)
+
+
+def parts_of(callables: Sequence[Any]) -> list[Any] | None:
+    """Return all that `callables` refer to, or None if some of it can change in place.
+
+    As long as these are the same objects, the callables do the same. It takes less time than
+    calling them.
+    """
+    parts: list[Any] = []
+    return parts if all(_adds_parts(one, parts, set()) for one in callables) else None
+
+
+def _adds_parts(value: Any, parts: list[Any], above: set[int]) -> bool:  # noqa: ANN401 # any object
+    parts.append(value)
+    if type(value) in _PLAIN or isinstance(value, _FIXED) or id(value) in above:
+        return True
+    above.add(id(value))
+    if type(value) is tuple:
+        return all(_adds_parts(one, parts, above) for one in value)
+    if not isinstance(value, FunctionType):
+        return False
+    parts.append(value.__code__)
+    if is_library(value.__module__):
+        return True
+    return all(_adds_parts(one, parts, above) for _, one in looked_up(value))
+
+
+def _content(cell: Any) -> Any:  # noqa: ANN401 # a cell
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not bound yet
+        return "missing"
+
+
+@functools.cache
+def is_library(module: str) -> bool:
+    """Return whether a module is the standard library's, or of an installed package."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "builtins":
+        return top != "__main__"
+    path = str(getattr(sys.modules.get(top), "__file__", "") or "")
+    return top != "distsgd" and any(f"/{place}/" in path for place in _INSTALLED)
+
+
+def _version(module: str) -> str:
+    top = module.partition(".")[0]
+    return str(getattr(sys.modules.get(top), "__version__", "")) if is_library(module) else ""
+
+
+def _library_name(value: Any) -> str:  # noqa: ANN401 # any object
+    """Return the name of a function or class of a library; nothing for anything else."""
+    if isinstance(value, np.ufunc):
+        value_name, module = value.__name__, "numpy"
+    else:
+        module = getattr(value, "__module__", None) or getattr(
+            getattr(value, "__objclass__", None), "__module__", ""
+        )
+        value_name = getattr(value, "__qualname__", "")
+    if not (isinstance(module, str) and isinstance(value_name, str) and is_library(module)):
+        return ""
+    found: Any = sys.modules.get(module)
+    for part in value_name.split("."):
+        found = getattr(found, part, _MISSING)
+    return f"{module}.{value_name} {_version(module)}" if found is value else ""
+
+
+_digests: dict[int, tuple[Callable[[], Any], bytes, str]] = {}
+"""Digests of arrays by their address: a weak reference, a sample of the numbers, the digest."""
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array's type, shape and numbers, computed once for each array.
+
+    One that has changed in place is seen by 64 of its numbers.
+    """
+    if array.nbytes < 2**16:
+        return _hashed(array)
+    known = _digests.get(id(array))
+    sample = array.reshape(-1)[:: max(1, array.size // 64)].tobytes()
+    if known is None or known[0]() is not array or known[1] != sample:
+        forget = functools.partial(_forget, id(array))
+        _digests[id(array)] = known = (weakref.ref(array, forget), sample, _hashed(array))
+    return known[2]
+
+
+def _forget(key: int, _: object) -> None:
+    _digests.pop(key, None)
+
+
+def _hashed(array: NDArray[Any]) -> str:
+    content = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    content.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    return content.hexdigest()
