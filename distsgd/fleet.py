@@ -10,8 +10,18 @@ from dataclasses import InitVar, dataclass
 from math import inf, isinf
 from typing import Any
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, wrong_kind
+from distsgd.errors import (
+    ConfigError,
+    check_count,
+    check_number,
+    check_room,
+    check_seed,
+    wrong_kind,
+)  # fmt: skip
 from distsgd.laws import SECONDS, Law, constant
+
+WORKER_BYTES = 250.0
+"""Of a worker in a schedule [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Fleet:
     def __post_init__(self, slowdown: Sequence[float] | None) -> None:
         for name in ("workers", "shards"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        check_room("workers", self.workers, WORKER_BYTES)
         check_number("latency", self.latency, at_least=0, unit=SECONDS)
         check_number("bandwidth", self.bandwidth, above=0, unit=" bytes/s", finite=False)
         check_number("service", self.service, at_least=0, unit=SECONDS)

@@ -24,7 +24,8 @@ from distsgd.kernels.schedule import run
 from distsgd.laws import table
 from distsgd.trace import ROW, Trace
 
-_WORKER_BYTES, _LEAST_S = 250.0, 1e-300
+_LEAST_S = 1e-300
+"""No cycle is shorter [s], so that their number is one."""
 UNLIMITED = np.iinfo(np.int64).max
 
 
@@ -103,7 +104,6 @@ def schedule(
     if seconds is not None and any(law.is_zero for law in fleet.laws):
         msg = "seconds needs compute times > 0: with constant(0) time may stand still"
         raise ConfigError(msg)
-    check_room("workers", fleet.workers, _WORKER_BYTES)
     plan = _plan(cycle, fleet, budget, pull_bytes, push_bytes)
     check_room("the messages of the budget", _least_rows(plan, fleet), ROW.itemsize)
     return _serve(plan, fleet, seed)
