@@ -214,6 +214,14 @@ _NUMPY: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+def _as_it_is(column: Any) -> Any:  # noqa: ANN401 # a symbolic column
+    return column
+
+
+SYMBOLIC = (("float", _as_it_is), ("minimum", np.minimum), ("maximum", np.maximum))
+"""Kinds for a formula of symbolic columns."""
+
+
 @functools.lru_cache(maxsize=1024)
 def for_numpy(formula: Formula, kinds: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     """Return a formula as a function of numbers or arrays; `kinds` are the classes of its result.

@@ -1,6 +1,7 @@
 """The runs of a comparison: each made once, saved as it finishes, and found again.
 
-1. The hash of a run is known before the run. If it is saved already, it is loaded, not made.
+1. The hash of a run is known before the run. If it is saved already, it is loaded, not made. A run
+   that cannot be identified has a hash of its own each time (`distsgd.identity`).
 2. A run that ends in an unexpected error is listed, and the others go on.
 3. Live runs are made one at a time, after the others: they need the cores. No two of them have the
    same bits, so that the one that is saved is the one that counts.
@@ -96,8 +97,9 @@ def run_jobs(setup: Setup, jobs: Sequence[Job], place: Place) -> Iterator[tuple[
             missing.append(own[0])
         else:
             yield from ((job, saved) for job in own)
+    equal = {id(own[0]): own for own in same.values()}
     for first, done in _all_made(setup, missing, place):
-        yield from ((job, done) for job in same[identify(setup.run_settings(first))])
+        yield from ((job, done) for job in equal[id(first)])
 
 
 def _is_live(setup: Setup, job: Job) -> bool:

@@ -16,7 +16,7 @@ from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
 from distsgd.live.case import Launch
 from distsgd.live.fleet import Live, LiveFleet
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.report.findings import Reference
 from distsgd.report.summary import Outcome
 from distsgd.schedule import schedule
@@ -242,7 +242,7 @@ class Setup:
     @property
     def settings(self) -> dict[str, Any]:
         """What all runs have in common, as JSON."""
-        problems = {name: dict(problem.settings) for name, problem in self.problems.items()}
+        problems = {name: problem_settings(problem) for name, problem in self.problems.items()}
         several = isinstance(self.problem, Mapping)
         common = {"problems": problems} if several else {"problem": next(iter(problems.values()))}
         return {

@@ -19,7 +19,7 @@ from distsgd.errors import ConfigError, check_count, check_number
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.history import Point, evaluation_points, history, message_bytes
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.run import Run, Settings, Status, is_live
 from distsgd.schedule import schedule
 from distsgd.trace import Trace
@@ -152,7 +152,7 @@ def run_settings(
         If the reads do not suit the fleet.
     """
     return {
-        "algorithm": settings(algorithm), "problem": dict(problem.settings),
+        "algorithm": settings(algorithm), "problem": problem_settings(problem),
         "fleet": dict(fleet if isinstance(fleet, Mapping) else fleet.settings),
         "batch": batch, "seed": seed,
         "budget": {name: amount for name, amount in budget.items() if amount is not None},
@@ -211,7 +211,7 @@ def replay(
     known: Settings = {} if run is None else dict(run.settings)
     if run is not None:
         check_replayable(run)
-    asked = {"algorithm": settings(algorithm), "problem": dict(problem.settings)}
+    asked = {"algorithm": settings(algorithm), "problem": problem_settings(problem)}
     for name, value in asked.items():
         check_same(name, value, known.get(name, value))
     given = {
