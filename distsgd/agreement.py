@@ -49,6 +49,12 @@ def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any])
     if asked != recorded:
         key, now, was = _first_difference("", asked, recorded)
         key = key.replace("rules.", "rule ")
+        if key == "identity":
+            msg = (
+                f"the {name} to replay must be the recorded one, but its methods or attributes are "
+                "others; what changes while it works belongs into a functools.cached_property"
+            )
+            raise ConfigError(msg)
         msg = f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}"
         raise ConfigError(msg)
 

@@ -280,7 +280,7 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
     is_alternating = pull.every == push.every == 1 and not before_step(algorithm.cycle, Push)
     return is_alternating and _forgets(
-        Contract.of(algorithm), type(algorithm.hyper), len(algorithm.server.reads)
+        Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads)
     )
 
 
@@ -318,16 +318,17 @@ def check_algorithm(algorithm: Algorithm) -> None:
         check_number(f"{name}: hyper-parameter {label}", value)
     contract = Contract.of(algorithm)
     if algorithm.sparse and is_memoryless(algorithm):
-        _check_sparse(name, _moved(contract, type(h), floats(algorithm), algorithm.server.reads))
+        _check_sparse(algorithm, contract)
     if algorithm.schedule is not None:
         _check_schedule(name, algorithm.schedule)
 
 
-def _check_sparse(name: str, moved: str) -> None:
-    if moved:
+def _check_sparse(algorithm: Algorithm, contract: Contract) -> None:
+    h = floats(algorithm)
+    if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
         msg = (
-            f"{name}: rule apply changes the column {moved} of a coordinate whose gradient is 0, "
-            "so that it is not sparse; set sparse=False, or let the rules leave such a coordinate"
+            f"{algorithm.name}: rule apply changes the column {moved} of a coordinate whose "
+            "gradient is 0, so that it is not sparse; set sparse=False, or let it leave them"
         )
         raise ConfigError(msg)
 

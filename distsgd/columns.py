@@ -21,7 +21,7 @@ _BRANCH = (
     "use where(condition, then, otherwise)"
 )
 _NORM = "which mixes coordinates; a norm of the whole vector belongs to the problem's gradient"
-_ROUNDED = f"which is not rounded alike everywhere; use {ALLOWED}"
+_ROUNDED = f"which is none of the operations with equal bits everywhere; use {ALLOWED}"
 
 
 class RefusedError(Exception):
@@ -207,7 +207,7 @@ _UFUNCS: Mapping[np.ufunc, Callable[..., Any]] = {
     np.equal: _comparison(_COMPARISONS["eq"]), np.not_equal: _comparison(_COMPARISONS["ne"]),
 }  # fmt: skip
 _REFUSED = {
-    "pow": "uses **, which is not rounded alike everywhere; write products",
+    "pow": "uses **, which has other bits elsewhere; write products",
     "floordiv": f"uses //, which a rule does not know; use {ALLOWED}",
     "mod": f"uses %, which a rule does not know; use {ALLOWED}",
     "divmod": f"uses divmod, which a rule does not know; use {ALLOWED}",

@@ -94,7 +94,7 @@ def _adds_parts(value: Any, parts: list[Any], above: set[int]) -> bool:  # noqa:
     if not isinstance(value, FunctionType):
         return False
     parts.append(value.__code__)
-    if is_library(value.__module__):
+    if is_library(value.__module__ or ""):
         return True
     return all(_adds_parts(one, parts, above) for _, one in looked_up(value))
 

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "trace": {"rows", "errors"},
     "schedule": {"algorithm", "fleet", "laws", "trace", "kernels", "errors"},
     "plan": {"algorithm", "trace", "kernels", "errors"},
-    "drivers": {"algorithm", "problem", "plan", "trace", "data", "kernels", "errors"},
+    "drivers": {"algorithm", "formulas", "problem", "plan", "trace", "data", "kernels", "errors"},
     "interleave": {"algorithm", "problem", "trace", "drivers", "kernels", "errors"},
     "fold": {
         "algorithm", "problem", "trace", "plan", "drivers", "interleave", "data", "kernels",
@@ -51,8 +51,8 @@ MAY_IMPORT = {
     },
     "report": {"run", "trace", "errors"},
     "live": {
-        "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation",
-        "history", "run", "errors",
+        "algorithm", "formulas", "data", "problem", "laws", "fleet", "trace", "kernels",
+        "simulation", "history", "run", "errors",
     },
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
