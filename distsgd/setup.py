@@ -28,7 +28,7 @@ from distsgd.live.fleet import Live, LiveFleet
 from distsgd.named import by_label
 from distsgd.outcome import Outcome
 from distsgd.plausible import of_fleet, of_problem
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
 from distsgd.sites import (
@@ -290,7 +290,7 @@ class Setup:
     @property
     def settings(self) -> dict[str, Any]:
         """What all runs have in common, as JSON."""
-        problems = {name: dict(problem.settings) for name, problem in self.problems.items()}
+        problems = {name: problem_settings(problem) for name, problem in self.problems.items()}
         several = isinstance(self.problem, Mapping)
         common = {"problems": problems} if several else {"problem": next(iter(problems.values()))}
         return {
