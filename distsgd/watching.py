@@ -168,7 +168,7 @@ class Pace:
         workers = f"{far.alive} worker{'s' * (far.alive != 1)}{lost}"
         return (
             f"{far.updates:,} updates, {number(self._rate(far))}/s, loss {number(far.loss)}, "
-            f"staleness {number(far.staleness)}, {workers}"
+            f"staleness {number(far.staleness)}, {workers}{_unsaved(far)}"
         )
 
     def _rate(self, far: LiveProgress) -> float | None:
@@ -178,3 +178,10 @@ class Pace:
         rate = (far.updates - self._updates) / time if time > 0 else None
         self._updates, self._wall_seconds = far.updates, far.wall_seconds
         return rate
+
+
+def _unsaved(far: LiveProgress) -> str:
+    if not far.unsaved:
+        return ""
+    last = "never written" if far.saved is None else f"last written at update {far.saved:,}"
+    return f", checkpoint failed {far.unsaved} time{'s' * (far.unsaved != 1)}, {last}"

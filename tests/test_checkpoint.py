@@ -101,3 +101,17 @@ def test_damage_and_other_formats_are_named(tmp_path: Path) -> None:
     lead.write_bytes(lead.read_bytes().replace(b'"format": 2', b'"format": 9'))
     with pytest.raises(ConfigError, match="has format 9, not 2"):
         checkpoint.load(tmp_path)
+
+
+def test_half_a_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be written as a whole takes no room afterwards, and the error stays."""
+
+    def fill(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_file(tmp_path, "name", b"data")
+    assert list(tmp_path.iterdir()) == []

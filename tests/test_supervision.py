@@ -131,3 +131,14 @@ def test_losses_are_limited(role: Role) -> None:
         supervision.heed(told(Errand(Kind.ADMIT, 1)))
     with pytest.raises(WorkerLost, match=f"was lost {MOST_LOSSES + 1} times.*SIGKILL; see whether"):
         supervision.heed(ended(role))
+
+
+def test_failed_checkpoints_are_counted_over_restarts() -> None:
+    """What could not be written by the servers of a life stays counted in the next one."""
+    supervision, _ = started()
+    supervision.heed(told(unsaved=2, saved=7))
+    assert (supervision.progress().unsaved, supervision.progress().saved) == (2, 7)
+    supervision.heed(ended(LEAD))
+    supervision.heed(told(unsaved=1))
+    assert supervision.progress().unsaved == 3
+    assert supervision.outcome().counts["failed_checkpoints"] == 3

@@ -155,3 +155,17 @@ def test_a_line_about_a_live_run() -> None:
     text = "1,100 updates, 100/s, loss 0.250, staleness 1.50, 1 worker (2 lost)"
     assert pace(later) == text
     assert "100 updates, 50/s" in pace(at._replace(updates=100))
+
+
+@pytest.mark.parametrize(
+    ("unsaved", "saved", "says"),
+    [
+        (0, 7, "3 workers"),
+        (1, None, "3 workers, checkpoint failed 1 time, never written"),
+        (2, 1234, "3 workers, checkpoint failed 2 times, last written at update 1,234"),
+    ],
+)
+def test_a_failing_checkpoint_is_shown(unsaved: int, saved: int | None, says: str) -> None:
+    """The line says how often no checkpoint could be written, and when it last was."""
+    line = Pace()(Progress(1000, 1000, 2.0, 0.5, 1.5, 3, 0, unsaved, saved))
+    assert line.endswith(says)

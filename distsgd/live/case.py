@@ -46,6 +46,10 @@ class Progress(NamedTuple):
     """Workers at work."""
     lost: int
     """Workers that have been given up, replaced or not."""
+    unsaved: int = 0
+    """Checkpoints of the servers that could not be written, and were tried again."""
+    saved: int | None = None
+    """Update of the last one that is known to be complete."""
 
 
 class Hooks(NamedTuple):

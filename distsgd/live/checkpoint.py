@@ -9,23 +9,25 @@
 4. Nothing is pickled. Files are read and written in `read_file` and `write_file` alone.
 """
 
+import contextlib
 import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.errors import ConfigError
 from distsgd.files import damaged, digest, sealed, unsealed
 from distsgd.live.roster import Memory
 from distsgd.trace import ROW
 
 FORMAT = 2
-Status = Literal["done", "target", "diverged", "stopped"]
+Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
+Evaluation: TypeAlias = tuple[int, float | None, float | None, float | None]
+"""Version, training loss, test loss and accuracy; None where there is none."""
 
 
 class Name(NamedTuple):
@@ -63,8 +65,7 @@ class Description(msgspec.Struct):
     status: Status
     memory: Memory
     segments: list[Segment]
-    evaluations: list[tuple[int, float | None, float | None, float | None]]
-    """Version, training loss, test loss and accuracy; None where there is none."""
+    evaluations: list[Evaluation]
 
 
 class Checkpoint(NamedTuple):
@@ -78,8 +79,19 @@ class Checkpoint(NamedTuple):
 def write_file(folder: Path, name: str, data: bytes) -> None:
     """Write a file as a whole, or not at all."""
     temporary = folder / f"{name}.part"
-    temporary.write_bytes(data)
-    temporary.replace(folder / name)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(folder / name)
+    except Exception:
+        discard(folder, temporary.name)  # half of it takes room, too
+        raise
+
+
+def discard(folder: Path, pattern: str) -> None:
+    """Remove files that nobody will read, as far as that is possible."""
+    with contextlib.suppress(Exception):  # a store raises what it likes
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -148,7 +160,7 @@ def is_complete(folder: Path, name: Name) -> bool:
     path = folder / f"{name}.lead.json"
     try:
         return path.exists() and _is_complete(folder, name, _description(folder, name).shards)
-    except ConfigError:  # damaged, or the lead has removed it meanwhile, for a later one
+    except Exception:  # noqa: BLE001 # removed meanwhile, damaged, or what a store likes to raise
         return False
 
 

@@ -2,19 +2,28 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
 from distsgd.errors import WireError
-from distsgd.live import checkpoint
-from distsgd.live.checkpoint import Checkpoint, Description, Name, Segment
+from distsgd.live.checkpoint import Checkpoint, Evaluation, Status
 from distsgd.live.decisions import Action, Decision, encode_decisions
 from distsgd.live.gatekeeper import Heard, hear
 from distsgd.live.order import Order
+from distsgd.live.saver import Saver
 from distsgd.live.security import Socket
 from distsgd.live.shard import Shard
-from distsgd.live.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, State, encode
+from distsgd.live.wire import (
+    EVALUATOR,
+    LAUNCHER,
+    LEAD,
+    LOSSES,
+    Header,
+    Kind,
+    Phase,
+    State,
+    encode,
+)  # fmt: skip
 
 MISSED_BEATS = 5
 """A worker that was not heard for so many heartbeats is given up."""
@@ -50,19 +59,16 @@ class Lead:
         last: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         self._shard, self._order, self._followers = shard, order, followers
-        self._heartbeat_s, self._checkpoint_every_s = heartbeat_s, checkpoint_every_s
-        self._target = target
+        self._heartbeat_s, self._target = heartbeat_s, target
+        self._saver = Saver(shard, order, 1 + len(followers), checkpoint_every_s, last)
         self._n_workers = sum(peer < LEAD for peer in shard.peers)
         self._session = shard.peers[LEAD].session
-        self._n_orders = self._n_checkpoints = 0
+        self._n_orders = 0
         self._seen: dict[int, float] = {}
-        self._ticked_at, self._saved_at = -math.inf, math.inf
-        self._status: Literal["done", "target", "diverged", "stopped"] = "done"
-        self._evaluations: list[tuple[int, float | None, float | None, float | None]] = []
-        self._segments: list[Segment] = []
-        self._n_saved_rows = 0
+        self._ticked_at = -math.inf
+        self._status: Status = "done"
+        self._evaluations: list[Evaluation] = []
         self._is_judged = EVALUATOR not in shard.peers
-        self._final: Name | None = None
         if last is not None:
             self._remember(last)
 
@@ -85,14 +91,12 @@ class Lead:
         """Do what is due by the clock."""
         self._listen_for_beats(now)
         if self._order.is_over:
-            self._finish()
+            self._finish(now)
         else:
             if self._order.is_past(now):
                 self._carry_out(self._order.end(now))
-            self._saved_at = min(self._saved_at, now)  # infinite until the first tick
-            if now >= self._saved_at + self._checkpoint_every_s and not self._order.n_held:
-                self._saved_at = now
-                self._save()
+            if self._saver.is_due(now):
+                self._save(now)
 
     def _serve(self, heard: Heard, now: float) -> None:
         peer, header = heard.peer, heard.header
@@ -150,14 +154,14 @@ class Lead:
         known = State(
             phase=self._phase(), status=self._status, dropped=dict(self._shard.drops.counts),
             loss=newest[0][1] if newest else None, evaluated=newest[0][0] if newest else None,
+            saved=self._saver.version, unsaved=self._saver.n_failed,
         )  # fmt: skip
         return self._order.count(known)
 
-    def _phase(self) -> Literal["running", "ending", "over"]:
+    def _phase(self) -> Phase:
         if not self._order.is_over:
             return "running"
-        is_saved = self._final and checkpoint.is_complete(self._shard.folder, self._final)
-        return "over" if is_saved else "ending"
+        return "over" if self._saver.is_over else "ending"
 
     def _judge(self, heard: Heard, now: float) -> None:
         """Take the losses of a model, and end the run if they say so."""
@@ -176,7 +180,7 @@ class Lead:
             self._carry_out(self._order.end(now))
         self._is_judged |= self._order.is_over and heard.header.version == self._order.version
         if self._order.is_over:
-            self._finish()
+            self._finish(now)
 
     def _stop(self, now: float) -> None:
         """End the run; if it is over, end the servers; in between, wait no longer."""
@@ -209,34 +213,26 @@ class Lead:
             elif now - seen > MISSED_BEATS * self._heartbeat_s and self._order.is_alive(worker):
                 self._carry_out(self._order.leave(worker, now))
 
-    def _finish(self) -> None:
+    def _finish(self, now: float) -> None:
         """Write the last checkpoint once the last model has been judged, perhaps before the end."""
         judged = [version for version, *_ in self._evaluations[-1:]]
         self._is_judged |= judged == [self._order.version]
-        if self._is_judged and self._final is None:
-            self._final = self._save()
+        if self._is_judged and self._saver.is_last_due(now):
+            self._save(now)
 
-    def _save(self) -> Name:
+    def _save(self, now: float) -> None:
         """Write a checkpoint, and have the others write theirs."""
-        self._n_checkpoints += 1
-        name = Name(self._shard.life, self._n_checkpoints)
-        folder, order, first = self._shard.folder, self._order, self._n_saved_rows
-        self._segments.append(checkpoint.save_rows(folder, name, first, order.rows.since(first)))
-        self._n_saved_rows = order.first_open_row()
-        description = Description(
-            checkpoint.FORMAT, 1 + len(self._followers), order.is_over, self._status,
-            order.memory(), self._segments, self._evaluations,
-        )  # fmt: skip
-        checkpoint.save_description(folder, name, description)
-        self._carry_out([Decision(Action.CHECKPOINT, version=self._n_checkpoints)])
-        return name
+        number = self._saver.write(self._status, self._evaluations, now)
+        if number is not None:
+            self._carry_out([Decision(Action.CHECKPOINT, version=number)])
+            if self._shard.unsaved is not None:
+                self._saver.fail(self._shard.unsaved)
 
     def _remember(self, last: Checkpoint) -> None:
         known = last.description
         self._status, self._evaluations = known.status, known.evaluations
-        self._segments, self._n_saved_rows = known.segments, len(last.rows)
         if known.is_last:
-            self._final, self._is_judged = last.name, True
+            self._is_judged = True
             self._carry_out(self._order.end(0.0))
         for worker, standing in enumerate(known.memory.workers):
             if standing.is_alive:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distsgd.errors import WireError
 from distsgd.live.bells import Line
-from distsgd.live.checkpoint import Name, remove_older, save_columns
+from distsgd.live.checkpoint import Name, discard, remove_older, save_columns
 from distsgd.live.decisions import Action, Decision
 from distsgd.live.peers import Drops, Peer
 from distsgd.live.store import Store
@@ -44,6 +44,8 @@ class Shard:
         self.store, self.vectors, self.peers = store, vectors, peers
         self.drops = Drops(number)
         self.is_over = self.is_stopped = False
+        self.unsaved: Exception | None = None
+        """Why the last checkpoint could not be written."""
         self._socket = socket
         self._do = [self._nothing] * (1 + max(Action))
         for action, do in (
@@ -155,8 +157,13 @@ class Shard:
 
     def _save(self, decision: Decision) -> None:
         name = Name(self.life, decision.version)
-        save_columns(self.folder, name, self.number, self.store.columns)
-        remove_older(self.folder, self.number)
+        try:
+            save_columns(self.folder, name, self.number, self.store.columns)
+            remove_older(self.folder, self.number)
+            self.unsaved = None
+        except Exception as error:  # noqa: BLE001 # a store raises what it likes
+            self.unsaved = error
+            discard(self.folder, f"{name}.{self.number}.*")
 
     def _nothing(self, decision: Decision) -> None:
         """Do nothing: there is no action of this number."""

@@ -105,7 +105,7 @@ class Supervision:
         self._others |= {Role("clerk"), Role("evaluator")}
         self._given_up: set[int] = set()
         self._losses: Counter[Role] = Counter()
-        self._life, self._is_stopping = 0, False
+        self._life, self._n_unsaved, self._is_stopping = 0, 0, False
 
     @property
     def is_over(self) -> bool:
@@ -152,7 +152,7 @@ class Supervision:
         return Progress(
             state.updates, state.gradients, self._crew.seconds,
             math.nan if state.loss is None else state.loss, state.staleness, len(state.alive),
-            self._n_lost,
+            self._n_lost, self._n_unsaved + state.unsaved, state.saved,
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
@@ -167,6 +167,7 @@ class Supervision:
                 "evaluation_us": round(1e6 * costs_s),
                 "lost_workers": self._n_lost,
                 "server_restarts": self._losses[_SERVERS],
+                "failed_checkpoints": self._n_unsaved + self._state.unsaved,
                 **{f"dropped: {why}": n for why, n in self._state.dropped.items()},
             },
         )
@@ -219,6 +220,7 @@ class Supervision:
         self._check_losses(_SERVERS, how)
         self._crew.kill(self._others)
         self._life += 1
+        self._n_unsaved += self._state.unsaved
         self._state = State("running")
         self._start_servers()
 

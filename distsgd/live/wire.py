@@ -23,6 +23,7 @@ import msgspec
 from distsgd.errors import WireError
 
 Frames: TypeAlias = Sequence[bytes | memoryview]
+Phase: TypeAlias = Literal["running", "ending", "over"]
 
 MAGIC, PROTOCOL = b"dsgd", 1
 HEADER = struct.Struct("<4sHHIIQQQqqdd")
@@ -102,7 +103,7 @@ class Header(NamedTuple):
 class State(msgspec.Struct, frozen=True):
     """How a run is going, as the lead sees it; another shard knows only what it `dropped`."""
 
-    phase: Literal["running", "ending", "over"]
+    phase: Phase
     """Over means that the last checkpoint is written."""
     status: Literal["done", "target", "diverged", "stopped"] = "done"
     """How the run ended, or would end now."""
@@ -120,6 +121,10 @@ class State(msgspec.Struct, frozen=True):
     """The version that it belongs to."""
     dropped: dict[str, int] = {}
     """Messages that were dropped, by reason."""
+    saved: int | None = None
+    """The version of the last checkpoint that is known to be complete."""
+    unsaved: int = 0
+    """Checkpoints that could not be written."""
 
 
 class Message(NamedTuple):
