@@ -24,8 +24,10 @@ MAY_IMPORT = {
     "data": {"errors", "kernels"},
     "problem": {"data", "errors"},
     "problems": {"problem", "data", "kernels", "errors"},
+    "checks": {"problem", "data", "errors"},
     "laws": {"kernels", "errors"},
     "fleet": {"laws", "errors"},
+    "plausible": {"algorithm", "checks", "data", "fleet", "problem", "errors"},
     "rows": set(),
     "trace": {"rows", "errors"},
     "schedule": {"algorithm", "fleet", "laws", "trace", "kernels", "errors"},
@@ -42,17 +44,17 @@ MAY_IMPORT = {
     "history": {"algorithm", "problem", "trace", "fold", "run", "errors"},
     "simulation": {
         "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
-        "history", "agreement", "errors",
+        "history", "agreement", "plausible", "errors",
     },
     "report": {"run", "trace", "errors"},
     "live": {
         "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation",
-        "history", "run", "errors",
+        "history", "plausible", "run", "errors",
     },
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
 ON_TOP = {
-    "work", "search", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
+    "work", "search", "named", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
     "sources", "submitting", "watching", "commands", "cli", "__init__", "__main__",
 }  # fmt: skip
 
