@@ -130,7 +130,7 @@ def simulate(
         algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
         evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
     )  # fmt: skip
-    doubts += of_fleet(fleet, problem, [algorithm], budget, batch=batch, partition=partition)
+    doubts += of_fleet(fleet, problem, algorithm, budget, batch=batch, partition=partition)
     warn(doubts)
     return _run(
         algorithm, problem, trace, known, stops=_stops(trace, known), driver=driver,

@@ -29,8 +29,10 @@ MAY_IMPORT = {
     "data": {"errors", "kernels"},
     "problem": {"data", "identity", "errors"},
     "problems": {"problem", "data", "kernels", "errors"},
+    "checks": {"problem", "data", "errors"},
     "laws": {"kernels", "errors"},
     "fleet": {"laws", "errors"},
+    "plausible": {"algorithm", "checks", "data", "fleet", "problem", "errors"},
     "rows": set(),
     "files": {"errors"},
     "trace": {"rows", "errors"},
@@ -48,17 +50,20 @@ MAY_IMPORT = {
     "history": {"algorithm", "problem", "trace", "fold", "run", "errors"},
     "simulation": {
         "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
-        "history", "agreement", "errors",
+        "history", "agreement", "plausible", "errors",
     },
-    "report": {"run", "trace", "files", "errors"},
+    "crossing": {"algorithm", "problem", "run", "simulation", "errors"},
+    "outcome": {"run"},
+    "target": {"errors"},
+    "report": {"run", "trace", "files", "outcome", "target", "errors"},
     "live": {
         "algorithm", "formulas", "data", "problem", "laws", "fleet", "trace", "kernels",
-        "simulation", "history", "run", "files", "errors",
+        "simulation", "history", "plausible", "run", "files", "errors",
     },
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
 ON_TOP = {
-    "work", "search", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
+    "work", "search", "named", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
     "sources", "submitting", "watching", "commands", "cli", "__init__", "__main__",
 }  # fmt: skip
 
