@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
         "history", "agreement", "errors",
     },
+    "crossing": {"algorithm", "problem", "simulation", "run", "errors"},
     "report": {"run", "trace", "errors"},
     "live": {
         "algorithm", "data", "problem", "laws", "fleet", "trace", "kernels", "simulation",
