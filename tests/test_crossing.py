@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -100,8 +101,9 @@ def losses_of(seed: int, n_updates: int) -> np.ndarray:
 class Counted:
     """Gives known losses, and counts how many were asked for, and how often."""
 
-    def __init__(self, losses: np.ndarray) -> None:
+    def __init__(self, losses: np.ndarray, target: float) -> None:
         self.losses, self.n_evaluations, self.n_rounds = losses, 0, 0
+        self.target, self.met = target, len(losses)
 
     def __call__(self, updates: list[int]) -> Iterator[float]:
         """Give the losses one by one."""
@@ -109,12 +111,14 @@ class Counted:
         self.n_rounds += 1
         for update in updates:
             self.n_evaluations += 1
+            assert update < self.met
+            self.met = update if self.losses[update] <= self.target else self.met
             yield float(self.losses[update])
 
 
 def searched(losses: np.ndarray, target: float, points: Iterable[int], most: int) -> Crossing:
     """Search, and check what holds whatever the losses are."""
-    counted, n = Counted(losses), len(losses)
+    counted, n = Counted(losses, target), len(losses)
     known = {int(point): float(losses[point]) for point in points}
     found = search(known, target, counted, np.arange(float(n)), most=most)
     assert counted.n_evaluations <= most
@@ -225,6 +229,17 @@ def test_what_is_known_is_not_folded(
     found = find_crossing(run, SERIAL, SOFTMAX, target)
     assert found == (expected or run.crossing(target))
     assert run.seconds_at(0) == 0.0
+
+
+def test_a_history_may_end_before_its_run() -> None:
+    """What follows the last point of a history is looked at too."""
+    run = ds.simulate(SERIAL, SOFTMAX, ds.Fleet(1), updates=120, evaluations=12)
+    cut = replace(run, history=run.history.head(4))
+    target = run.history["loss"].to_list()[-3]
+    assert find_crossing(cut, SERIAL, SOFTMAX, target) == find_crossing(
+        run, SERIAL, SOFTMAX, target
+    )
+    assert find_crossing(cut, SERIAL, SOFTMAX, 0.0) == Crossing(0.0, None, 120)
 
 
 @pytest.mark.parametrize("target", [math.nan, math.inf, -math.inf])
