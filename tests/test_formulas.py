@@ -95,7 +95,7 @@ def test_anything_else_is_refused(outside: str, seed: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(derandomize=True, deadline=None, max_examples=8)
+@settings(derandomize=True, deadline=None, max_examples=6)
 def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
     """NumPy and compiled code agree on NaN, infinities, signed zeros and subnormal numbers."""
     algorithm = algorithm_of(Writer(seed).source())
@@ -103,9 +103,7 @@ def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
     assert all(same_bits(*pair) for pair in applied(algorithm, Hyper(0.0, -2.0), s, m))
 
 
-@pytest.mark.parametrize("memoryless", [False, True])
-@given(st.integers(0, 10**6))
-@settings(derandomize=True, deadline=None, max_examples=2)
+@pytest.mark.parametrize(("memoryless", "seed"), [(False, 11), (True, 12)])
 def test_a_fold_of_random_rules_has_the_same_bits(
     memoryless: bool, seed: int
 ) -> None:  # a parameter
@@ -201,22 +199,23 @@ def test_defaults_are_constants() -> None:
     assert found == ["State((s.x - (2.0 * m.g)))", "State((s.x - (float(at.factor) * m.g)))"]
 
 
-@pytest.mark.parametrize("driver", ["interpreted", "compiled"])
-def test_dividing_by_zero_is_infinite(driver: str) -> None:
-    """A rule that divides by a staleness of 0 ends in infinity, under either driver."""
-    server = sgd._replace(
-        apply=lambda h, s, m, at: Parameters(s.x - h.learning_rate / at.staleness + m.g / 0.0)
-    )
-    dividing = ds.algorithms.serial(0.1)._replace(name="dividing", server=server, sparse=False)
-    x = folded(dividing, ds.problems.quadratic([1.0, 0.0]), driver)
-    assert not np.isfinite(x).any()
+def ruled(apply: object) -> Algorithm:
+    """Return an algorithm with this rule of the server."""
+    algorithm = algorithm_of(Writer(0).source())
+    return algorithm._replace(server=algorithm.server._replace(apply=apply))
+
+
+def test_dividing_by_zero_is_infinite() -> None:
+    """A rule that divides by a staleness of 0, or a column by 0, finds infinity in both drivers."""
+    algorithm = ruled(lambda h, s, m, at: State(h.a / at.staleness, (1.0 + abs(s.y)) / 0.0))
+    ones = np.ones(NASTY.size)
+    for pair in applied(algorithm, Hyper(0.5, 2.0), State(ones, ones), Message(ones, ones)):
+        assert all(np.isposinf(column).all() for column in pair)
 
 
 def test_zeros_have_one_sign_after_a_minimum() -> None:
     """`minimum` and `maximum` of 0.0 and -0.0 are 0.0 in both drivers, wherever they run."""
-    rule = lambda h, s, m: State(minimum(s.x, m.g), maximum(s.y, m.u))  # noqa: E731 # short
-    algorithm = algorithm_of(Writer(0).source())
-    algorithm = algorithm._replace(server=algorithm.server._replace(apply=rule))
+    algorithm = ruled(lambda h, s, m: State(minimum(s.x, m.g), maximum(s.y, m.u)))
     zeros, minus = np.zeros(NASTY.size), -np.zeros(NASTY.size)
     for pair in ((zeros, minus), (minus, zeros), (minus, minus)):
         s, m = State(pair[0], pair[0]), Message(pair[1], pair[1])
@@ -255,17 +254,16 @@ def test_a_memory_far_away_is_found() -> None:
 
 def test_a_helper_that_was_redefined_is_compiled_again() -> None:
     """A rule that stays the same object gets new machine code when its helper changes."""
-    names = {"Parameters": Parameters, "h": 0}
-    exec("def helper(x):\n    return 2 * x\n", names)
-    exec("def apply(h, s, m):\n    return Parameters(s.x - 0.01 * helper(m.g))\n", names)
-    algorithm = ds.algorithms.serial(0.1)._replace(server=sgd._replace(apply=names["apply"]))
-    problem = ds.problems.quadratic([1.0, 2.0])
-    before = [folded(algorithm, problem, one) for one in ("interpreted", "compiled")]
-    exec("def helper(x):\n    return 3 * x\n", names)
-    after = [folded(algorithm, problem, one) for one in ("interpreted", "compiled")]
-    assert np.array_equal(*before)
-    assert np.array_equal(*after)
-    assert not np.array_equal(before[0], after[0])
+    names = {"State": State}
+    exec("def apply(h, s, m):\n    return State(helper(s.x), m.g)\n", names)
+    algorithm, found = ruled(names["apply"]), []
+    s, m = nasty_columns(0, State), nasty_columns(2, Message)
+    for helper in ("2 * x", "3 * x", "2 * x"):
+        exec(f"def helper(x):\n    return {helper}\n", names)
+        pairs = applied(algorithm, Hyper(0.5, 2.0), s, m)
+        assert all(same_bits(*pair) for pair in pairs)
+        found.append(np.array(pairs[0][1]).tobytes())
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize(
