@@ -240,6 +240,9 @@ def main() -> None:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         print(f"distsgd: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except MemoryError as error:
+        print(f"distsgd: this needs more memory than there is: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

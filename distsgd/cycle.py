@@ -16,6 +16,10 @@ class Start(NamedTuple):
     others_after: float = 0
 
 
+MOST_STEPS = 1_000_000
+"""Steps between two pulls, or two pushes, at most."""
+
+
 class Pull(NamedTuple):
     """Ask the server for the columns that it lets workers read, and wait for them.
 
@@ -77,8 +81,10 @@ def check_cycle(cycle: Cycle) -> None:
         msg = f"a cycle must have one Pull, one Step and one Push, not {kinds}"
         raise ConfigError(msg)
     pull, push = verb(cycle, Pull), verb(cycle, Push)
-    check_count("Pull.every", pull.every)
-    check_count("Push.every", push.every)
+    for name, every in (("Pull.every", pull.every), ("Push.every", push.every)):
+        if check_count(name, every) > MOST_STEPS:
+            msg = f"{name} must be at most {MOST_STEPS:,} steps, not {every}"
+            raise ConfigError(msg)
     check_count("Push.backup", push.backup, at_least=0)
     if pull.bound is not None:
         check_count("Pull.bound", pull.bound, at_least=0)

@@ -15,6 +15,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+_MOST_SHOWN = 200
+"""Characters of a value in an error."""
+_LITTLE_BYTES = 2.0**27
+"""What there is always room for."""
+_MOST_SEEDS = 1_000_000
+
 
 class DistsgdError(Exception):
     """The base of every error that distsgd raises on purpose."""
@@ -60,36 +66,67 @@ def check_number(
     if inside and (math.isfinite(number) or not finite):
         return number
     bounds += ["finite"] * finite
-    msg = f"{name} must be {' and '.join(bounds) or 'a number'}, not {value!r}"
+    msg = f"{name} must be {' and '.join(bounds) or 'a number'}, not {shown(value)}"
     raise ConfigError(msg)
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, (str, bytes, bool)):
-        msg = f"{name} must be a number, not {value!r}"
+        msg = f"{name} must be a number, not {shown(value)}"
         raise ConfigError(msg)
     try:
         return float(value)  # type: ignore[arg-type] # whatever float() takes is a number here
     except (TypeError, ValueError):
-        msg = f"{name} must be a number, not {value!r}"
+        msg = f"{name} must be a number, not {shown(value)}"
         raise ConfigError(msg) from None
+    except OverflowError:
+        msg = f"{name} must be below 1.8e308 on either side of 0"
+        raise ConfigError(msg) from None
+
+
+def shown(value: object) -> str:
+    """Return `value` as an error shows it: on one line that can be read."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def check_count(name: str, value: float, *, at_least: int = 1) -> int:
     """Return `value` as an int, or raise a `ConfigError` that names the bound it breaks."""
     number = _number(name, value)
     if not number.is_integer() or number < at_least:
-        msg = f"{name} must be a whole number >= {at_least}, not {value!r}"
+        msg = f"{name} must be a whole number >= {at_least}, not {shown(value)}"
+        raise ConfigError(msg)
+    if number >= 2.0**63:
+        msg = f"{name} must be < 2**63, not {number:g}"
         raise ConfigError(msg)
     return int(value)
 
 
 def check_seed(seed: int) -> int:
     """Return `seed` as an int of 63 bits, or raise a `ConfigError`."""
-    if check_count("seed", seed, at_least=0) < 2**63:
-        return int(seed)
-    msg = f"seed must be < 2**63, not {seed}"
-    raise ConfigError(msg)
+    return check_count("seed", seed, at_least=0)
+
+
+def check_batch(batch: int) -> int:
+    """Return `batch` as an int, or raise a `ConfigError` if its samples find no room in memory."""
+    n_samples = check_count("batch", batch)
+    check_room("batch", n_samples, 16)
+    return n_samples
+
+
+def check_room(name: str, value: float, each_bytes: float) -> None:
+    """Raise a `ConfigError` if `value` things of so many bytes each need more memory than is free."""
+    if value * each_bytes < _LITTLE_BYTES:
+        return
+    import psutil  # noqa: PLC0415 # few need it
+
+    free_bytes = float(psutil.virtual_memory().available)
+    if value * each_bytes > free_bytes:
+        msg = (
+            f"{name} must be at most {free_bytes / each_bytes:.2g} to find room in memory, where"
+            f" {free_bytes / 1e9:.1f} GB are free, not {value:g}"
+        )
+        raise ConfigError(msg)
 
 
 def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
@@ -104,7 +141,10 @@ def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
 def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequence[int]:
     """Return the seeds that were given, or as many as that from `first` on; each once."""
     if not isinstance(seeds, Iterable):
-        return range(first, first + check_count(name, seeds))
+        if check_count(name, seeds) > _MOST_SEEDS:
+            msg = f"{name} must be at most {_MOST_SEEDS:,}, not {seeds}"
+            raise ConfigError(msg)
+        return range(first, first + int(seeds))
     own = tuple(check_seed(seed) for seed in seeds)
     twice = next((seed for place, seed in enumerate(own) if seed in own[:place]), None)
     if twice is None:
@@ -113,12 +153,12 @@ def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequen
     raise ConfigError(msg)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name)[:_MOST_SHOWN], names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return ConfigError(f"unknown {kind} {name!r}; {hint}")
+    return ConfigError(f"unknown {kind} {shown(name)}; {hint}")
 
 
 def wrong_kind(name: str, example: str, given: object) -> ConfigError:

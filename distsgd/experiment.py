@@ -245,7 +245,7 @@ def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, tables too deep
         msg = f"{name} is not valid TOML: {error}"
         raise ConfigError(msg) from None
     for change in changes:
@@ -258,7 +258,7 @@ def _changed(change: str) -> Table:
     key, equals, value = change.partition("=")
     quoted = f"{key} = {msgspec.json.encode(value.strip()).decode()}"
     for line in (change, quoted) if equals else ():
-        with contextlib.suppress(tomllib.TOMLDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             return tomllib.loads(line)
     msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"
     raise ConfigError(msg)

@@ -98,6 +98,7 @@ def evaluation_points(
         between = np.arange(0, last, check_count("evaluate_every", evaluate_every))
     else:
         wanted = EVALUATIONS if evaluations is None else check_count("evaluations", evaluations)
+        wanted = min(wanted, int(trace.gradients[-1]) if last else 1)
         marks = np.linspace(0, trace.gradients[-1] if last else 0, wanted + 1)[1:-1]
         between = np.minimum(np.searchsorted(trace.gradients, marks) + 1, last)
     return np.unique(np.concatenate([[0], between, [last]]))

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, wrong_kind
+from distsgd.errors import (
+    ConfigError,
+    check_count,
+    check_number,
+    check_room,
+    check_seed,
+    wrong_kind,
+)  # fmt: skip
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.kernels import machines as kernel
 from distsgd.kernels.heap import ENTRY
@@ -17,6 +24,7 @@ from distsgd.kernels.schedule import run
 from distsgd.laws import table
 from distsgd.trace import ROW, Trace
 
+_WORKER_BYTES, _LEAST_S = 250.0, 1e-300
 UNLIMITED = np.iinfo(np.int64).max
 
 
@@ -95,8 +103,21 @@ def schedule(
     if seconds is not None and any(law.is_zero for law in fleet.laws):
         msg = "seconds needs compute times > 0: with constant(0) time may stand still"
         raise ConfigError(msg)
+    check_room("workers", fleet.workers, _WORKER_BYTES)
     plan = _plan(cycle, fleet, budget, pull_bytes, push_bytes)
+    check_room("the messages of the budget", _least_rows(plan, fleet), ROW.itemsize)
     return _serve(plan, fleet, seed)
+
+
+def _least_rows(plan: Plan, fleet: Fleet) -> float:
+    """Return about how many rows the trace has at least, were every worker as slow as any."""
+    if plan.seconds == inf:
+        return min(float(plan.updates) * plan.quorum, plan.gradients / plan.push_every)
+    slowest_s = max(law.mean for law in fleet.laws) / min(fleet.speeds or [1.0])
+    messages_s = fleet.workers * (plan.service_s + plan.push_s + plan.pull_s)
+    repairs_s = plan.repair_s * slowest_s / plan.mean_time_s
+    cycle_s = plan.push_every * (slowest_s + repairs_s) + 4 * plan.latency_s + 2 * messages_s
+    return fleet.workers * plan.seconds / max(cycle_s, _LEAST_S)
 
 
 def _plan(cycle: Cycle, fleet: Fleet, budget: Budget, pull_bytes: float, push_bytes: float) -> Plan:
@@ -149,6 +170,7 @@ def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
     rows = run(plan, machines, np.empty(_capacity(plan, fleet), kernel.ROWS))
     status = machines.server.status
     if status == kernel.ENOUGH:
+        _check_times(rows)
         return Trace(rows.view(ROW), int(fleet.workers))
     if status == kernel.STUCK:
         raise ConfigError(_stuck(plan, fleet, machines.server.version))
@@ -161,6 +183,14 @@ def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
         raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
     msg = f"failures.mean_time must be longer, not {plan.mean_time_s} s: with {law} worker {worker}"
     raise ConfigError(f"{msg} failed {kernel.MOST_FAILURES} times in one step")
+
+
+def _check_times(rows: np.ndarray) -> None:
+    if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
+        msg = (
+            "compute, latency, service and bandwidth must leave the virtual time finite; it became"
+        )
+        raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
 
 
 def _stuck(plan: Plan, fleet: Fleet, version: int) -> str:
@@ -213,6 +243,7 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
         )
         raise ConfigError(f"{msg}; use fixed_staleness(tau), or a Fleet")
     n = int(min(budget.updates, budget.gradients, budget.seconds))
+    check_room("the updates of the budget", n, 3 * ROW.itemsize)
     alone = _others_after(verb(cycle, Start))
     lags = np.floor(order.law.sample(order.seed, READS, 0, n))
     update = np.arange(n)

@@ -19,6 +19,7 @@ from distsgd.errors import (
     ConfigError,
     check_count,
     check_number,
+    check_room,
     check_seeds,
     unknown_name,
     wrong_kind,
@@ -27,6 +28,8 @@ from distsgd.errors import (
 Values: TypeAlias = dict[str, float]
 """Values of the tuned parameters, by name."""
 
+_TRIAL_BYTES = 10_000.0
+"""Of a trial, its runs left out: more than any computer can try."""
 TUNE = "tune"
 """What stands in place of a learning rate that is to be tuned."""
 
@@ -70,6 +73,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             msg = f"tuning.trials must be >= 2 to have two ends, not {self.trials}"
             raise ConfigError(msg)
         check_count("tuning.refinements", self.refinements, at_least=0)
+        check_room("tuning.trials", self.trials + self.refinements, _TRIAL_BYTES)
         for name in ("trials", "refinements"):
             msgspec.structs.force_setattr(self, name, int(getattr(self, name)))
         try:

@@ -14,6 +14,7 @@ from distsgd.checks import check_problem
 from distsgd.data.partition import SHARED, Partition, class_histogram
 from distsgd.errors import (
     ConfigError,
+    check_batch,
     check_budget,
     check_count,
     check_number,
@@ -126,7 +127,7 @@ class Setup:
             "algorithms": by_label("algorithms", self.algorithms),
             "fleets": by_label("fleets", self.fleets),
             "seeds": check_seeds("seeds", self.seeds),
-            "batch": check_count("batch", self.batch),
+            "batch": check_batch(self.batch),
             "evaluations": check_count("evaluations", self.evaluations),
             "budget": _checked_budget(self.budget),
         }

@@ -15,7 +15,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.agreement import check_equal, check_replayable, check_same
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_budget, check_count, check_number, check_seed, warn
+from distsgd.errors import (
+    ConfigError,
+    check_batch,
+    check_budget,
+    check_count,
+    check_number,
+    check_seed,
+    warn,
+)
 from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.history import Point, evaluation_points, history, message_bytes
@@ -117,7 +125,7 @@ def simulate(
     [0.5, 0.125, 0.03125, 0.0078125]
     """
     check_algorithm(algorithm)
-    batch, seed = check_count("batch", batch), check_seed(seed)
+    batch, seed = check_batch(batch), check_seed(seed)
     doubts = of_problem(problem, batch, target=_target(target), seed=seed)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     amounts = _scheduled(budget, batch, problem.samples)

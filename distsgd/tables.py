@@ -258,3 +258,6 @@ def located(where: str) -> Iterator[None]:
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if where in text else f"{where} {text}") from None
+    except MemoryError as error:
+        msg = f"{where} needs more memory than there is: {error}"
+        raise ConfigError(msg) from None

@@ -103,7 +103,7 @@ def downpour(
     """
     rate = check_number("learning_rate", learning_rate, above=0)
     local = rate if local_rate is None else check_number("local_rate", local_rate, above=0)
-    if server not in optimisers:
+    if not isinstance(server, str) or server not in optimisers:
         raise unknown_name("server", server, optimisers)
     return Algorithm(
         name="downpour",

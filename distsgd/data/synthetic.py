@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from distsgd.data.dataset import Data
 from distsgd.data.rows import Floats, Integers, Sparse, sparse_rows
 from distsgd.data.split import from_arrays
-from distsgd.errors import ConfigError, check_count, check_number, check_seed
+from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed
 from distsgd.kernels.noise import FLIPS, ROWS, VALUES, WEIGHTS, fill_normal, fill_uniform
 from distsgd.kernels.sampling import fill_columns
 
@@ -64,6 +64,7 @@ def sparse(  # noqa: PLR0917 # the numbers that shape the data, in their publish
     check_count("nonzeros", nonzeros)
     check_seed(seed)
     check_number("noise", noise, at_least=0.0, below=np.nextafter(0.5, 1.0))
+    check_room("samples * nonzeros", float(n + aside) * nonzeros, 20)
     tree = _popularity_tree(features, popularity)
     if nonzeros > features:
         msg = f"nonzeros must be <= features ({features}), not {nonzeros}"
@@ -78,6 +79,7 @@ def _popularity_tree(features: int, popularity: float) -> Floats:
     """Return a binary tree of sums over the features' weights, as `kernels.sampling` wants it."""
     count = check_count("features", features)
     check_number("features", features, below=2.0**32 + 1)
+    check_room("features", count, 48)
     exponent = check_number("popularity", popularity, at_least=0.0)
     leaves = 2 ** (count - 1).bit_length()
     tree = np.zeros(2 * leaves)

@@ -2,12 +2,18 @@
 
 import math
 
-from distsgd.errors import check_count
+import numpy as np
+
+from distsgd.errors import ConfigError, check_count
 from distsgd.kernels.random import READS
 from distsgd.laws import Law
 
 DRAWS = 1000
 """Draws of each worker that decide how many versions are kept."""
+
+
+MOST = 2**48
+"""No run has so many versions; a law may say more."""
 
 
 class Lags:
@@ -32,9 +38,9 @@ class Lags:
         self._seed = seed
         self._drawn: list[list[int]] = [[] for _ in range(workers)]
         if self._law is None:
-            self.longest = check_count("staleness", int(staleness or 0), at_least=0)  # type: ignore[arg-type] # no law
+            self.longest = min(check_count("staleness", int(staleness or 0), at_least=0), MOST)  # type: ignore[arg-type] # no law
         else:
-            self.longest = max(math.floor(max(self._draw(w, DRAWS))) for w in range(workers))
+            self.longest = math.floor(max(max(self._draw(w, DRAWS)) for w in range(workers)))
 
     def of(self, worker: int, pull: int) -> int:
         """Return the lag of a worker's pull number `pull`."""
@@ -48,5 +54,11 @@ class Lags:
         return drawn[pull]
 
     def _draw(self, worker: int, n: int) -> list[float]:
-        values: list[float] = self._law.sample(self._seed, READS, worker, n).tolist()  # type: ignore[union-attr] # a law draws
-        return values
+        values = self._law.sample(self._seed, READS, worker, n)  # type: ignore[union-attr] # a law draws
+        if np.isnan(values).any():
+            msg = (
+                f"staleness must be a law of numbers, but {self._law} gives others; choose another"
+            )
+            raise ConfigError(msg)
+        found: list[float] = np.minimum(values, MOST).tolist()
+        return found

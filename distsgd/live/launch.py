@@ -8,6 +8,7 @@ from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import (
     ConfigError,
+    check_batch,
     check_count,
     check_number,
     check_seed,
@@ -139,7 +140,7 @@ def launch(
     Descent", NIPS 2011, for `writes`.
     """
     check_algorithm(algorithm)
-    batch, seed = check_count("batch", batch), check_seed(seed)
+    batch, seed = check_batch(batch), check_seed(seed)
     least = None if target is None else check_number("target", target)
     doubts = of_problem(problem, batch, target=least, seed=seed)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}

@@ -31,6 +31,7 @@ from distsgd.algorithm import (
     verb,
 )
 from distsgd.data.stream import Stream
+from distsgd.errors import ConfigError
 from distsgd.formulas import whole
 from distsgd.laws import Law
 from distsgd.live.link import Ended, Link, Peer, Undone, connected
@@ -161,6 +162,10 @@ class Replica:
         return At(self._version, 0, self._case.workers, self.step, factor)
 
 
+_LONGEST_S = 1e6
+"""Of a delay: no operating system sleeps for ever."""
+
+
 class _Delays:
     """The times that a worker sleeps: a function of (seed, worker, step)."""
 
@@ -173,7 +178,11 @@ class _Delays:
         if self._law is None:
             return 0.0
         if step >= len(self._drawn):
-            self._drawn = self._law.sample(self._seed, DELAY, self._worker, 2 * step + 64).tolist()
+            drawn = self._law.sample(self._seed, DELAY, self._worker, 2 * step + 64)
+            if np.isnan(drawn).any():
+                msg = f"delay must be a law of times, but {self._law} gives others; choose another"
+                raise ConfigError(msg)
+            self._drawn = np.minimum(drawn, _LONGEST_S).tolist()
         return self._drawn[step]
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
 from distsgd.data.rows import Floats
-from distsgd.errors import ConfigError, check_count, check_number
+from distsgd.errors import ConfigError, check_count, check_number, check_room
 from distsgd.kernels.network import (
     rectify,
     rectify_slopes,
@@ -225,7 +226,9 @@ def make_network(name: str, data: Data, hidden: Sequence[int], l2: float) -> Net
     strength = check_number("l2", l2, at_least=0.0)
     labels, test_labels, n_classes = classes(name, data)
     tables = _dense(name, data.x), _dense(name, data.test_x)
-    layers = _layers([data.features, *hidden, n_classes])
+    sizes = [data.features, *hidden, n_classes]
+    check_room("the weights of hidden layers", sum(map(mul, sizes, sizes[1:])), 64)
+    layers = _layers(sizes)
     return Network(name, data, strength, layers, tables[0], labels, tables[1], test_labels)
 
 

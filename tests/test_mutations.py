@@ -1,0 +1,145 @@
+import copy
+import os
+import random
+import tomllib
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from mutations import MORE, Table, edited, mutated
+
+import distsgd as ds
+from distsgd import ConfigError, data, tables
+from distsgd.errors import DistsgdWarning
+from distsgd.experiment import Experiment, builtin, parse
+from distsgd.run import identify
+from distsgd.search import Tunable, grid
+from distsgd.setup import Job, Setup
+from distsgd.simulation import simulate
+
+TEXT = (Path(ds.__file__).parent / "builtin.toml").read_text(encoding="utf-8")
+N = int(os.environ.get("DISTSGD_MUTATIONS", "1000"))
+
+pytestmark = pytest.mark.filterwarnings(f"ignore::{DistsgdWarning.__module__}.DistsgdWarning")
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the digits once: what is mutated is how they are used."""
+    monkeypatch.setattr(data, "digits", lru_cache(data.digits))
+
+
+def bases() -> list[Table]:
+    """Return the built-in experiment, one with more tables, and one of sampled staleness."""
+    more = tomllib.loads(TEXT + MORE)
+    for name in ("synchronous", "Hogwild!"):
+        del more["algorithms"][name]
+    more["algorithms"]["SSP"]["learning_rate"] = 0.1
+    more |= {"engine": "simulate", "reads": "consistent", "atomic": True}
+    sampled = copy.deepcopy(more)
+    del more["fleets"]["sampled"]
+    for name in ("SSP", "EASGD", "EAMSGD"):
+        del sampled["algorithms"][name]
+    return [tomllib.loads(TEXT), more, sampled]
+
+
+def tried(described: Experiment, dice: random.Random) -> str:
+    """Build an experiment, and make one of its runs if it is not live; say how far that came."""
+    try:
+        setup = described.build(Path("/nowhere"))
+        described.quick().build(Path("/nowhere"))
+        return run(setup, dice)
+    except ConfigError:
+        return "refused"
+
+
+def run(setup: Setup, dice: random.Random) -> str:
+    """Make a short run of a set-up."""
+    for one in setup.tunables.values():
+        assert grid(one.ranges, min(setup.tuning.trials, 9))
+    problem, site, label = dice.choice(setup.places)
+    given = setup.algorithms[label]
+    algorithm = given.lowest if isinstance(given, Tunable) else given
+    job = Job(problem, site, label, setup.cases[0], algorithm)
+    assert len(identify(setup.run_settings(job))) == len(identify(setup.settings)) == 64
+    machines = setup.machines_of(site)
+    if not isinstance(machines, (ds.Fleet, ds.fleet.StaleReads)):
+        return "live"
+    manner = setup.manner | {"evaluations": 2, "driver": "interpreted"}
+    return simulate(
+        algorithm, setup.problems[problem], machines, updates=2, seed=job.seed, **manner
+    ).status  # fmt: skip
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_mutated_experiment_runs_or_is_refused(part: int) -> None:
+    """Whatever values and keys an experiment has, it runs, or one sentence says why not."""
+    base, found = bases()[part], Counter[str]()
+    for number in range(N // 3 + 1):
+        dice = random.Random(number)
+        table, told = mutated(base, dice)
+        try:
+            found[tried(tables.typed(table, Experiment, "mine.toml"), dice)] += 1
+        except ConfigError:
+            found["unknown"] += 1
+        except BaseException as error:
+            error.add_note(f"mutation {number} of part {part}: {told}")
+            raise
+    print(found)
+    assert min(found["done"], found["refused"], found["unknown"]) > 0
+
+
+def test_an_edited_experiment_runs_or_is_refused() -> None:
+    """Whatever characters are changed in an experiment file, it runs, or is refused."""
+    found = Counter[str]()
+    for number in range(N // 4):
+        dice = random.Random(number)
+        text = edited(TEXT, dice)
+        try:
+            found[tried(parse(text, "mine.toml"), dice)] += 1
+        except ConfigError:
+            found["unknown"] += 1
+        except BaseException as error:
+            error.add_note(f"edit {number}: {text}")
+            raise
+    print(found)
+    assert min(found["done"], found["refused"], found["unknown"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("fleets.'8 machines'.workers = 9223372036854775808", r"workers must be < 2\*\*63"),
+        ("fleets.'8 machines'.workers = 1_000_000_000_000", "workers must be at most .* memory"),
+        ("fleets.'staleness 4'.staleness = 18446744073709551616", r"staleness must be < 2\*\*63"),
+        ("fleets.'staleness 4'.staleness = 1_000_000_000_000", "at most .* to find room in memory"),
+        ("algorithms.Downpour.server = ['adagrad']", "unknown server"),
+        ("fleets.'8 machines'.compute = 'constant(1e308)'", "virtual time finite"),
+        ("fleets.'8 machines'.latency = 1.7e308", "virtual time finite"),
+        ("batch = 9223372036854775808", r"batch must be < 2\*\*63"),
+        ("batch = 1_000_000_000_000", "batch must be at most .* memory"),
+        ("seeds = 1_000_000_000_000", "seeds must be at most 1,000,000"),
+        ("tuning.trials = 1_000_000_000_000", "tuning.trials must be at most"),
+        ("algorithms.EASGD.period = 4294967296", "must be at most 1,000,000 steps"),
+        ("problems.network.hidden = [1_000_000_000_000]", "weights of hidden layers must be"),
+        ("epochs = 1e300", "messages of the budget must be at most|2\\*\\*63"),
+        (f"batch = {'9' * 5000}", "Expected int, got str"),
+        (f"batch = {'9' * 400}", "batch must be"),
+        (f"note = {'[' * 5000}1", "unknown|places|."),
+        (f"algorithms.Downpour.server = '{'x' * 10_000}'", r"unknown server 'x{150,250}\.\.\."),
+    ],
+)
+def test_absurd_values_are_sentences(change: str, says: str) -> None:
+    """A value that no machine can have is refused by its name and bound, and allocates nothing."""
+    with pytest.raises(ConfigError, match=says):
+        run_first(builtin([change]).build())
+
+
+def run_first(setup: Setup) -> None:
+    """Make the first run of a set-up, with its own budget."""
+    problem, site, label = setup.places[4]
+    algorithm = setup.algorithms[label].lowest
+    simulate(
+        algorithm, setup.problems[problem], setup.machines_of(site), **setup.budget, **setup.manner
+    )
