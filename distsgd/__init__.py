@@ -57,7 +57,7 @@ _NAMES = {
     "live.fleet": ("Live",),
     "live.launch": ("launch",),
     "live.ray_options": ("RayOptions",),
-    "report.findings": ("Reference",),
+    "target": ("Reference",),
     "run": ("Run", "load"),
     "search": ("Range", "Tunable", "Tuning"),
     "simulation": ("replay", "simulate"),

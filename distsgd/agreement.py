@@ -40,10 +40,21 @@ def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any])
     Raises
     ------
     ConfigError
-        If they are not equal.
+        If they are not equal, or cannot be known.
     """
+    for one in (asked, recorded):
+        if "unidentified" in one:
+            msg = f"the {name} to replay cannot be told from others: {one['unidentified']}"
+            raise ConfigError(msg)
     if asked != recorded:
         key, now, was = _first_difference("", asked, recorded)
+        key = key.replace("rules.", "rule ")
+        if key == "identity":
+            msg = (
+                f"the {name} to replay must be the recorded one, but its methods or attributes are "
+                "others; what changes while it works belongs into a functools.cached_property"
+            )
+            raise ConfigError(msg)
         msg = f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}"
         raise ConfigError(msg)
 

@@ -1,28 +1,59 @@
 r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
 
 1. A rule touches one coordinate. It maps NamedTuples of numbers to NamedTuples of numbers and
-   knows no clock, socket, index or random number. NumPy calls it on whole vectors (the fields are
-   arrays), a generated loop calls its compiled twin per coordinate (floats): equal bits.
-2. Rules use ``+ - * /``, `sqrt`, `abs`, `minimum`, `maximum` and `where` only. These are rounded
-   exactly, so that both drivers agree; ``exp``, ``log`` and powers are not.
+   knows no clock, socket, index or random number.
+2. Rules use ``+ - * /``, `sqrt`, `abs`, `minimum`, `maximum`, and `where` with a comparison. These
+   are rounded exactly; ``exp``, ``log`` and powers are not. A rule has no branch, neither on a
+   column nor on `h` or `at`: use `where`, or choose the rule when the algorithm is made. A rule is
+   called once on symbolic columns, which refuse everything else with a sentence, and both drivers
+   run the formula that comes of it (`distsgd.formulas`): NumPy on whole vectors, compiled code per
+   coordinate, with equal bits. What a rule computes without columns is a constant of its formula.
+   All numbers are float64, those of `at` too; x / 0 is infinite, and -0.0 out of `minimum` or
+   `maximum` is 0.0.
 3. Hyper-parameters `h` are arguments, never closed over: a sweep must not compile again.
 4. Any rule may take one more, last argument: `at`, what is known when it is called.
 5. The cycle is data. An engine interprets it, a kernel fuses it, a report prints it.
-
-Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb that stands before
-`Step` acts before step k whenever `every` divides k. A verb that stands behind `Step` acts after
-every `every`-th step. So between two steps the verbs behind `Step` come first, then those before.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number, wrong_kind
-from distsgd.formulas import COLUMN, Argument, Formula, Returned, Traced, for_numpy, takes_at, trace
-from distsgd.identity import identified, parts_of
+from distsgd.columns import Graph, Symbol
+from distsgd.cycle import (
+    Cycle,
+    Pull,
+    Push,
+    Start,
+    Step,
+    Verb,
+    before_step,
+    check_cycle,
+    verb,
+)  # fmt: skip
+from distsgd.errors import ConfigError, check_number, wrong_kind
+from distsgd.formulas import (
+    COLUMN,
+    SYMBOLIC,
+    Argument,
+    Formula,
+    Returned,
+    Traced,
+    for_numpy,
+    takes_at,
+    trace,
+)
+from distsgd.identity import identified
+from distsgd.surroundings import MOST_REMEMBERED, Memo
+
+__all__ = [
+    "FIRST", "Algorithm", "At", "Column", "Contract", "Cycle", "Exchange", "Hyper", "Pull", "Push",
+    "Rules", "Server", "Start", "State", "Step", "Verb", "Worker", "before_step",
+    "check_algorithm", "check_cycle", "exchange", "floats", "is_memoryless", "maximum",
+    "message_columns", "minimum", "settings", "sqrt", "verb", "where",
+]  # fmt: skip
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
@@ -58,59 +89,6 @@ class At(NamedTuple):
     """Steps that this worker has taken so far."""
     factor: float
     """The schedule's factor on the learning rate, 1 without a schedule."""
-
-
-class Start(NamedTuple):
-    """The first worker starts at once, the others when the server's version is `others_after`."""
-
-    others_after: float = 0
-
-
-MOST_STEPS = 1_000_000
-"""Steps between two pulls, or two pushes, at most."""
-
-
-class Pull(NamedTuple):
-    """Ask the server for the columns that it lets workers read, and wait for them.
-
-    With a `bound`, the server lets a worker wait while it is more than `bound` steps ahead of the
-    slowest one.
-    """
-
-    every: int = 1
-    bound: int | None = None
-
-
-class Step(NamedTuple):
-    """Evaluate the gradient of one mini-batch and take a local step."""
-
-
-class Push(NamedTuple):
-    """Send a message to the server.
-
-    The server holds pushes until `quorum` of them are in, averages them in worker order, applies
-    the average once, and releases their workers. `quorum` None stands for every worker but
-    `backup`. A push that arrives after its round has closed is dropped, and counted.
-    """
-
-    every: int = 1
-    quorum: int | None = 1
-    backup: int = 0
-
-    def quorum_of(self, workers: int) -> int:
-        """Return the pushes in a round of a fleet of `workers`, or raise a `ConfigError`."""
-        quorum = workers - self.backup if self.quorum is None else self.quorum
-        if 1 <= quorum <= workers:
-            return quorum
-        if self.quorum is None:
-            msg = f"backup must be < the number of workers ({workers}), not {self.backup}"
-        else:
-            msg = f"quorum must be >= 1 and <= the number of workers ({workers}), not {quorum}"
-        raise ConfigError(msg)
-
-
-Verb: TypeAlias = Start | Pull | Step | Push
-Cycle: TypeAlias = tuple[Verb, ...]
 
 
 class Server(NamedTuple):
@@ -166,20 +144,6 @@ def floats(algorithm: Algorithm) -> Hyper:
     return type(algorithm.hyper)(*map(float, algorithm.hyper))
 
 
-def verb(cycle: Cycle, kind: type) -> Any:  # noqa: ANN401 # the verb's own class, given by `kind`
-    """Return the verb of the class `kind` in `cycle`, or that class's default."""
-    return next((one for one in cycle if isinstance(one, kind)), kind())
-
-
-def before_step(cycle: Cycle, kind: type) -> bool:
-    """Return whether the verb `kind` stands before `Step`."""
-    kinds = [type(one) for one in cycle]
-    return kinds.index(kind) < kinds.index(Step)
-
-
-MOST_CONTRACTS = 256
-
-
 class Contract(NamedTuple):
     """What the rules of an algorithm compute, and the classes of its states and messages."""
 
@@ -199,15 +163,8 @@ class Contract(NamedTuple):
         """Return the contract of `algorithm`, or raise a `ConfigError` that says what breaks it."""
         server, worker = algorithm.server, algorithm.worker
         rules = (server.init, server.apply, *worker)
-        key = (algorithm.name, type(algorithm.hyper), server.reads, *map(id, rules))
-        parts = parts_of(rules)
-        known, found = _contracts.get(key, (None, None))
-        if found is None or not _is_same(parts, known):
-            found = cls._traced(algorithm)
-            if len(_contracts) > MOST_CONTRACTS:
-                _contracts.clear()
-            _contracts[key] = (parts, found)
-        return found
+        key = (algorithm.name, type(algorithm.hyper), server.reads)
+        return _contracts.find(key, rules, lambda: cls._traced(algorithm))
 
     @classmethod
     def _traced(cls, algorithm: Algorithm) -> "Contract":
@@ -229,7 +186,13 @@ class Contract(NamedTuple):
             _traced(algorithm, "apply", server.apply, [h, s, m], Returned("State", s.kind)),
         ]
         formulas = (one.formula for one in (begin, init, *rules))
-        return cls(*formulas, state=s.kind, replica=w.kind, message=m.kind)
+        return cls._make([*formulas, s.kind, w.kind, m.kind])
+
+    def rules(self, *, symbolic: bool = False) -> "Rules":
+        """Return the formulas as functions of numbers and arrays, or of symbolic columns."""
+        kinds = (("State", self.state), ("Replica", self.replica), ("Message", self.message))
+        own = SYMBOLIC if symbolic else ()
+        return Rules(*(for_numpy(one, (*kinds, *own)) for one in self.formulas.values()))
 
     @property
     def formulas(self) -> dict[str, Formula]:
@@ -251,15 +214,7 @@ def _traced(
     return found._replace(formula=found.formula._replace(arguments=given))
 
 
-_contracts: dict[Any, tuple[list[Any] | None, Contract]] = {}
-"""Contracts that are known, and all that their rules refer to: tracing takes as long as a short
-run."""
-
-
-def _is_same(parts: list[Any] | None, known: list[Any] | None) -> bool:
-    if parts is None or known is None or len(parts) != len(known):
-        return False
-    return all(map(is_, parts, known))
+_contracts: Memo[Contract] = Memo()  # tracing takes as long as a short run
 
 
 def _check_reads(algorithm: Algorithm, state: Any) -> None:  # noqa: ANN401 # a NamedTuple
@@ -286,9 +241,7 @@ class Rules(NamedTuple):
     @classmethod
     def of(cls, algorithm: Algorithm) -> "Rules":
         """Return the rules of `algorithm`, or raise a `ConfigError` that says what breaks them."""
-        known = Contract.of(algorithm)
-        kinds = (("State", known.state), ("Replica", known.replica), ("Message", known.message))
-        return cls(*(for_numpy(one, kinds) for one in known.formulas.values()))
+        return Contract.of(algorithm).rules()
 
 
 FIRST = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
@@ -303,11 +256,13 @@ class Exchange(NamedTuple):
     message: State
 
 
-def exchange(rules: Any, h: Hyper, w: State, columns: Sequence[Column], g: Column) -> Exchange:  # noqa: ANN401 # `Rules`
+def exchange(
+    rules: Rules, h: Hyper, w: State, columns: Sequence[Column], g: Column, *, at: At = FIRST
+) -> Exchange:
     """Run a worker's four rules once: pull `columns`, step along `g`, push."""
-    received = rules.receive(h, w, *columns, FIRST)
-    stepped = rules.step(h, received, g, FIRST)
-    return Exchange(rules.at(h, received, FIRST), *rules.send(h, stepped, FIRST))
+    received = rules.receive(h, w, *columns, at)
+    stepped = rules.step(h, received, g, at)
+    return Exchange(rules.at(h, received, at), *rules.send(h, stepped, at))
 
 
 def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
@@ -320,47 +275,39 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     """Return whether all that a worker keeps from one exchange to the next is lost in the pull.
 
     Then a worker's state is the version that it pulled, and workers that pulled the same version
-    share it. Tried out: each exchange pulls, steps once and pushes, and what it evaluates and sends
-    must be the same whatever number stood in the worker's state before.
+    share it.
     """
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
-    if pull.every != 1 or push.every != 1 or before_step(algorithm.cycle, Push):
-        return False
-    h, rules = floats(algorithm), Rules.of(algorithm)
-    columns = [0.3 + 0.1 * i for i in range(len(algorithm.server.reads))]
-    outcomes = set()
-    for junk in (1.5, -250.0, 0.0):
-        fresh = rules.init(h, junk)
-        used = exchange(rules, h, type(fresh)(*[junk] * len(fresh)), columns, junk).sent
-        for w in (fresh, used):
-            done = exchange(rules, h, w, columns, 0.7)
-            outcomes.add((float(done.point), *map(float, done.message)))
-    return len(outcomes) == 1
+    is_alternating = pull.every == push.every == 1 and not before_step(algorithm.cycle, Push)
+    return is_alternating and _forgets(
+        Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads)
+    )
 
 
-def check_cycle(cycle: Cycle) -> None:
-    """Raise a `ConfigError` unless `cycle` has one Pull, Step and Push, and whole periods."""
-    kinds = sorted(type(one).__name__ for one in cycle if not isinstance(one, Start))
-    if kinds != ["Pull", "Push", "Step"]:
-        msg = f"a cycle must have one Pull, one Step and one Push, not {kinds}"
-        raise ConfigError(msg)
-    pull, push = verb(cycle, Pull), verb(cycle, Push)
-    for name, every in (("Pull.every", pull.every), ("Push.every", push.every)):
-        if check_count(name, every) > MOST_STEPS:
-            msg = f"{name} must be at most {MOST_STEPS:,} steps, not {every}"
-            raise ConfigError(msg)
-    check_count("Push.backup", push.backup, at_least=0)
-    if pull.bound is not None:
-        check_count("Pull.bound", pull.bound, at_least=0)
-    if push.quorum is not None:
-        check_count("Push.quorum", push.quorum)
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _forgets(contract: Contract, hyper: Any, n_reads: int) -> bool:  # noqa: ANN401 # a class
+    """Return whether no formula of an exchange has a column that was there before the pull."""
+    graph, rules = Graph(), contract.rules(symbolic=True)
+    h, at = Argument("h", hyper).symbol(graph), At._make(map(graph.column, At._fields))
+    columns = [graph.column(f"read {n}") for n in range(n_reads)]
+    fresh = rules.init(h, graph.column("x"))._asdict()
+    constant = {name: one for name, one in fresh.items() if not isinstance(one, Symbol)}
+    before = Argument("w", contract.replica).symbol(graph)
+    while True:  # columns that every push sets to the constant with which they began
+        found = exchange(rules, h, before._replace(**constant), columns, graph.column("g"), at=at)
+        kept = {n: one for n, one in constant.items() if repr(getattr(found.sent, n)) == repr(one)}
+        if kept == constant:
+            break
+        constant = kept
+    outputs = map(graph.operand, (found.point, *found.message))
+    return not any(name.startswith("w.") for name in graph.sources([*outputs]))
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
-    """Raise a `ConfigError` unless the rules and the columns of `algorithm` fit together.
+    """Raise a `ConfigError` unless `algorithm` keeps the contract.
 
-    Each rule is called once on numbers, in the order of the cycle, and must return the NamedTuple
-    that the next one takes.
+    Each rule must have a formula and return the columns that the next one takes; a sparse algorithm
+    must leave coordinates without gradient alone.
     """
     if not isinstance(algorithm, Algorithm):
         raise wrong_kind("algorithm", "distsgd.algorithms.serial(0.1)", algorithm)
@@ -368,7 +315,55 @@ def check_algorithm(algorithm: Algorithm) -> None:
     h, name = algorithm.hyper, algorithm.name
     for label, value in zip(h._fields, h, strict=True):
         check_number(f"{name}: hyper-parameter {label}", value)
-    Contract.of(algorithm)
+    contract = Contract.of(algorithm)
+    if algorithm.sparse and is_memoryless(algorithm):
+        _check_sparse(algorithm, contract)
+    if algorithm.schedule is not None:
+        _check_schedule(name, algorithm.schedule)
+
+
+def _check_sparse(algorithm: Algorithm, contract: Contract) -> None:
+    h = floats(algorithm)
+    if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
+        msg = (
+            f"{algorithm.name}: rule apply changes the column {moved} of a coordinate whose "
+            "gradient is 0, so that it is not sparse; set sparse=False, or let it leave them"
+        )
+        raise ConfigError(msg)
+
+
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _moved(contract: Contract, kind: Any, h: Hyper, reads: tuple[str, ...]) -> str:  # noqa: ANN401, ARG001 # equal numbers of another class have other names
+    """Return the first column of the server that moves without a gradient, tried on numbers."""
+    rules, random = contract.rules(), np.random.default_rng(0)
+    states = [rules.server_init(h, random.normal(size=64) * (random.random(64) < 0.8))]
+    for version in range(12):
+        read = states[random.integers(max(0, version - 3), version + 1)]
+        g = random.normal(size=64) * (random.random(64) < 0.5)
+        at = At(version, 1, workers=4, step=version + 1, factor=0.5)
+        columns = [getattr(read, name) for name in reads]
+        with np.errstate(all="ignore"):
+            m = exchange(rules, h, rules.init(h, 0.0), columns, g, at=at).message
+            states.append(rules.apply(h, states[-1], m, at))
+        is_left = (g == 0) & np.all([np.isfinite(one) for one in (*states[-2], *columns)], axis=0)
+        for name, was, now in zip(states[-1]._fields, *states[-2:], strict=True):
+            if np.any(is_left & (was != now)):
+                return str(name)
+    return ""
+
+
+def _check_schedule(name: str, schedule: Callable[[float], float]) -> None:
+    try:
+        factors = {check_number(f"{name}: schedule(0.0)", schedule(0.0)) for _ in range(2)}
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        msg = f"{name}: the schedule cannot be called with 0.0 epochs ({what}); correct it"
+        raise ConfigError(msg) from error
+    if len(factors) > 1:
+        msg = f"{name}: the schedule gives another factor at each call; it is a function of epochs"
+        raise ConfigError(msg)
 
 
 def settings(algorithm: Algorithm) -> dict[str, Any]:
@@ -376,9 +371,6 @@ def settings(algorithm: Algorithm) -> dict[str, Any]:
 
     A rule is identified by its formula, whatever it is called and wherever it stands.
     """
-    schedule = algorithm.schedule and identified(
-        f"the schedule of {algorithm.name}", algorithm.schedule
-    )
     rules = {name: str(one) for name, one in Contract.of(algorithm).formulas.items()}
     return {
         "name": algorithm.name,
@@ -388,5 +380,16 @@ def settings(algorithm: Algorithm) -> dict[str, Any]:
         "reads": list(algorithm.server.reads),
         "sparse": algorithm.sparse,
         "lock_free": algorithm.lock_free,
-        "schedule": schedule,
+        "schedule": None,
+        **_schedule_settings(algorithm),
     }
+
+
+def _schedule_settings(algorithm: Algorithm) -> dict[str, Any]:
+    if algorithm.schedule is None:
+        return {}
+    found = identified(f"the schedule of {algorithm.name}", algorithm.schedule)
+    name = getattr(algorithm.schedule, "__qualname__", None) or str(algorithm.schedule)
+    if " at 0x" in name:
+        name = type(algorithm.schedule).__qualname__
+    return {"schedule": {"name": name, "identity": found.pop("identity", None)}, **found}

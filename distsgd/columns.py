@@ -21,7 +21,7 @@ _BRANCH = (
     "use where(condition, then, otherwise)"
 )
 _NORM = "which mixes coordinates; a norm of the whole vector belongs to the problem's gradient"
-_ROUNDED = f"which is not rounded alike everywhere; use {ALLOWED}"
+_ROUNDED = f"which is none of the operations with equal bits everywhere; use {ALLOWED}"
 
 
 class RefusedError(Exception):
@@ -99,8 +99,9 @@ class Graph:
         statements: list[str] = []
         for name, one in operations.items():
             parts = [texts.get(operand, (operand, 0)) for operand in one.operands]
-            text, depth = one.text.format(*(part[0] for part in parts)), 1 + max(
-                part[1] for part in parts
+            text, depth = (
+                one.text.format(*(part[0] for part in parts)),
+                1 + max(part[1] for part in parts),
             )
             if uses[name] > 1 or depth > _DEEPEST:
                 statements.append(f"t{len(statements)} = {text}")
@@ -125,8 +126,8 @@ class Symbol:
         self.graph.refuse(f"uses .{name} of a column; a rule sees one number of it: use {ALLOWED}")
 
     def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *given: Any, **options: Any
-    ) -> "Column | Condition":
+        self, ufunc: np.ufunc, method: str, *given: object, **options: object
+    ) -> Any:  # noqa: ANN401 # a column or a condition
         name = f"numpy.{ufunc.__name__}"
         if method != "__call__" or ufunc is np.matmul:
             self.graph.refuse(f"uses {name}{'' if ufunc is np.matmul else '.' + method}, {_NORM}")
@@ -135,13 +136,13 @@ class Symbol:
         return _UFUNCS[ufunc](self.graph, *given)
 
     def __array_function__(
-        self, function: Callable[..., Any], types: object, given: Any, options: Any
+        self, function: Callable[..., Any], types: object, given: Sequence[Any], options: object
     ) -> Any:  # noqa: ANN401 # a column, or a number that `where` passes on
         if function is np.where and len(given) == 3 and not options:
             return _where(self.graph, *given)
         name = f"{function.__module__}.{function.__name__}"
         why = _ROUNDED if function.__name__ in _ELEMENTWISE else _NORM
-        self.graph.refuse(f"uses {name}, {_INSTEAD.get(function.__name__, why)}")
+        return self.graph.refuse(f"uses {name}, {_INSTEAD.get(function.__name__, why)}")
 
 
 class Condition(Symbol):
@@ -189,7 +190,7 @@ def _where(graph: Graph, condition: Any, then: Any, otherwise: Any) -> Any:  # n
 
 
 _BINARY = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "divide({}, {})"}
-_UNARY = {"neg": "(-{})", "abs": "abs({})"}
+_UNARY = {"neg": "(-{})", "pos": "(+{})", "abs": "abs({})"}
 _COMPARISONS = {
     "lt": "({} < {})", "le": "({} <= {})", "gt": "({} > {})", "ge": "({} >= {})",
     "eq": "({} == {})", "ne": "({} != {})",
@@ -206,7 +207,7 @@ _UFUNCS: Mapping[np.ufunc, Callable[..., Any]] = {
     np.equal: _comparison(_COMPARISONS["eq"]), np.not_equal: _comparison(_COMPARISONS["ne"]),
 }  # fmt: skip
 _REFUSED = {
-    "pow": "uses **, which is not rounded alike everywhere; write products",
+    "pow": "uses **, which has other bits elsewhere; write products",
     "floordiv": f"uses //, which a rule does not know; use {ALLOWED}",
     "mod": f"uses %, which a rule does not know; use {ALLOWED}",
     "divmod": f"uses divmod, which a rule does not know; use {ALLOWED}",
@@ -249,10 +250,10 @@ def _define() -> None:
         operation = _number(text)
         setattr(Symbol, f"__{name}__", _forward(operation))
         setattr(Symbol, f"__r{name}__", _backward(operation))
-    for name, text in (_COMPARISONS | _UNARY).items():
-        operation = (_comparison if name in _COMPARISONS else _number)(text)
-        setattr(Symbol, f"__{name}__", _forward(operation))
-    Symbol.__pos__ = lambda self: _no_condition(self)  # type: ignore[attr-defined] # as the others
+    for name, text in _UNARY.items():
+        setattr(Symbol, f"__{name}__", _forward(_number(text)))
+    for name, text in _COMPARISONS.items():
+        setattr(Symbol, f"__{name}__", _forward(_comparison(text)))
 
 
 def _forward(operation: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from distsgd.run import Crossing, Run
 from distsgd.simulation import states
 
 PRECISION = 0.02
-"""Share of the time to a target that may remain unknown."""
+"""Share of the time to a target that may remain unknown where evaluations are dear."""
 CAUTION = 5.0
 """A loss may be lower than the ends of its cell by this many times what its surroundings show."""
 SURROUNDINGS = 4
@@ -82,7 +82,7 @@ def find_crossing(
     target : float
         Training loss.
     precision : float, default 0.02
-        Share of the time to the target that may remain unknown, >= 0; one update always may.
+        Share of the time to the target that may remain unknown where evaluations are dear, >= 0.
     most : int, optional
         Evaluations at most. By default those that take about as long as the run, and more if they
         are cheap.
@@ -152,7 +152,7 @@ def search(
     seconds : float64[updates + 1]
         When each update was applied [s], ascending; 0 for the starting point.
     precision : float, default 0.02
-        Share of the time to the target that may remain unknown.
+        Share of the time to the target that may remain unknown, if `most` is too few for more.
     most : int, optional
         Evaluations at most.
 
@@ -165,7 +165,11 @@ def search(
     for n_rounds in range(ROUNDS, -1, -1):
         met = min((update for update, loss in known.items() if loss <= target), default=None)
         cells = _open_cells(known, target, met)
-        wanted = [one for one in cells if not _is_close(seconds, one.start, met, precision)]
+        is_affordable = sum(one.n_inside for one in cells) <= most
+        wanted = [
+            one for one in cells
+            if is_affordable or not _is_close(seconds, one.start, met, precision)
+        ]  # fmt: skip
         if not wanted or n_rounds == 0 or most < 1:
             break
         asked = _inside(wanted, max(known), most, n_rounds)
@@ -190,19 +194,19 @@ def _open_cells(known: dict[int, float], target: float, met: int | None) -> list
     updates, last = sorted(known), max(known)
     losses = np.array([known[update] for update in updates])
     widths = np.diff(updates)
-    near = NEAR * abs(target) * np.minimum(1.0, widths * CELLS / max(last, 1))
+    near = NEAR * abs(target) * np.minimum(1.0, widths * CELLS / last)
     margins = CAUTION * _fluctuations(np.array(updates), losses) + near
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         above = np.fmin(losses[:-1], losses[1:]) - target
-    cells = []
-    for (start, end), gap, margin in zip(pairwise(updates), above, margins, strict=True):
-        if met is not None and end > met:
-            break
-        is_open = end == met or gap <= margin or _is_coarse(start, end, last)
-        if is_open and end - start > 1:
-            nearness = gap / margin if margin > 0 else np.inf
-            cells.append(Cell(start, end, -np.inf if end == met else float(nearness)))
-    return cells
+        nearness = np.where(above <= 0, -np.inf, above / margins)
+    is_open = (nearness <= 1.0) | ((widths - 1) * CELLS > last)
+    return [
+        Cell(start, end, float(near))
+        for (start, end), near, is_candidate in zip(
+            pairwise(updates), nearness, is_open & (widths > 1), strict=True
+        )
+        if is_candidate and (met is None or end <= met)
+    ]
 
 
 def _fluctuations(updates: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,10 +224,6 @@ def _fluctuations(updates: NDArray[np.int64], losses: NDArray[np.float64]) -> ND
     return highest
 
 
-def _is_coarse(start: int, end: int, last: int) -> bool:
-    return (end - start - 1) * CELLS > last
-
-
 def _is_close(
     seconds: NDArray[np.float64], after: int, update: int | None, precision: float
 ) -> bool:
@@ -236,7 +236,7 @@ def _is_close(
 
 def _inside(cells: list[Cell], last: int, most: int, n_rounds: int) -> list[int]:
     """Return updates inside of `cells`: a grid in coarse ones, else all that can be afforded."""
-    coarse = [one for one in cells if _is_coarse(one.start, one.end, last)]
+    coarse = [one for one in cells if one.n_inside * CELLS > last]
     if coarse:
         parts = [-(-(one.end - one.start) * CELLS // last) for one in coarse]
         return _points(coarse, [part - 1 for part in parts])[:most]

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import inspect
 import math
+import os
 import sysconfig
 import traceback
 import warnings
@@ -182,10 +183,10 @@ def raised(error: BaseException) -> str:
 
     That is the innermost line that is neither ours, nor Python's or an installed package's.
     """
-    places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    others = (str(Path(__file__).parent), *places)
+    paths = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    others = (*(f"{path}{os.sep}" for path in (Path(__file__).parent, *paths)), "<frozen")
     frames = traceback.extract_tb(error.__traceback__)
-    own = [one for one in frames if not one.filename.startswith((*others, "<frozen"))]
+    own = [one for one in frames if not one.filename.startswith(others)]
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
     if not own:
         return text

@@ -195,8 +195,9 @@ def _entries(name: str, values: Any, workers: int, example: str) -> tuple[Any, .
     if isinstance(values, str) or not hasattr(values, "__len__"):
         raise wrong_kind(name, f"{example}, with one entry per worker", values)
     if len(values) != workers:
+        effects = {"speeds": "; they divide durations", "slowdown": "; it multiplies durations"}
         msg = f"{name} must have one entry per worker ({workers}), not {len(values)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{msg}{effects.get(name, '')}")
     wrong = next((one for one in values if name == "compute" and not isinstance(one, Law)), None)
     if wrong is not None:
         raise wrong_kind(f"each entry of {name}", example, wrong)

@@ -95,8 +95,9 @@ def fold(
     Raises
     ------
     ConfigError
-        If the rules do not fit together or cannot be compiled, `driver` or `reads` is unknown or
-        does not suit the trace, the samples cannot be divided, or reads cannot interleave.
+        If a rule breaks the contract, the problem's slope cannot be compiled, `driver` or `reads`
+        is unknown or does not suit the trace, the samples cannot be divided, or reads cannot
+        interleave.
     """
     check_algorithm(algorithm)
     data = problem.data if partition.is_divided else None
@@ -112,7 +113,10 @@ def fold(
         folding = _driver(driver, case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _compiling(algorithm.name):
+        with (
+            np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+            _compiling(problem.name),
+        ):
             folding.advance(int(planned.ends[update - 1]) if update else 0)
         counts = folding.counts._asdict() if isinstance(folding, Interleaved) else {}
         yield State(update, folding.x, counts)
@@ -131,13 +135,13 @@ def check_reads(reads: str, driver: str, *, is_atomic: bool) -> None:
 
 
 @contextmanager
-def _compiling(name: str) -> Iterator[None]:
+def _compiling(problem: str) -> Iterator[None]:
     try:
         yield
     except NotCompilable as error:
         msg = (
-            f"the rules of {name} must be + - * /, sqrt, abs, minimum, maximum and where to be "
-            "compiled, without calls of other functions; rewrite them, or use driver='interpreted'"
+            f"the slope of {problem} must be plain scalar Python that numba compiles; rewrite it, "
+            "or let the problem have no support"
         )
         raise ConfigError(msg) from error
 

@@ -136,8 +136,9 @@ def _refused(place: str, graph: Graph) -> ConfigError:
 
 
 def _parts(place: str, returned: Any, returns: Sequence[Returned]) -> Iterator[Any]:  # noqa: ANN401 # whatever a rule returned
-    if len(returns) > 1 and not (isinstance(returned, tuple) and len(returned) == len(returns)):
-        msg = f"{place} must return {len(returns)} values, a state and a message, not {returned!r}"
+    if len(returns) > 1 and not (type(returned) is tuple and len(returned) == len(returns)):
+        found = type(returned).__name__
+        msg = f"{place} must return {len(returns)} values, a state and a message, not {found}"
         raise ConfigError(msg)
     for part, one in zip(returned if len(returns) > 1 else (returned,), returns, strict=True):
         expected = one.kind.__name__ if one.kind else "a NamedTuple"
@@ -212,6 +213,19 @@ _NUMPY: Mapping[str, Any] = {
     "divide": np.divide, "sqrt": np.sqrt, "where": np.where, "minimum": _minimum,
     "maximum": _maximum, "nan": np.nan, "inf": np.inf,
 }  # fmt: skip
+
+
+def whole(column: Any, dimension: int) -> Any:  # noqa: ANN401 # a number or an array
+    """Return what a formula gives as a vector: one number if it names no column."""
+    return column if np.shape(column) else np.full(dimension, column, dtype=np.float64)
+
+
+def _as_it_is(column: Any) -> Any:  # noqa: ANN401 # a symbolic column
+    return column
+
+
+SYMBOLIC = (("float", _as_it_is), ("minimum", np.minimum), ("maximum", np.maximum))
+"""Kinds for a formula of symbolic columns."""
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,8 +1,8 @@
 """What a callable or an object does, as a digest: equal digests, equal results.
 
-1. A function is its code, its defaults, and the values that it closes over or looks up: helpers with
-   their own code, constants, classes with their methods. Line numbers, file names, addresses and
-   docstrings do not count.
+1. A function is its code, its defaults, and the values that it closes over or looks up: helpers
+   with their own code, constants, classes with their methods. Line numbers, file names, addresses
+   and docstrings do not count.
 2. Functions and classes of the standard library and of installed packages are their names and the
    package's version.
 3. Any other object is what pickle would keep of it. One that pickle refuses has no stable value.
@@ -12,8 +12,6 @@ Python compiles to another code, so that functions have other digests there; sav
 made again rather than mistaken.
 """
 
-import builtins
-import dis
 import functools
 import hashlib
 import inspect
@@ -21,20 +19,23 @@ import secrets
 import sys
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_INSTALLED = ("site-packages", "dist-packages")
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
-_FIXED = (type, ModuleType, np.ufunc, np.generic, type(np.where), type(len))
-"""Types of what stays as it is; what a module's attributes are is looked up beside it."""
+from distsgd.surroundings import MISSING, PLAIN, is_library, looked_up
+
 _METHODS = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
-_NAMED_TUPLE = frozenset(vars(namedtuple("_NAMED_TUPLE", ()))) - {"_field_defaults"}  # noqa: PYI024 # no fields
-_MISSING = object()
+_INNER: Mapping[type, tuple[str, ...]] = {
+    MethodType: ("__func__", "__self__"), BuiltinFunctionType: ("__name__", "__self__"),
+    staticmethod: ("__func__",), classmethod: ("__func__",), property: ("fget", "fset"),
+    functools.cached_property: ("func",), ModuleType: ("__name__",),
+}  # fmt: skip
+"""What stands for an object of these types."""
+_NAMED_TUPLE = frozenset(vars(namedtuple("_NAMED_TUPLE", ()))) - {"_field_defaults"}  # no fields
 
 
 class UnidentifiedError(Exception):
@@ -75,14 +76,20 @@ def identified(place: str, value: object) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its ``digest``; or why it has none, ``unidentified``, and a random ``token``, so that the
-        run is equal to no other.
+        Its ``identity``, a digest; or why it has none, ``unidentified``, and a random ``token``, so
+        that the run is equal to no other.
     """
     try:
-        return {"digest": digest(value)}
+        return {"identity": digest(value)}
     except UnidentifiedError as error:
         why = f"{place} {error}; the run is never used again: pass plain numbers or arrays instead"
         return {"unidentified": why, "token": secrets.token_hex(16)}
+
+
+def unidentified(settings: Mapping[str, Any]) -> list[str]:
+    """Return why the run with these `settings` is equal to no other, as sentences."""
+    parts = (settings.get(name, {}) for name in ("algorithm", "problem"))
+    return [part["unidentified"] for part in parts if "unidentified" in part]
 
 
 class _Walk:
@@ -96,7 +103,7 @@ class _Walk:
 
     def text(self, value: Any, name: str = "") -> str:  # noqa: ANN401 # whatever is identified
         """Return a text for `value`: the digest of what it does, or its place if it is above."""
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             return f"{type(value).__name__}:{value!r}"
         key = id(value)
         if key in self._above:
@@ -125,7 +132,9 @@ class _Walk:
         if type(value) in {tuple, list}:
             return self._all(value)
         if type(value) is dict:
-            return ",".join(f"{self.text(key)}:{self.text(one, str(key))}" for key, one in value.items())
+            return ",".join(
+                f"{self.text(key)}:{self.text(one, str(key))}" for key, one in value.items()
+            )
         if isinstance(value, CodeType):
             return self._code(value)
         return _library_name(value) or self._own(value)
@@ -135,7 +144,7 @@ class _Walk:
             return self._function(value)
         return self._class(value) if isinstance(value, type) else self._object(value)
 
-    def _code(self, code: CodeType, doc: object = _MISSING) -> str:
+    def _code(self, code: CodeType, doc: object = MISSING) -> str:
         own = (
             code.co_code.hex(), code.co_exceptiontable.hex(), code.co_names, code.co_varnames,
             code.co_freevars, code.co_cellvars, code.co_argcount, code.co_posonlyargcount,
@@ -158,20 +167,11 @@ class _Walk:
         return f"{kind.__name__}{fields}{self._all(kind.__bases__)}{self._named(members)}"
 
     def _object(self, value: Any) -> str:  # noqa: ANN401 # any object
-        if isinstance(value, ModuleType):
-            return f"{value.__name__} {_version(value.__name__)}"
-        if isinstance(value, MethodType):
-            return f"{self.text(value.__func__)}{self.text(value.__self__, 'self')}"
-        if isinstance(value, BuiltinFunctionType):
-            return f"{value.__name__} of {self.text(value.__self__)}"
-        if isinstance(value, staticmethod | classmethod):
-            return self.text(value.__func__)
-        if isinstance(value, property):
-            return self._all((value.fget, value.fset))
-        if isinstance(value, functools.cached_property):
-            return self.text(value.func)
+        for kind, names in _INNER.items():
+            if isinstance(value, kind):
+                return self._named((name, getattr(value, name)) for name in names)
         if inspect.isdatadescriptor(value) and hasattr(value, "__objclass__"):
-            return str(value.__name__)  # a slot, or a field of a C structure
+            return str(getattr(value, "__name__", ""))  # a slot, or a field of a C structure
         for inner in ("py_func", "__wrapped__"):  # what numba and functools have wrapped
             if isinstance(vars_of(value).get(inner), FunctionType):
                 return self.text(vars_of(value)[inner])
@@ -232,99 +232,6 @@ def _is_cached(value: object, name: object) -> bool:
     return isinstance(getattr(type(value), str(name), None), functools.cached_property)
 
 
-class Names(NamedTuple):
-    """What a code looks up by name, that of the functions in it included."""
-
-    globals: tuple[str, ...]
-    attributes: tuple[str, ...]
-
-
-@functools.lru_cache(maxsize=4096)
-def names_of(code: CodeType) -> Names:
-    """Return the names of globals and attributes that `code` uses, each once and sorted."""
-    found: dict[str, set[str]] = {"global": set(), "attribute": set()}
-    for line in dis.get_instructions(code):
-        if line.opname in {"LOAD_GLOBAL", "LOAD_NAME"}:
-            found["global"].add(str(line.argval))
-        elif line.opname in {"LOAD_ATTR", "LOAD_METHOD"}:
-            found["attribute"].add(str(line.argval))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = names_of(constant)
-            found["global"].update(inner.globals)
-            found["attribute"].update(inner.attributes)
-    return Names(*(tuple(sorted(names)) for names in found.values()))
-
-
-def looked_up(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield the values that a function finds outside of its arguments, with their names."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield name, _content(cell)
-    for number, value in enumerate(function.__defaults__ or ()):
-        yield f"default {number}", value
-    yield from (function.__kwdefaults__ or {}).items()
-    names = names_of(function.__code__)
-    for name in names.globals:
-        value = function.__globals__.get(name, _MISSING)
-        if value is _MISSING:
-            yield name, getattr(builtins, name, "missing")
-        else:
-            yield name, value
-            yield from _of_module(name, value, names.attributes)
-
-
-def _of_module(name: str, value: Any, attributes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 # any global
-    """Yield what a module's attributes are, those of installed packages left out."""
-    if isinstance(value, ModuleType) and not is_library(value.__name__):
-        for attribute in attributes:
-            if attribute in vars(value):
-                found = vars(value)[attribute]
-                yield f"{name}.{attribute}", found
-                yield from _of_module(f"{name}.{attribute}", found, attributes)
-
-
-def parts_of(callables: Sequence[Any]) -> list[Any] | None:
-    """Return all that `callables` refer to, or None if some of it can change in place.
-
-    As long as these are the same objects, the callables do the same. It takes less time than
-    calling them.
-    """
-    parts: list[Any] = []
-    return parts if all(_adds_parts(one, parts, set()) for one in callables) else None
-
-
-def _adds_parts(value: Any, parts: list[Any], above: set[int]) -> bool:  # noqa: ANN401 # any object
-    parts.append(value)
-    if type(value) in _PLAIN or isinstance(value, _FIXED) or id(value) in above:
-        return True
-    above.add(id(value))
-    if type(value) is tuple:
-        return all(_adds_parts(one, parts, above) for one in value)
-    if not isinstance(value, FunctionType):
-        return False
-    parts.append(value.__code__)
-    if is_library(value.__module__):
-        return True
-    return all(_adds_parts(one, parts, above) for _, one in looked_up(value))
-
-
-def _content(cell: Any) -> Any:  # noqa: ANN401 # a cell
-    try:
-        return cell.cell_contents
-    except ValueError:  # a name that is not bound yet
-        return "missing"
-
-
-@functools.cache
-def is_library(module: str) -> bool:
-    """Return whether a module is the standard library's, or of an installed package."""
-    top = module.partition(".")[0]
-    if top in sys.stdlib_module_names or top == "builtins":
-        return top != "__main__"
-    path = str(getattr(sys.modules.get(top), "__file__", "") or "")
-    return top != "distsgd" and any(f"/{place}/" in path for place in _INSTALLED)
-
-
 def _version(module: str) -> str:
     top = module.partition(".")[0]
     return str(getattr(sys.modules.get(top), "__version__", "")) if is_library(module) else ""
@@ -332,19 +239,20 @@ def _version(module: str) -> str:
 
 def _library_name(value: Any) -> str:  # noqa: ANN401 # any object
     """Return the name of a function or class of a library; nothing for anything else."""
+    name: Any
+    module: Any
     if isinstance(value, np.ufunc):
-        value_name, module = value.__name__, "numpy"
+        name, module = value.__name__, "numpy"
     else:
-        module = getattr(value, "__module__", None) or getattr(
-            getattr(value, "__objclass__", None), "__module__", ""
-        )
-        value_name = getattr(value, "__qualname__", "")
-    if not (isinstance(module, str) and isinstance(value_name, str) and is_library(module)):
+        owner = getattr(value, "__objclass__", None)
+        module = getattr(value, "__module__", None) or getattr(owner, "__module__", "")
+        name = getattr(value, "__qualname__", "")
+    if not (isinstance(module, str) and isinstance(name, str) and is_library(module)):
         return ""
     found: Any = sys.modules.get(module)
-    for part in value_name.split("."):
-        found = getattr(found, part, _MISSING)
-    return f"{module}.{value_name} {_version(module)}" if found is value else ""
+    for part in name.split("."):
+        found = getattr(found, part, MISSING)
+    return f"{module}.{name} {_version(module)}" if found is value else ""
 
 
 _digests: dict[int, tuple[Callable[[], Any], bytes, str]] = {}
@@ -372,5 +280,5 @@ def _forget(key: int, _: object) -> None:
 
 def _hashed(array: NDArray[Any]) -> str:
     content = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    content.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return content.hexdigest()

@@ -1,6 +1,7 @@
 """The runs of a comparison: each made once, saved as it finishes, and found again.
 
-1. The hash of a run is known before the run. If it is saved already, it is loaded, not made.
+1. The hash of a run is known before the run. If it is saved already, it is loaded, not made. A run
+   that cannot be identified has a hash of its own each time (`distsgd.identity`).
 2. A run that ends in an unexpected error is listed, and the others go on.
 3. A run comes with its crossing of its problem's target, if there is one. It is looked for where
    the run is made, in a saved run too that does not know it.

@@ -4,7 +4,7 @@ Nothing here changes a run. `distsgd.errors.warn` shows the sentences, and a com
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from distsgd.algorithm import Algorithm, Push, Start, verb
 from distsgd.checks import check_problem
@@ -55,7 +55,7 @@ def _unequal_scales(problem: Problem) -> list[str]:
 
 
 def of_fleet(
-    fleet: Fleet | StaleReads, problem: Problem, algorithms: Iterable[Algorithm],
+    fleet: Fleet | StaleReads, problem: Problem, algorithm: Algorithm,
     budget: Mapping[str, float | None], *, batch: int, partition: Partition,
 ) -> list[str]:  # fmt: skip
     """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
@@ -66,7 +66,7 @@ def of_fleet(
         The machines; of a sampled order nothing is doubted.
     problem : Problem
         What is minimised on it.
-    algorithms : iterable of Algorithm
+    algorithm : Algorithm
         What runs on it.
     budget : mapping of str to float
         One amount, by its unit; other units may be there as None.
@@ -82,7 +82,7 @@ def of_fleet(
     """
     if not isinstance(fleet, Fleet):
         return []
-    found = _idle_workers(fleet.workers, _fewest_steps(fleet, problem, algorithms, budget, batch))
+    found = _idle_workers(fleet.workers, _n_gradients(fleet, problem, algorithm, budget, batch))
     share = problem.samples // fleet.workers
     if partition.is_divided and share < batch:
         found.append(
@@ -92,21 +92,18 @@ def of_fleet(
     return found + list(_other_units(fleet, problem, batch))
 
 
-def _fewest_steps(
-    fleet: Fleet, problem: Problem, algorithms: Iterable[Algorithm],
-    budget: Mapping[str, float | None], batch: int,
+def _n_gradients(
+    fleet: Fleet, problem: Problem, algorithm: Algorithm, budget: Mapping[str, float | None],
+    batch: int,
 ) -> float:  # fmt: skip
-    """Return the gradients of a budget for the algorithms that use all workers, at least."""
+    """Return the gradients of a budget, or infinity where it does not say or one worker has all."""
     ((unit, amount),) = ((unit, float(n)) for unit, n in budget.items() if n is not None)
-    together = [one for one in algorithms if not math.isinf(verb(one.cycle, Start).others_after)]
-    if unit == "seconds" or not together:
+    push: Push = verb(algorithm.cycle, Push)
+    if unit == "seconds" or math.isinf(verb(algorithm.cycle, Start).others_after):
         return math.inf
     if unit == "epochs":
         return math.ceil(amount * problem.samples / batch)
-    if unit == "gradients":
-        return amount
-    pushes: list[Push] = [verb(one.cycle, Push) for one in together]
-    return amount * min(push.quorum_of(fleet.workers) * push.every for push in pushes)
+    return amount if unit == "gradients" else amount * push.every * push.quorum_of(fleet.workers)
 
 
 def _idle_workers(workers: int, n_gradients: float) -> list[str]:

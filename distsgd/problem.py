@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from distsgd.data import Data
 from distsgd.data.rows import Floats, Sparse
 from distsgd.errors import ConfigError
+from distsgd.identity import identified
 
 Settings: TypeAlias = Mapping[str, Any]
 """Names and numbers that identify a problem, ready for JSON."""
@@ -135,6 +136,19 @@ def chunks(n_gradients: int, gradient_bytes: float) -> list[slice]:
     """Return slices of the gradients that are evaluated together in bounded working memory."""
     length = max(1, int(_CHUNK_BYTES / gradient_bytes))
     return [slice(first, first + length) for first in range(0, n_gradients, length)]
+
+
+def problem_settings(problem: Problem) -> dict[str, Any]:
+    """Return what identifies `problem` in a run, as JSON.
+
+    For a problem of a user's own class, that is also what its methods do and its attributes hold,
+    since its settings may be those of another one. What a `functools.cached_property` keeps does
+    not count.
+    """
+    known = dict(problem.settings)
+    if type(problem).__module__.partition(".")[0] == "distsgd":
+        return known
+    return known | identified(f"the problem {problem.name}", problem)
 
 
 def data_settings(data: Data) -> Settings:

@@ -21,7 +21,6 @@ from distsgd.errors import (
     check_seeds,
     unknown_name,
 )  # fmt: skip
-from distsgd.fleet import Fleet
 from distsgd.fold import ReadsName, check_reads
 from distsgd.interleave import check_interleavable
 from distsgd.live.case import Launch
@@ -29,7 +28,7 @@ from distsgd.live.fleet import Live, LiveFleet
 from distsgd.named import by_label
 from distsgd.outcome import Outcome
 from distsgd.plausible import of_fleet, of_problem
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.search import Tunable, Tuning
 from distsgd.simulation import run_settings
 from distsgd.sites import (
@@ -248,22 +247,17 @@ class Setup:
         """What is possible and hardly ever meant, in sentences."""
         target = None if isinstance(self.target, Reference) else self.target
         found = []
-        for name, problem in self.problems.items():
+        for problem in self.problems.values():
             found += of_problem(problem, self.batch, target=target, seed=self.cases[0])
-            for label, site in self.sites.items():
-                found += [f"fleet {label!r}: {text}" for text in self._doubts(name, site, label)]
+        for problem_label, label, name in self.places:
+            algorithm, problem = _lowest(self.algorithms[name]), self.problems[problem_label]
+            machines = modelled(self.sites[label].machines, algorithm)
+            own = of_fleet(
+                machines, problem, algorithm, self.budget, batch=self.batch,
+                partition=self.partition,
+            )  # fmt: skip
+            found += [f"fleet {label!r}: {text}" for text in own]
         return list(dict.fromkeys(found))
-
-    def _doubts(self, problem: str, site: Site, label: str) -> list[str]:
-        own = [
-            _lowest(self.algorithms[one[2]]) for one in self.places if one[:2] == (problem, label)
-        ]
-        machines = site.machines
-        fleet = Fleet(machines.workers) if isinstance(machines, LiveFleet) else machines
-        return of_fleet(
-            fleet, self.problems[problem], own, self.budget, batch=self.batch,
-            partition=self.partition,
-        )  # fmt: skip
 
     def _case(self, machines: LiveFleet, job: Job) -> Launch:
         problem = self.problems[job.problem]
@@ -291,7 +285,7 @@ class Setup:
     @property
     def settings(self) -> dict[str, Any]:
         """What all runs have in common, as JSON."""
-        problems = {name: dict(problem.settings) for name, problem in self.problems.items()}
+        problems = {name: problem_settings(problem) for name, problem in self.problems.items()}
         several = isinstance(self.problem, Mapping)
         common = {"problems": problems} if several else {"problem": next(iter(problems.values()))}
         return {

@@ -28,7 +28,7 @@ from distsgd.fleet import Fleet, StaleReads
 from distsgd.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.history import Point, evaluation_points, history, message_bytes
 from distsgd.plausible import of_fleet, of_problem
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.run import Run, Settings, Status, is_live
 from distsgd.schedule import schedule
 from distsgd.trace import Trace
@@ -138,7 +138,7 @@ def simulate(
         algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
         evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
     )  # fmt: skip
-    doubts += of_fleet(fleet, problem, [algorithm], budget, batch=batch, partition=partition)
+    doubts += of_fleet(fleet, problem, algorithm, budget, batch=batch, partition=partition)
     warn(doubts)
     return _run(
         algorithm, problem, trace, known, stops=_stops(trace, known), driver=driver,
@@ -165,7 +165,7 @@ def run_settings(
     """
     points = {"evaluate_every": evaluate_every, "evaluations": evaluations}
     return {
-        "algorithm": settings(algorithm), "problem": dict(problem.settings),
+        "algorithm": settings(algorithm), "problem": problem_settings(problem),
         "fleet": dict(fleet if isinstance(fleet, Mapping) else fleet.settings),
         "batch": batch, "seed": seed, "budget": check_budget(budget), "target": _target(target),
         **{name: n if n is None else check_count(name, n) for name, n in points.items()},
@@ -223,7 +223,7 @@ def replay(
     known: Settings = {} if run is None else dict(run.settings)
     if run is not None:
         check_replayable(run)
-    asked = {"algorithm": settings(algorithm), "problem": dict(problem.settings)}
+    asked = {"algorithm": settings(algorithm), "problem": problem_settings(problem)}
     for name, value in asked.items():
         check_same(name, value, known.get(name, value))
     given = {

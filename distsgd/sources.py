@@ -9,7 +9,7 @@ from distsgd import experiment, tables
 from distsgd.algorithm import Algorithm, settings
 from distsgd.errors import ConfigError, unknown_name
 from distsgd.experiment import Experiment
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 from distsgd.run import Run
 from distsgd.search import Tunable, Tuning
 from distsgd.tables import Table
@@ -82,7 +82,7 @@ def make_again(run: Run, file: Path | None = None, label: str | None = None) -> 
     described = experiment.builtin() if file is None else experiment.read(file)
     folder = Path() if file is None else file.parent
     made = Made(_algorithm(described, label, run), _problem(described, folder, run))
-    if file is None and dict(made.problem.settings) != run.settings["problem"]:
+    if file is None and problem_settings(made.problem) != run.settings["problem"]:
         raise _unknown("problem", run)
     return made
 
@@ -121,7 +121,7 @@ def _problem(described: Experiment, folder: Path, run: Run) -> Problem:
     made: list[Problem] = [
         tables.problem(table, folder, place) for place, table in _problems(described).items()
     ]
-    return next((one for one in made if dict(one.settings) == run.settings["problem"]), made[0])
+    return next((one for one in made if problem_settings(one) == run.settings["problem"]), made[0])
 
 
 def _problems(described: Experiment) -> dict[str, Table]:

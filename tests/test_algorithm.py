@@ -129,10 +129,16 @@ def test_a_cycle_that_cannot_turn_is_refused(cycle: tuple[object, ...]) -> None:
     [
         ({"server_reads": ("y",)}, "no column"),
         ({"server_apply": lambda h, s, m: Message(s.x)}, "apply must return State"),
-        ({"server_apply": lambda h, s: s}, "must take 3 arguments"),
+        ({"server_apply": lambda h, s: s}, "small: rule apply must take 3 arguments"),
         ({"worker_receive": lambda h, w, x: State(x)}, "receive must return Replica"),
         ({"worker_step": lambda h, w, g: State(g)}, "step must return Replica"),
         ({"worker_send": lambda h, w: (State(w.x), Message(w.g))}, "send must return Replica"),
+        ({"worker_send": lambda h, w: w}, "send must return 2 values, a state and"),
+        (
+            {"server_apply": lambda h, s, m: State(m.slope)},
+            "apply cannot be called on columns",
+        ),
+        ({"worker_init": lambda h, x: 0.0}, "worker.init must return a NamedTuple, not float"),
         ({"hyper": Numbers(float("nan"))}, "learning_rate must be"),
         ({"hyper": Numbers("fast")}, "learning_rate must be a number"),
     ],
@@ -203,9 +209,9 @@ def test_a_sparse_algorithm_leaves_coordinates_without_gradient_alone(
     first = server.init(h, x)
     others = sorted(abs(value) + 1.0 for value in more)  # so that z <= z_max, as always
     state = type(first)(x, *others[: len(first) - 1])
-    done = exchange(algorithm, algorithm.worker.init(h, 0.0), read[: len(server.reads)], 0.0)
-    at = At(version=5, staleness=2, workers=3, step=1, factor=0.5)
-    assert Rules.of(algorithm).apply(h, state, done.message, at) == state
+    rules, at = Rules.of(algorithm), At(version=5, staleness=2, workers=3, step=1, factor=0.5)
+    done = exchange(rules, h, rules.init(h, 0.0), read[: len(server.reads)], 0.0)
+    assert rules.apply(h, state, done.message, at) == state
 
 
 @pytest.mark.parametrize(

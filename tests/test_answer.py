@@ -186,9 +186,9 @@ def test_seeds_of_tuning_that_disagree_are_said(found: Callable[..., str]) -> No
 
 
 def test_failed_trials_are_said(found: Callable[..., str]) -> None:
-    """Trials that ended in an error are counted, with one of the errors."""
+    """Runs of tuning that ended in an error are counted, with the error."""
     text = found({"one": [[2, 0.4]] * 3}, trials=tried("one", (0.1,), (0.2,), errors=["oh"]))
-    assert "2 trials of tuning failed with an error, such as ['oh']" in text
+    assert "All 2 runs of tuning failed with an error: oh." in text
 
 
 def test_an_edge_of_the_grid_is_said(found: Callable[..., str]) -> None:

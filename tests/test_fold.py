@@ -321,14 +321,30 @@ def helper(x: float) -> float:
     return 2 * x
 
 
-def test_a_rule_that_cannot_be_compiled_is_named() -> None:
-    """A rule that calls other functions can be interpreted, and whoever compiles it is told so."""
+def test_a_rule_may_call_helpers() -> None:
+    """A rule that calls another function has the same bits in both drivers."""
     calling = sgd._replace(apply=lambda h, s, m: Parameters(helper(s.x) - h.learning_rate * m.g))
-    algorithm = algorithms.serial(0.1)._replace(name="calling", server=calling)
+    algorithm = algorithms.serial(0.1)._replace(name="calling", server=calling, sparse=False)
     problem = ds.problems.quadratic([1.0])
-    assert np.isfinite(parameters(algorithm, problem, "interpreted")).all()
-    with pytest.raises(ConfigError, match="the rules of calling must be"):
-        parameters(algorithm, problem, "compiled")
+    runs = [parameters(algorithm, problem, one) for one in ("interpreted", "compiled")]
+    assert np.array_equal(*runs)
+
+
+class Uncompilable:
+    """A problem whose slope numba cannot compile."""
+
+    def __init__(self, whole: Problem) -> None:
+        self.whole = whole
+        self.support = whole.support._replace(slope=lambda margin, label: eval("margin"))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.whole, name)
+
+
+def test_a_slope_that_cannot_be_compiled_is_named(thin: Problem) -> None:
+    """Whoever folds a problem on supports is told which part of it is no plain scalar Python."""
+    with pytest.raises(ConfigError, match="the slope of logistic must be plain scalar Python"):
+        parameters(algorithms.serial(0.1), Uncompilable(thin), "compiled")
 
 
 def test_an_unknown_driver_is_named() -> None:

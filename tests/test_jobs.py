@@ -1,9 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stand_in import launch
 
 import distsgd as ds
 from distsgd import jobs
+from distsgd.crossing import find_crossing
 from distsgd.jobs import Place, run_folder, run_jobs, worthwhile
 from distsgd.setup import Job, Setup
 
@@ -71,6 +74,57 @@ def test_nothing_is_computed_twice(
     assert n_simulated == [len(planned)]
     list(run_jobs(setup, planned, Place(tmp_path, is_fresh=True)))
     assert n_simulated == [2 * len(planned)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_runs_come_with_the_crossings_of_their_targets(
+    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int], processes: int
+) -> None:
+    """A run that is made or found has the crossing of its problem's target, and keeps it."""
+    here, target = Place(tmp_path, processes), 1.5
+    list(run_jobs(setup, planned[:2], Place(tmp_path)))
+    crossed = list(run_jobs(setup, planned, here, {"softmax": target, "other": 1.0}))
+    assert len(crossed) == len(planned)
+    for job, run in crossed:
+        found = find_crossing(run, job.algorithm, setup.problem, target)
+        assert run.crossings == (found,)
+        assert ds.load(run_folder(tmp_path, run.hash)).crossings == (found,)
+    n_runs = n_simulated[0]
+    again = dict(run_jobs(setup, planned, here, {"softmax": target}))
+    assert all(again[job].crossings == run.crossings for job, run in crossed)
+    other = list(run_jobs(setup, planned, here, {"softmax": 2.0}))
+    assert all([one.target for one in run.crossings] == [target, 2.0] for _, run in other)
+    assert n_simulated == [n_runs]
+
+
+def test_equal_runs_know_all_of_their_targets(setup: Setup, tmp_path: Path) -> None:
+    """One problem under two labels is run once, for the targets of both."""
+    both = replace(setup, problem={"one": setup.problem, "two": setup.problem})
+    jobs = [Job(name, "stale", "serial", 0, ALGORITHMS["serial"]) for name in both.problems]
+    done = run_jobs(both, jobs, Place(tmp_path), {"one": 1.5, "two": 2.0})
+    assert [{one.target for one in run.crossings} for _, run in done] == [{1.5, 2.0}] * 2
+
+
+def test_a_live_run_is_kept_without_its_crossing(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live run is saved before its crossing is looked for, and not made again to find it."""
+
+    def broken(*_: object) -> None:
+        msg = "no crossing"
+        raise ValueError(msg)
+
+    live = replace(setup, engine="local", fleets={"machines": ds.Fleet(2)}, seeds=1)
+    jobs_of_it = [Job("softmax", "machines", "Downpour", 0, ALGORITHMS["Downpour"])]
+    monkeypatch.setattr(jobs, "launch", launch)
+    targets = {"softmax": 1.5}
+    with monkeypatch.context() as broken_for_now:
+        broken_for_now.setattr(jobs, "with_crossing", broken)
+        ((_, error),) = run_jobs(live, jobs_of_it, Place(tmp_path), targets)
+    assert error == "ValueError: no crossing"
+    monkeypatch.setattr(jobs, "launch", broken)
+    ((_, run),) = run_jobs(live, jobs_of_it, Place(tmp_path), targets)
+    assert [one.target for one in run.crossings] == [1.5]
 
 
 def test_an_interrupted_comparison_goes_on(

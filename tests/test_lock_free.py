@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 import distsgd as ds
 from distsgd import ConfigError
-from distsgd.algorithm import Algorithm, At, Rules, Server, Worker
+from distsgd.algorithm import Algorithm, At, Rules, Server, Worker, where
 from distsgd.algorithms.parts import adagrad
 from distsgd.errors import WorkerLost
 from distsgd.kernels.lock_free import fill_order, order_of
@@ -64,7 +64,7 @@ def counting(n_columns: int) -> Algorithm:
     )
     worker = Worker(
         init=lambda _, x: One(0.0 * x), receive=lambda h, w, x: One(0.0 * x),
-        at=lambda h, w: w.x, step=lambda h, w, g: One(h.one + 0.0 * g),
+        at=lambda h, w: w.x, step=lambda h, w, g: One(where(g != 0.0, h.one, 0.0)),
         send=lambda h, w: (w, One(w.x)),
     )  # fmt: skip
     return HOGWILD._replace(name="counting", hyper=Count(1.0), server=server, worker=worker)

@@ -180,7 +180,7 @@ def test_a_page_of_nothing_says_so() -> None:
     for outcomes in ([], [Outcome("a", "machines", 0, error="out of luck")]):
         page = render(summarise(outcomes, settings, is_complete=False), outcomes)
         assert "No run has finished" in page
-        assert page.count("out of luck") == len(outcomes)
+        assert ("out of luck" in page) == bool(outcomes)
         assert pictures_of(page) == {}
 
 

@@ -120,6 +120,13 @@ def test_bench_prints_a_table(name: str) -> None:
     assert done.stdout.count("\n") > 5
 
 
+def test_crossings_are_compared_with_the_truth() -> None:
+    """The script of crossings finds no wrong time in a part of the built-in comparison."""
+    done = run(sys.executable, ROOT / "scripts" / "crossings.py", "--quick")
+    assert done.stderr == ""
+    assert "Wrong: 0." in done.stdout
+
+
 def test_an_unknown_benchmark_is_named() -> None:
     """A misspelt benchmark is answered with the nearest."""
     done = run(sys.executable, ROOT / "scripts" / "bench.py", "startupp")

@@ -124,7 +124,7 @@ def test_trials_are_evaluated_a_few_times(problem: ds.problems.Problem) -> None:
 
 
 TIMED = Tunable(ds.algorithms.serial, {"learning_rate": Range(0.05, 1.9)})
-"""On a noisy quadratic a large rate is the soonest at a coarse target, and a small one ends lower."""
+"""On a noisy quadratic a large rate is soonest at a coarse target, and a small one ends lower."""
 
 
 @pytest.fixture

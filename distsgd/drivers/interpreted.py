@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import At, Rules, State
 from distsgd.drivers.case import Case, Level, Waves
+from distsgd.formulas import whole
 from distsgd.plan import Row, read_rows
 from distsgd.trace import PULL, PUSH
 
@@ -30,7 +31,7 @@ class Interpreted:
     @property
     def x(self) -> NDArray[np.float64]:
         """The server's parameters, float64[d]."""
-        x: NDArray[np.float64] = self._server.x
+        x: NDArray[np.float64] = whole(self._server.x, self._case.start.size)
         return x
 
     def advance(self, stop: int) -> None:
@@ -46,8 +47,10 @@ class Interpreted:
             (row.worker, self._at_worker(row.read, row.step - row.steps + level.number))
             for row in read_rows(self._case.plan.rows[level.rows])
         ]
-        points = [self._rules.at(self._h, self._workers[worker], at) for worker, at in stepping]
-        gradients = self._case.problem.gradients(np.stack(points), level.batches)
+        points = np.empty((len(stepping), self._case.start.size))
+        for place, (worker, at) in enumerate(stepping):
+            points[place] = self._rules.at(self._h, self._workers[worker], at)
+        gradients = self._case.problem.gradients(points, level.batches)
         for (worker, at), g in zip(stepping, gradients, strict=True):
             self._workers[worker] = self._rules.step(self._h, self._workers[worker], g, at)
 

@@ -58,4 +58,4 @@ def specialised(function: Function) -> Function:
 
     A division by zero is infinity or NaN, as in NumPy, and no error.
     """
-    return numba.njit(error_model="numpy")(function)
+    return numba.njit(error_model="numpy")(function)  # type: ignore[return-value] # called like it

@@ -1,10 +1,10 @@
 """Compiled twins of an algorithm's rules, and loops over coordinates generated around them.
 
-1. A rule is compiled as it stands, and inlined by the compiler.
+1. What is compiled is the formula of a rule (`distsgd.formulas`), and the compiler inlines it.
 2. The loops are generated as source, because only source can name columns: `State(S.x[i], S.z[i])`,
    the rule, and the columns stored back. A loop costs about a tenth more than one written by hand.
-3. Hyper-parameters are an argument. Loops are compiled once for a server and a worker, and never
-   again for another learning rate.
+3. Hyper-parameters are an argument. Loops are compiled once for equal formulas, and never again for
+   another learning rate.
 
 In the loops, S is the server's state, W the workers' states, V the versions that workers have
 pulled, R what one worker has read at its support (or each of them, where reads interleave), L what
@@ -32,23 +32,24 @@ _RULES = ("init", "receive", "position", "step", "send", "apply")
 
 
 @specialised
-def _where(condition, then, otherwise):
+def _where(condition: bool, then: float, otherwise: float) -> float:
     return then if condition else otherwise
 
 
 @specialised
-def _divide(one, other):
+def _divide(one: float, other: float) -> float:
     return one / other
 
 
 @specialised
-def _minimum(one, other):
-    return (one if one < other or one != one else other) + 0.0  # NaN stays, -0.0 becomes 0.0
+def _minimum(one: float, other: float) -> float:
+    # NaN stays NaN, and -0.0 becomes 0.0
+    return (one if one < other or math.isnan(one) else other) + 0.0
 
 
 @specialised
-def _maximum(one, other):
-    return (one if one > other or one != one else other) + 0.0
+def _maximum(one: float, other: float) -> float:
+    return (one if one > other or math.isnan(one) else other) + 0.0
 
 
 _NUMBERS = {
@@ -264,7 +265,7 @@ def lock_free_source(names: Names) -> str:
     held = f"""
         hold(locks, i, owner){racy}
         release(locks, i)"""
-    tried = f"""
+    tried = """
         while True:
             old = loaded(S.x, i)
             s = apply(h, State(old), m, applied)

@@ -13,7 +13,7 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.laws import Law
 from distsgd.live.fleet import Kind, OnLoss, Writes, fleet_settings
 from distsgd.live.ray_options import RayOptions
-from distsgd.problem import Problem
+from distsgd.problem import Problem, problem_settings
 
 
 class Budget(NamedTuple):
@@ -104,7 +104,7 @@ class Launch:
             on_loss=self.on_loss, writes=writes,
         )  # fmt: skip
         known = {
-            "algorithm": settings(self.algorithm), "problem": dict(self.problem.settings),
+            "algorithm": settings(self.algorithm), "problem": problem_settings(self.problem),
             "fleet": fleet, "batch": self.batch, "seed": self.seed,
             "budget": {self.budget.unit: self.budget.amount},
             "evaluate_every": self.evaluate_every, "evaluations": self.evaluations,

@@ -157,7 +157,7 @@ def launch(
     )  # fmt: skip
     workers_alone = Fleet(case.workers)  # a model of them: what they cost is not known
     warn(doubts + of_fleet(
-        workers_alone, problem, [algorithm], budget, batch=batch, partition=partition
+        workers_alone, problem, algorithm, budget, batch=batch, partition=partition
     ))  # fmt: skip
     module, name = _ENGINES[_engine(algorithm, on, writes)]
     run: Run = getattr(importlib.import_module(module), name)(case, Hooks(stop, watch))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
+from distsgd.formulas import whole
 from distsgd.kernels.rules import Halves, loops
 from distsgd.live.decisions import Decision
 from distsgd.live.vectors import Columns, Layout
@@ -136,7 +137,8 @@ class _Interpreted:
         for message in members[1:]:
             total = [np.add(one, other) for one, other in zip(total, message, strict=True)]
         mean = self._message(*(column / len(members) for column in total))
-        return self._rule(self._h, state, mean, at)
+        found = self._rule(self._h, state, mean, at)
+        return type(found)(*(whole(column, state.x.size) for column in found))
 
 
 class _Compiled:

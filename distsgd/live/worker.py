@@ -32,6 +32,7 @@ from distsgd.algorithm import (
 )
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
+from distsgd.formulas import whole
 from distsgd.laws import Law
 from distsgd.live.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.security import Context
@@ -143,7 +144,7 @@ class Replica:
 
     def take_step(self) -> None:
         """Evaluate the gradient of the step's batch, and take the step."""
-        point = self._rules.at(self._h, self._state, self._at)
+        point = whole(self._rules.at(self._h, self._state, self._at), self._case.start.size)
         g = self._case.problem.gradient(point, self._case.stream.batch(self._worker, self.step))
         self._state = self._rules.step(self._h, self._state, g, self._at)
         self.step += 1
@@ -152,8 +153,7 @@ class Replica:
     def send(self) -> Columns:
         """Return the columns of a push, each float64[d]."""
         self._state, message = self._rules.send(self._h, self._state, self._at)
-        d = self._case.start.size
-        return [np.broadcast_to(np.asarray(column, np.float64), d) for column in message]
+        return [whole(column, self._case.start.size) for column in message]
 
     def _known(self) -> At:
         schedule, factor = self._case.algorithm.schedule, 1.0

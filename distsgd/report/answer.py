@@ -9,6 +9,7 @@ from distsgd.report.summary import Summary
 from distsgd.report.text import few, interval_text, number
 from distsgd.report.trials import Trial, Tuned, by_group, tolerated
 from distsgd.report.verdict import case_of, verdict
+from distsgd.report.warnings import warnings
 
 
 def answer(summary: Summary) -> list[str]:
@@ -16,10 +17,12 @@ def answer(summary: Summary) -> list[str]:
     per_case = [
         verdict(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
         for problem, fleet in summary.cases
+        if any(one.finished for one in summary.of_fleet(fleet, problem))
     ]
     live = _agreement(summary) + _left_out(summary)
     across = [_suffered(summary, own) for own in _growths(summary)]
-    return per_case + live + _certainty(summary) + _tuning(summary) + across + _troubles(summary)
+    found = per_case + live + _certainty(summary) + _tuning(summary) + across
+    return warnings(summary) + found + _troubles(summary)
 
 
 def _problems(summary: Summary) -> list[str]:
@@ -195,12 +198,8 @@ def _edges(summary: Summary) -> list[str]:
 def _troubles(summary: Summary) -> list[str]:
     n_runs = len(summary.runs)
     n_diverged = sum(line.status == "diverged" for line in summary.runs)
-    n_failed = sum(line.status == "failed" for line in summary.runs)
-    errors = [error for trial in summary.trials for error in trial.errors]
     texts = {
         f"{n_diverged} of {n_runs} runs diverged; they are listed below.": n_diverged > 0,
-        f"{n_failed} of {n_runs} runs failed with an error; they are listed below.": n_failed > 0,
-        f"{len(errors)} trials of tuning failed with an error, such as {errors[:1]}.": bool(errors),
         "The comparison was stopped: this is what had finished.": not summary.is_complete,
     }
     return [text for text, applies in texts.items() if applies]

@@ -193,6 +193,7 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
         Growth(problem, fresh, fleet, name, *alone(own)[:3], rivals=_rivals(name, table, compared))
         for name, own in table.items()
     ]
+    # What diverged on the stale fleet has grown beyond every number.
     return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
 
 

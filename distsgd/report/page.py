@@ -328,8 +328,15 @@ def _settings(summary: Summary) -> dict[str, dict[str, str]]:
     }
 
 
+_NOT_SHOWN = {
+    "kind", "reads", "sparse", "lock_free", "schedule.identity", "identity", "token",
+}  # fmt: skip
+
+
 def _joined(settings: Mapping[str, Any]) -> str:
     shown = {
-        key: text for key, text in pairs(dict(settings)).items() if key not in {"kind", "rules"}
+        key: text
+        for key, text in pairs(dict(settings)).items()
+        if key not in _NOT_SHOWN and not key.startswith("rules.")
     }
     return ", ".join(f"{key} {text}" for key, text in shown.items())

@@ -1,0 +1,394 @@
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import distsgd as ds
+from distsgd import ConfigError, DistsgdWarning, watching
+from distsgd.cli import main
+from distsgd.experiment import parse
+from distsgd.report.summary import Outcome, Summary, summarise
+from distsgd.report.warnings import warnings
+from distsgd.setup import Setup
+
+QUADRATIC = ds.problems.quadratic([1.0, 2.0])
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 3)), np.arange(60) % 2
+SMALL = ds.problems.logistic(ds.data.from_arrays(X, Y, test=0))
+UNEQUAL = ds.problems.logistic(ds.data.from_arrays(X * [1, 1000, 1], Y, test=0))
+DOWNPOUR, SERIAL = ds.algorithms.downpour(0.1), ds.algorithms.serial(0.1)
+
+
+def setup(**changes: object) -> Setup:
+    """Return a small comparison with some changes."""
+    known = {
+        "algorithms": {"downpour": DOWNPOUR}, "problem": QUADRATIC,
+        "fleets": {"two": ds.Fleet(2)}, "budget": {"updates": 20}, "seeds": 1,
+    }  # fmt: skip
+    return Setup(**known | changes)
+
+
+SLOW_LINK = ds.Fleet(2, latency=200.0)
+DOUBTS = {
+    "batch": ({"problem": SMALL, "batch": 61}, "batch 61 is larger than the 60 samples of logis"),
+    "workers": (
+        {"fleets": {"big": ds.Fleet(64)}, "budget": {"gradients": 10}},
+        "fleet 'big': a budget of 10 gradients is less than one for each of 64 workers",
+    ),
+    "epochs": (
+        {"problem": SMALL, "fleets": {"big": ds.Fleet(64)}, "budget": {"epochs": 0.5}},
+        "a budget of 1 gradients is less than one for each of 64 workers",
+    ),
+    "updates": ({"budget": {"updates": 1}}, "a budget of 1 gradients is less than one for each"),
+    "parts": (
+        {"problem": SMALL, "fleets": {"f": ds.Fleet(4)}, "partition": ds.Partition("sharded")},
+        "sharded parts of 4 workers have about 15 samples each, fewer than a batch of 32",
+    ),
+    "latency": ({"fleets": {"far": SLOW_LINK}}, "latency 200 s is 200 times the mean time of a st"),
+    "service": ({"fleets": {"busy": ds.Fleet(2, service=200.0)}}, "service 200 s is 200 times the"),
+    "bandwidth": (
+        {"fleets": {"thin": ds.Fleet(2, bandwidth=0.01)}}, "message of 16 bytes takes 1.6e\\+03 s",
+    ),
+    "target": ({"target": 2.0}, "target loss 2 is met before the first update: quadratic starts"),
+    "scales": ({"problem": UNEQUAL}, 'by a factor of .* \\(feature 1 against .* scale="standard"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "says"), DOUBTS.values(), ids=DOUBTS)
+def test_what_is_hardly_meant_is_a_warning(changes: dict[str, object], says: str) -> None:
+    """A setting that is possible and hardly meant is a sentence in settings and report."""
+    found = setup(**changes)
+    assert [bool(re.search(says, text)) for text in found.warnings] == [True]
+    assert found.settings["warnings"] == found.warnings
+    summary = summarise([], found.settings, is_complete=True)
+    assert warnings(summary) == [f"Warning: {found.warnings[0]}."]
+
+
+def test_what_is_meant_is_no_warning() -> None:
+    """Usual settings, and rounds of all workers with few updates, are not doubted."""
+    rounds = {"rounds": ds.algorithms.synchronous(0.1)}
+    for changes in (
+        {}, {"algorithms": rounds, "budget": {"updates": 1}}, {"budget": {"seconds": 1.0}},
+        {"algorithms": {"one": SERIAL}, "fleets": {"f": ds.Fleet(64)}}, {"target": 0.1},
+        {"problem": SMALL}, {"fleets": {"old": ds.stale_reads(ds.exponential(4.0))}},
+        {"fleets": {"instant": ds.Fleet(2, ds.constant(0.0), latency=9.0)}},
+    ):  # fmt: skip
+        assert setup(**changes).warnings == []
+        assert "warnings" not in setup(**changes).settings
+
+
+@pytest.mark.parametrize("engine", ["simulate", "compare"])
+def test_each_doubt_is_shown_once(engine: str) -> None:
+    """A simulation warns, and a comparison warns once for all of its runs."""
+    runs: dict[str, Callable[[], object]] = {
+        "simulate": lambda: ds.simulate(DOWNPOUR, SMALL, ds.Fleet(2), updates=9, batch=99),
+        "compare": lambda: ds.compare(DOWNPOUR, SMALL, ds.Fleet(2), updates=9, batch=99),
+    }
+    with pytest.warns(DistsgdWarning) as caught:
+        runs[engine]()
+    assert [one.filename for one in caught] == [__file__]
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "algorithm not called": (
+        lambda: setup(algorithms={"a": ds.algorithms.downpour}),
+        r"algorithms\['a'\] must .* downpour was not called; write downpour\(learning_rate\)",
+    ),
+    "alone": (
+        lambda: ds.simulate(ds.algorithms.serial, QUADRATIC, ds.Fleet(1), updates=1),
+        "algorithm must .* serial was not called",
+    ),
+    "law not called": (
+        lambda: ds.Fleet(2, ds.exponential), r"exponential was not called; write exponential\(me",
+    ),
+    "data not called": (lambda: ds.problems.softmax(ds.data.digits), "digits was not called"),
+    "fleet not called": (lambda: setup(fleets={"a": ds.Fleet}), r"write Fleet\(workers\)"),
+    "text as fleet": (lambda: setup(fleets="8"), r"distsgd.Fleet\(workers=8\), not '8'"),
+    "a list of algorithms": (
+        lambda: ds.compare([SERIAL, DOWNPOUR], QUADRATIC, ds.Fleet(2), updates=9),
+        r'algorithms must be a mapping, not a list; write {"serial": ..., "downpour": ...}',
+    ),
+    "a list of fleets": (lambda: setup(fleets=[ds.Fleet(2)]), r'write {"fleet 1": ...}'),
+    "a list of problems": (lambda: setup(problem=[QUADRATIC]), r'write {"quadratic": ...}'),
+    "case": (
+        lambda: setup(algorithms={"a": SERIAL, "A ": SERIAL}), "'a' and 'A ' differ in nothing but",
+    ),
+    "no text": (lambda: setup(algorithms={1: SERIAL}), "labels of algorithms must be text, not 1"),
+    "empty": (lambda: setup(fleets={" ": ds.Fleet(1)}), "labels of fleets must be text"),
+    "pair as range": (
+        lambda: ds.Tunable(ds.algorithms.serial, {"learning_rate": (0.01, 1)}),
+        r"range of learning_rate must be a value such as distsgd.Range\(0.01, 1\), not \(0.01, 1\)",
+    ),
+    "unknown range": (
+        lambda: ds.Tunable(ds.algorithms.serial, {"learning_rat": ds.Range(0.01, 1)}),
+        "unknown tuned parameter 'learning_rat'; did you mean 'learning_rate'",
+    ),
+    "made already": (
+        lambda: ds.Tunable(SERIAL, {"learning_rate": ds.Range(0.01, 1)}), "make must be .* functi",
+    ),
+    "no ranges": (lambda: ds.Tunable(ds.algorithms.serial, ds.Range(0.1, 1)), "ranges must be"),
+    "swapped": (lambda: ds.Tuning(low=1.0, high=0.1), r"tuning.high must be > low \(1\), not 0.1"),
+    "seeds twice": (lambda: setup(seeds=[3, 0, 3]), "seeds must differ, but 3 is given twice"),
+    "tuning twice": (lambda: ds.Tuning(seeds=[9, 9]), "tuning.seeds must differ, but 9 is given"),
+    "both": (lambda: ds.Fleet(2, speeds=[1, 2], slowdown=[1, 2]), "speeds.*slowdown.*not both"),
+    "slowdown": (lambda: ds.Fleet(2, slowdown=[1, 0]), r"slowdown\[1\] must be > 0"),
+    "half a worker": (lambda: ds.Fleet(8.5), "workers must be a whole number >= 1, not 8.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "says"), REFUSED.values(), ids=REFUSED)
+def test_a_value_of_a_wrong_kind_is_a_sentence(make: Callable[[], object], says: str) -> None:
+    """What cannot be meant is refused in a sentence that says what to write."""
+    with pytest.raises(ConfigError, match=says):
+        make()
+
+
+def test_single_objects_get_their_names() -> None:
+    """A bare algorithm, tunable or problem is called by its name, a bare fleet "fleet"."""
+    ranges = {"learning_rate": ds.Range(0.1, 0.4)}
+    for algorithm in (SERIAL, ds.Tunable(ds.algorithms.serial, ranges)):
+        found = setup(algorithms=algorithm, fleets=ds.Fleet(2))
+        assert found.places == [("quadratic", "fleet", "serial")]
+
+
+def test_whole_floats_are_counts_everywhere() -> None:
+    """8.0 is 8 in Python and in TOML: settings and hashes are those of the whole number."""
+    runs = [
+        ds.simulate(
+            ds.algorithms.downpour(0.1, n_push=number(1)), SMALL, ds.Fleet(number(2)),
+            updates=number(8), batch=number(4), seed=number(1), evaluations=number(2),
+        )
+        for number in (int, float)
+    ]  # fmt: skip
+    assert runs[0].hash == runs[1].hash
+    whole = setup(seeds=2, batch=4, evaluations=2)
+    for seeds in (2.0, np.int64(2), np.arange(2), [0.0, 1.0]):
+        given = setup(seeds=seeds, batch=4.0, evaluations=2.0, budget={"updates": 20.0})
+        assert repr(given.settings) == repr(whole.settings)
+    assert ds.Live(workers=2.0, shards=1.0, staleness=3.0) == ds.Live(2, 1, 3)
+    assert repr(ds.Tuning(trials=7.0)) == repr(ds.Tuning())
+
+
+TOML = """
+updates = 20
+batch = 4
+seeds = [1, 2]
+[tuning]
+trials = 5
+[problem]
+name = "quadratic"
+curvature = [1, 2]
+[algorithms.a]
+algorithm = "downpour"
+learning_rate = 0.1
+n_push = 2
+[fleets.m]
+workers = 2
+[live]
+shards = 1
+"""
+
+
+def test_whole_floats_are_counts_in_toml() -> None:
+    """Any whole number of a file may be written with a point; half a number may not."""
+    points = re.sub(r"(\d+)(?=[\],\n])", r"\1.0", TOML).replace("0.1.0", "0.1")
+    assert "workers = 2.0" in points
+    assert repr(parse(points, "x").build().settings) == repr(parse(TOML, "x").build().settings)
+    with pytest.raises(ConfigError, match=r"(?i)expected int.*workers"):
+        parse(TOML.replace("workers = 2", "workers = 2.5"), "x").build()
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_slowdown_is_the_inverse_of_speeds(factor: float) -> None:
+    """A fleet with slowdowns is the fleet whose speeds are their inverses, in files as well."""
+    slow = ds.Fleet(2, slowdown=[1.0, factor])
+    assert slow == ds.Fleet(2, speeds=[1.0, 1 / factor])
+    text = TOML.replace("workers = 2", f"workers = 2\nslowdown = [1, {factor}]")
+    assert parse(text, "x").build().fleets["m"] == slow
+    alone = ds.Fleet(1, slowdown=[factor])
+    assert ds.simulate(SERIAL, QUADRATIC, alone, updates=3).trace.seconds[-1] == 3 * factor
+
+
+def test_standard_scale_of_dense_data() -> None:
+    """Scaled training columns have mean 0 and deviation 1, and test rows follow them."""
+    table = X * [1, 1000, 0] + [0, 5, 3]
+    plain, even = (ds.data.from_arrays(table, Y, scale=scale) for scale in (None, "standard"))
+    np.testing.assert_allclose(even.x.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(even.x.std(axis=0), [1, 1, 0])
+    moved = (plain.test_x - plain.x.mean(axis=0))[:, :2] / plain.x.std(axis=0)[:2]
+    np.testing.assert_allclose(even.test_x[:, :2], moved)
+    assert even.digest != plain.digest
+    assert (plain.scales.ratio > 100, even.scales.ratio < 2) == (True, True)
+
+
+def test_standard_scale_of_sparse_data(tmp_path: Path) -> None:
+    """Scaled sparse columns reach 1 in training, and what is 0 stays 0; files have it too."""
+    table = scipy.sparse.csr_matrix(np.where(X > 0, X * [1, 1000, 1], 0.0))
+    for data in (
+        ds.data.from_arrays(table, Y, scale="standard"),
+        ds.data.svmlight(_written(tmp_path, table), scale="standard"),
+    ):
+        assert isinstance(data.x, ds.data.Sparse)
+        np.testing.assert_array_equal(data.x.dense().max(axis=0), 1.0)
+    with pytest.raises(ConfigError, match="unknown scale 'standart'; did you mean 'standard'"):
+        ds.data.from_arrays(table, Y, scale="standart")
+
+
+def _written(folder: Path, table: scipy.sparse.csr_matrix) -> Path:
+    rows = zip(table.toarray(), Y, strict=True)
+    lines = (
+        f"{label} " + " ".join(f"{c + 1}:{v!r}" for c, v in enumerate(row.tolist()) if v)
+        for row, label in rows
+    )
+    path = folder / "rows.svm"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_labels_of_text_are_classes() -> None:
+    """Text labels are numbered by the alphabet, those of the test set as well, and keep names."""
+    names = np.array(["no", "yes"])[Y]
+    data = ds.data.from_arrays(X, names, test_x=X[:5], test_y=names[:5].tolist())
+    assert data.classes == ("no", "yes")
+    assert data.y.tolist() == Y.tolist()
+    assert data.test_y.tolist() == Y[:5].tolist()
+    assert ds.data.from_arrays(X, names).classes == data.classes
+    assert ds.problems.softmax(data).dimension == 8
+    with pytest.raises(ConfigError, match="unknown class in test_y: 'yse'; did you mean 'yes'"):
+        ds.data.from_arrays(X, names, test_x=X[:1], test_y=["yse"])
+
+
+def test_a_column_of_labels_will_do() -> None:
+    """Labels of the shape (n, 1) are n labels."""
+    column = ds.data.from_arrays(X, Y[:, None])
+    assert column.digest == ds.data.from_arrays(X, Y).digest
+
+
+def test_a_column_of_text_is_named() -> None:
+    """A table with text is refused with the column, by its name if it has one."""
+
+    class Frame(list):
+        columns = ("size", "colour")
+
+    rows = [[1.0, "red"], [2.0, "blue"]]
+    with pytest.raises(ConfigError, match="column 1 has values such as 'red'; encode it, for ex"):
+        ds.data.from_arrays(rows, [0, 1])
+    with pytest.raises(ConfigError, match="column 'colour' has values such as 'red'"):
+        ds.data.from_arrays(Frame(rows), [0, 1])
+
+
+def failing_summary(n_failed: int, n_runs: int) -> Summary:
+    """Return the numbers of a comparison in which some runs failed."""
+    found = ds.compare(SERIAL, QUADRATIC, ds.Fleet(1), updates=3, seeds=n_runs)
+    error = "KeyError: 'feature' (mine.py:12, in loss)"
+    outcomes = [
+        Outcome(one.algorithm, one.fleet, one.seed, error=error, problem=one.problem)
+        if place < n_failed else one
+        for place, one in enumerate(found.outcomes)
+    ]  # fmt: skip
+    return summarise(outcomes, found.settings, is_complete=True)
+
+
+@pytest.mark.parametrize(("n_failed", "says"), [(2, "All 2 runs"), (1, "1 of 2 runs")])
+def test_an_error_of_a_user_is_told_with_its_place(n_failed: int, says: str) -> None:
+    """A report names the error that ended runs, and the line of the user's own code."""
+    (text,) = warnings(failing_summary(n_failed, 2))
+    assert text == f"{says} failed with an error: KeyError: 'feature' (mine.py:12, in loss)."
+    assert warnings(failing_summary(0, 1)) == []
+
+
+def test_an_error_in_a_run_has_the_user_s_line() -> None:
+    """A problem that fails late is told with file, line and function of the user's frame."""
+
+    class Late(type(QUADRATIC)):
+        def evaluate(self, x: np.ndarray) -> object:
+            if np.abs(x).max() < 0.9:
+                return {}["late"]
+            return super().evaluate(x)
+
+    late = Late(*(getattr(QUADRATIC, name) for name in ("curvature", "noise", "origin")))
+    found = ds.compare(SERIAL, late, ds.Fleet(1), updates=9, seeds=1)
+    (outcome,) = found.outcomes
+    assert re.fullmatch(
+        rf"KeyError: 'late' \({re.escape(__file__)}:\d+, in evaluate\)", outcome.error
+    )
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """Return a function that runs the command line, with an experiment in `mine.toml`."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(TOML)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distsgd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_the_version_is_shown(call: Call) -> None:
+    """`--version` prints the version, and nothing runs."""
+    assert call("--version") == (0, f"distsgd {ds.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [(), ("compare",), ("run",), ("report",), ("submit",)])
+def test_help_has_a_short_option(call: Call, command: tuple[str, ...]) -> None:
+    """`-h` is `--help`, of the program and of each command."""
+    assert call(*command, "-h") == call(*command, "--help")
+
+
+def test_a_target_ends_a_run_on_request_only(call: Call) -> None:
+    """A run spends its budget whatever the target, unless it is asked to end there."""
+    run = ("run", "a", "--experiment", "mine.toml", "--set", "target=1.0")
+    assert "seed 0: done" in call(*run)[1]
+    assert "seed 0: target" in call(*run, "--until-target")[1]
+    code, _, errors = call(*run[:-2], "--until-target")
+    assert (code, "needs a loss as target, not none" in errors) == (2, True)
+
+
+def test_warnings_are_sentences_on_the_command_line(call: Call) -> None:
+    """A command shows what is hardly meant before it begins, once, and without source lines."""
+    for command in (("run", "a", "--experiment", "mine.toml"), ("compare", "mine.toml")):
+        code, _, errors = call(*command, "--set", "target=99")
+        assert code == 0
+        assert errors.startswith("warning: the target loss 99 is met before the first update")
+        assert errors.count("\n") == 1
+
+
+def test_workers_that_an_algorithm_cannot_use_are_left_out(call: Call) -> None:
+    """A size that is impossible for one algorithm does not end the others."""
+    Path("mine.toml").write_text(
+        TOML + '[algorithms.b]\nalgorithm = "synchronous"\nlearning_rate = 0.1\nbackup = 2\n'
+    )
+    code, said, _ = call("compare", "mine.toml", "--workers", "1,4", "--seeds", "1")
+    assert code == 0
+    assert "b did not run on 1 workers: backup must be < the number of workers (1)" in said
+    code, _, errors = call("run", "b", "--experiment", "mine.toml", "--workers", "1")
+    assert (code, "backup must be <" in errors) == (2, True)
+
+
+def test_progress_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no terminal, a line now and then says how many runs are done; not each."""
+    monkeypatch.setattr(watching, "EVERY_S", 0.0)
+    outcome = Outcome("a", "m", 0)
+    with watching.progress(4) as shown:
+        shown.watch(outcome)
+        monkeypatch.setattr(watching, "EVERY_S", 1e9)
+        shown.watch(outcome)
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"1 of 4 runs \(25 %\) after \d+ s, a on m\n", errors)
