@@ -57,4 +57,5 @@ def outcomes(
             assert same or may_differ, f"damage {number} of seed {seed} to {path.name}"
             counts["same" if same else "other"] += 1
     path.write_bytes(content)
+    print(path.name, dict(counts))  # pytest -rP shows it
     return counts
