@@ -54,7 +54,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 """Which room may lean on which. A room that is not named here stands on top of all of them."""
 ON_TOP = {
-    "work", "search", "named", "sites", "setup", "tables", "jobs", "tuning", "comparison", "experiment",
+    "work", "search", "named", "sites", "setup", "tables", "jobs", "tuning", "comparison",
+    "experiment",
     "sources", "submitting", "watching", "commands", "cli", "__init__", "__main__",
 }  # fmt: skip
 
