@@ -27,6 +27,8 @@ from distsgd.problem import Problem
 from distsgd.run import Crossing, Run
 from distsgd.simulation import states
 
+__all__ = ["Crossing", "find_crossing", "search", "with_crossing"]
+
 PRECISION = 0.02
 """Share of the time to a target that may remain unknown where evaluations are dear."""
 CAUTION = 5.0
@@ -97,7 +99,7 @@ def find_crossing(
     ConfigError
         If `target` is not finite, or `algorithm` or `problem` is not that of the run.
     """
-    check_number("target", target)
+    target = check_number("target", target)
     check_number("precision", precision, at_least=0)
     last = run.trace.n_updates
     if not last:

@@ -115,7 +115,7 @@ def check_batch(batch: int) -> int:
 
 
 def check_room(name: str, value: float, each_bytes: float) -> None:
-    """Raise a `ConfigError` if `value` things of so many bytes each need more memory than is free."""
+    """Raise a `ConfigError` if `value` things of so many bytes need more memory than is free."""
     if value * each_bytes < _LITTLE_BYTES:
         return
     import psutil  # noqa: PLC0415 # few need it

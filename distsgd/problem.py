@@ -52,7 +52,11 @@ class Support(NamedTuple):
 
 
 class Problem(Protocol):
-    """An objective over `samples` samples and its mini-batch gradients."""
+    """An objective over `samples` samples and its mini-batch gradients.
+
+    Every array that is returned is a new one, and the same for the same arguments; none that is
+    given is changed. `distsgd.checks.check_problem` tries all of this before a run.
+    """
 
     @property
     def name(self) -> str:

@@ -229,6 +229,8 @@ def replay(
     given = {
         "batch": batch, "seed": seed, "evaluate_every": evaluate_every, "evaluations": evaluations
     }  # fmt: skip
+    if evaluate_every is not None or evaluations is not None:
+        known |= {"evaluate_every": None, "evaluations": None}  # those of the run give way
     known |= asked | {name: value for name, value in given.items() if value is not None}
     if partition is not None:
         known.pop("partition", None)

@@ -21,7 +21,7 @@ from distsgd.search import Tunable, Values, grid, refined
 from distsgd.setup import Job, Setup
 from distsgd.target import Reference, Target
 
-EVALUATIONS = 20
+EVALUATIONS = 40
 """Points of a trial's history, at most: a time to the target is searched between them."""
 
 

@@ -111,7 +111,8 @@ def planned(*, quick: bool, seeds: int) -> Setup:
 def rows(setup: Setup) -> Iterator[Row]:
     """Yield what is found of every run."""
     target = setup.settings["target"]
-    for group, algorithm in chosen(setup, tune(setup, Place(processes=None))).items():
+    trials = tune(setup, Place(processes=None), targets=dict.fromkeys(setup.problems, target))
+    for group, algorithm in chosen(setup, trials).items():
         for seed in setup.cases:
             yield measured(setup, Job(*group, seed, algorithm), target)
 

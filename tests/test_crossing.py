@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 from drama import Drama
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 from stand_in import launch
@@ -151,6 +151,7 @@ def test_the_interval_holds_the_truth_where_losses_fluctuate(n_updates: int, mos
     assert n_wrong <= 1
 
 
+@settings(deadline=None)
 @given(
     losses=st.lists(st.floats(-10, 10) | st.just(math.nan), min_size=2, max_size=300),
     target=st.floats(-10, 10), most=st.integers(0, 50), every=st.integers(1, 300),
@@ -166,6 +167,7 @@ def test_a_search_claims_what_it_has_seen(
         assert most == 0 or found.after in {len(losses) - 1, (found.update or 1) - 1}
 
 
+@settings(deadline=None)
 @given(
     n_updates=st.integers(60, 100_000), speed=st.floats(0.5, 50.0), share=st.floats(0.0, 1.1),
     most=st.integers(0, 500),

@@ -137,10 +137,10 @@ def test_a_push_that_comes_again_is_applied_once() -> None:
 
 
 class Deadly:
-    """A problem that kills whoever evaluates its gradient a third time."""
+    """A problem that kills a worker that evaluates its gradient a third time."""
 
     def __init__(self) -> None:
-        self._steps = 0
+        self._steps, self._home = 0, os.getpid()
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -149,7 +149,7 @@ class Deadly:
 
     def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Return the gradient, or nothing ever again."""
-        self._steps += 1
+        self._steps += os.getpid() != self._home  # here it is only checked
         if self._steps == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return PROBLEM.gradient(x, batch)

@@ -115,7 +115,8 @@ def test_a_live_run_is_kept_without_its_crossing(
         raise ValueError(msg)
 
     live = replace(setup, engine="local", fleets={"machines": ds.Fleet(2)}, seeds=1)
-    jobs_of_it = [Job("softmax", "machines", "Downpour", 0, ALGORITHMS["Downpour"])]
+    (fleet,) = live.sites
+    jobs_of_it = [Job("softmax", fleet, "Downpour", 0, ALGORITHMS["Downpour"])]
     monkeypatch.setattr(jobs, "launch", launch)
     targets = {"softmax": 1.5}
     with monkeypatch.context() as broken_for_now:

@@ -312,3 +312,13 @@ def test_too_many_backups_are_refused() -> None:
     """A quorum that a fleet cannot fill is named with the fleet's workers."""
     with pytest.raises(ConfigError, match="backup must be < the number of workers \\(4\\), not 4"):
         ds.simulate(algorithms.synchronous(0.1, backup=4), QUADRATIC, FLEET, updates=5)
+
+
+def test_a_replay_may_be_evaluated_elsewhere() -> None:
+    """Points of evaluation that are asked for take the place of those of the run, of either kind."""
+    problem, algorithm = ds.problems.quadratic([1.0], noise=0.1), ds.algorithms.downpour(0.1)
+    run = ds.simulate(algorithm, problem, ds.Fleet(2), updates=20, evaluations=4)
+    again = ds.replay(run, algorithm, problem, evaluate_every=1)
+    assert again.history["update"].to_list() == list(range(21))
+    assert again.x.tobytes() == run.x.tobytes()
+    assert len(ds.replay(again, algorithm, problem, evaluations=2).history) == 3

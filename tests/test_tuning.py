@@ -118,7 +118,7 @@ def test_trials_are_evaluated_a_few_times(problem: ds.problems.Problem) -> None:
     """However often the runs of a comparison are evaluated, a trial has a few points only."""
     seen: list[Outcome] = []
     tuning = Tuning(trials=2, refinements=0, seeds=1)
-    setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 60}, evaluations=60, tuning=tuning)
+    setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 90}, evaluations=90, tuning=tuning)
     tune(setup, NOWHERE, seen.append)
     assert {len(one.run.history) for one in seen} == {EVALUATIONS + 1}
 
