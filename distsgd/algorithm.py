@@ -294,7 +294,9 @@ def _forgets(contract: Contract, hyper: Any, n_reads: int) -> bool:  # noqa: ANN
     constant = {name: one for name, one in fresh.items() if not isinstance(one, Symbol)}
     before = Argument("w", contract.replica).symbol(graph)
     while True:  # columns that every push sets to the constant with which they began
-        found = exchange(rules, h, before._replace(**constant), columns, graph.column("g"), at=at)
+        w = before._replace(**constant)
+        with np.errstate(all="ignore"):
+            found = exchange(rules, h, w, columns, graph.column("g"), at=at)
         kept = {n: one for n, one in constant.items() if repr(getattr(found.sent, n)) == repr(one)}
         if kept == constant:
             break
@@ -312,8 +314,8 @@ def check_algorithm(algorithm: Algorithm) -> None:
     if not isinstance(algorithm, Algorithm):
         raise wrong_kind("algorithm", "distsgd.algorithms.serial(0.1)", algorithm)
     check_cycle(algorithm.cycle)
-    h, name = algorithm.hyper, algorithm.name
-    for label, value in zip(h._fields, h, strict=True):
+    name = algorithm.name
+    for label, value in algorithm.hyper._asdict().items():
         check_number(f"{name}: hyper-parameter {label}", value)
     contract = Contract.of(algorithm)
     if algorithm.sparse and is_memoryless(algorithm):
@@ -345,7 +347,9 @@ def _moved(contract: Contract, kind: Any, h: Hyper, reads: tuple[str, ...]) -> s
         with np.errstate(all="ignore"):
             m = exchange(rules, h, rules.init(h, 0.0), columns, g, at=at).message
             states.append(rules.apply(h, states[-1], m, at))
-        is_left = (g == 0) & np.all([np.isfinite(one) for one in (*states[-2], *columns)], axis=0)
+        is_left = g == 0
+        for column in (*states[-2], *columns):
+            is_left = is_left & np.isfinite(column)
         for name, was, now in zip(states[-1]._fields, *states[-2:], strict=True):
             if np.any(is_left & (was != now)):
                 return str(name)
@@ -380,14 +384,13 @@ def settings(algorithm: Algorithm) -> dict[str, Any]:
         "reads": list(algorithm.server.reads),
         "sparse": algorithm.sparse,
         "lock_free": algorithm.lock_free,
-        "schedule": None,
         **_schedule_settings(algorithm),
     }
 
 
 def _schedule_settings(algorithm: Algorithm) -> dict[str, Any]:
     if algorithm.schedule is None:
-        return {}
+        return {"schedule": None}
     found = identified(f"the schedule of {algorithm.name}", algorithm.schedule)
     name = getattr(algorithm.schedule, "__qualname__", None) or str(algorithm.schedule)
     if " at 0x" in name:

@@ -63,6 +63,8 @@ class Graph:
             if value.graph is not self:
                 self.refuse("uses a column of an earlier call; a rule keeps nothing to itself")
             return value.name
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()  # what NumPy makes of numbers alone
         if isinstance(value, np.ndarray):
             self.refuse(f"uses an array of the shape {value.shape}; a rule sees one coordinate")
         if not isinstance(value, numbers.Real):

@@ -77,6 +77,11 @@ FORBIDDEN = (
 )  # fmt: skip
 """Each stands for one thing that a rule may not do."""
 
+_TAME = {
+    ("receive", "Replica"): ("x", "0.0"), ("at", ""): ("w.x",), ("step", "Replica"): ("w.x", "g"),
+    ("send", "Message"): ("w.v", "w.x"), ("", "Replica"): ("w.x", "w.v"),
+    ("apply", "State"): ("0.5 * s.x - 0.1 * m.g", "0.5 * s.y"),
+}  # fmt: skip
 _kept: list[object] = []
 
 
@@ -92,7 +97,10 @@ def _remember(x: Column) -> Column:
 class Writer:
     """Writes rules; `outside` is put into one of them."""
 
-    def __init__(self, seed: int, outside: str = "", *, memoryless: bool = False) -> None:
+    def __init__(
+        self, seed: int, outside: str = "", *, memoryless: bool = False, is_tame: bool = False
+    ) -> None:
+        self._is_tame = is_tame  # whether the numbers stay finite, and gradients matter
         self._random, self._memoryless = random.Random(seed), memoryless
         self.spoilt = self._random.choice(["receive", "at", "step", "send", "apply"])
         self._outside = outside
@@ -113,6 +121,11 @@ class Writer:
         """Return what a rule returns: a NamedTuple of two expressions, or one expression."""
         leaves = (*leaves, *H, *AT)
         parts = [self.expression(leaves) for _ in range(2 if kind else 1)]
+        if self._is_tame:
+            parts = [
+                f"({own} + 0.01 * where(abs({part}) < 10.0, {part}, 0.1))"
+                for own, part in zip(_TAME[rule, kind], parts, strict=True)
+            ]
         if rule == self.spoilt and self._outside:
             parts[-1] = f"{parts[-1]} + {self._outside.format(f'({leaves[0]} + {parts[0]})')}"
         return f"{kind}({', '.join(parts)})"

@@ -108,10 +108,12 @@ def test_a_fold_of_random_rules_has_the_same_bits(
     memoryless: bool, seed: int
 ) -> None:  # a parameter
     """Interpreted and compiled folds of random rules agree in every bit."""
-    algorithm = algorithm_of(Writer(seed, memoryless=memoryless).source())
+    algorithm = algorithm_of(Writer(seed, memoryless=memoryless, is_tame=True).source())
     problem = ds.problems.quadratic(np.linspace(0.5, 2.0, NASTY.size), noise=0.1)
     runs = [folded(algorithm, problem, one) for one in ("interpreted", "compiled")]
     assert same_bits(*runs)
+    assert np.isfinite(runs[0]).all()
+    assert np.unique(runs[0]).size == NASTY.size
     assert is_memoryless(algorithm) or not memoryless
 
 
@@ -238,6 +240,24 @@ def test_a_false_claim_to_be_sparse_is_refused(apply: object) -> None:
     with pytest.raises(ConfigError, match="mine: rule apply changes the column x of a coordinate"):
         check_algorithm(mine)
     check_algorithm(mine._replace(sparse=False))
+
+
+def test_a_column_may_begin_as_a_number() -> None:
+    """A column that begins as 0.0, and constants that NumPy computes, are whole vectors."""
+    init = lambda h, x: State(x, 0.0)  # noqa: E731 # short
+    apply = lambda h, s, m: State(s.x - h.a * m.g, where(np.sqrt(4.0) > 1.0, s.y, m.u))  # noqa: E731 # short
+    counting = ruled(apply)
+    counting = counting._replace(
+        server=counting.server._replace(init=init),
+        worker=ds.algorithms.parts.gradient_worker._replace(
+            receive=lambda h, w, x, y: type(w)(x, where(w.g / w.g > 1.0, 1.0, 0.0)),
+            send=lambda h, w: (w._replace(g=0.0), Message(w.g, 0.0)),
+        ),
+        sparse=True,
+    )
+    check_algorithm(counting)
+    x = folded(counting, ds.problems.quadratic([1.0, 2.0]), "interpreted")
+    assert np.isfinite(x).all()
 
 
 def test_a_memory_far_away_is_found() -> None:
