@@ -68,7 +68,7 @@ def test_compare_writes_a_report(call: Call, file: Path, tmp_path: Path) -> None
     code, said, errors = call("compare", file, "--out", out)
     assert (code, errors) == (0, "")
     assert "mine" in said
-    assert "lowest training loss" in said
+    assert "Lowest median training loss" in said
     assert {path.name for path in out.iterdir()} == {"report.html", "summary.json", "runs"}
     assert len(list((out / "runs").iterdir())) == 2
 
