@@ -23,7 +23,7 @@ FURTHEST = 30.0
 
 
 class Posterior(NamedTuple):
-    """Draws of the completed tables [draws, cells], the parameters, and the deviation [draws, 1]."""
+    """Draws of the tables [draws, cells], the parameters, and the deviation [draws, 1]."""
 
     tables: Numbers
     parameters: Numbers
@@ -62,8 +62,8 @@ def augment(layout: Layout, low: Numbers, high: Numbers, start: Numbers) -> Post
         noisy = tables + deviation * rng.standard_normal(tables.shape)
         parameters = noisy @ layout.inverse.T
         fitted = parameters @ layout.design[is_open].T
-        bounds = [(end[is_open] - fitted) / deviation for end in (low, high)]
-        tables[:, is_open] = fitted + deviation * _beyond(*bounds, rng.random(fitted.shape))
+        below, above = ((end[is_open] - fitted) / deviation for end in (low, high))
+        tables[:, is_open] = fitted + deviation * _beyond(below, above, rng.random(fitted.shape))
     return Posterior(tables, parameters, deviation)
 
 
@@ -71,7 +71,8 @@ def _beyond(low: Numbers, high: Numbers, shares: Numbers) -> Numbers:
     """Return normal draws above `low` or, where that is infinite, below `high`."""
     sign = np.where(np.isinf(high), -1.0, 1.0)
     below = np.maximum(np.where(np.isinf(high), -low, high), -FURTHEST)
-    return sign * special.ndtri(special.ndtr(below) * np.maximum(shares, 1e-100))
+    drawn: Numbers = special.ndtri(special.ndtr(below) * np.maximum(shares, 1e-100))
+    return sign * drawn
 
 
 def intervals(found: Estimate, n_rows: int) -> tuple[Numbers, Numbers, Numbers]:
@@ -108,7 +109,7 @@ def _quantile(found: Estimate, share: float, low: Numbers, high: Numbers) -> Num
 
 
 def least_beyond(
-    drawn: Posterior, layout: Layout, row: int, columns: Places, ends: Numbers, tail: float
+    drawn: Posterior, layout: Layout, row: int, columns: Places, ends: Numbers, *, tail: float
 ) -> float:
     """Return the least effect, above that of `row`, of one that missed in all `columns`.
 
