@@ -7,7 +7,7 @@
 3. What cannot be said from so few seeds is None, not a guess.
 
 The numbers are logarithms of a randomised block design (`blocks`). What missed is drawn from what
-did not (`augmentation`). `scripts/coverage.py` prints how often these intervals hold.
+did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals hold.
 """
 
 import math
@@ -239,7 +239,7 @@ def _level(table: Table, compared: Comparisons, name: str) -> float:
     if all(one.high == math.inf for one in table[name].values()):
         return math.inf
     medians = [compared.ratio(name, other).median for other in table if other != name]
-    return float(np.mean([math.log(median) for median in medians if median] or [0.0]))
+    return round(float(np.mean([math.log(median) for median in medians if median] or [0.0])), 9)
 
 
 def extreme(

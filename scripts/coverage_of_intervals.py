@@ -1,6 +1,6 @@
 """How often intervals hold, orders are claimed falsely, and true differences are found.
 
-Usage: python scripts/coverage.py [--quick] [--tries 2000] [--old]
+Usage: python scripts/coverage_of_intervals.py [--quick] [--tries 2000] [--old]
 
 Tables of times are drawn from a randomised block design with a known answer: logarithms of an
 algorithm's and a seed's effect and of noise, so that the logarithm of the ratio of two runs of one
