@@ -216,7 +216,7 @@ def _next_place(places: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def _scattered(ranges: Mapping[str, Range], n_points: int) -> list[Values]:
-    from scipy.stats import qmc  # type: ignore[import-untyped] # noqa: PLC0415 # no types; slow
+    from scipy.stats import qmc  # noqa: PLC0415 # slow
 
     points = qmc.Halton(len(ranges), scramble=False).random(n_points)
     return [

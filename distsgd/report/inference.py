@@ -7,13 +7,13 @@
 3. What cannot be said from so few seeds is None, not a guess.
 
 The numbers are logarithms of a randomised block design (`blocks`). What missed is drawn from what
-did not (`augmentation`). `scripts/coverage.py` prints how often these intervals hold.
+did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals hold.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -59,7 +59,8 @@ class Ratio(NamedTuple):
 
     def inverse(self) -> "Ratio":
         """Return how many times as much the other one needs."""
-        return Ratio(*(_reciprocal(end) for end in self[2::-1]), self.n_pairs)
+        low, median, high = (_reciprocal(end) for end in (self.high, self.median, self.low))
+        return Ratio(low, median, high, self.n_pairs)
 
     def widened(self, one: "Factors", against: "Factors") -> "Ratio":
         """Return the ratio of two numbers that may be off by these factors."""
@@ -74,6 +75,11 @@ Table: TypeAlias = Mapping[str, Mapping[int, Known]]
 
 Factors: TypeAlias = tuple[float, float]
 """By how much a number may be too large or too small: (1, 1) not at all, (0, inf) unknown."""
+
+
+UNKNOWN = Ratio(None, None, None, 0)
+NOTHING = Ratio(0.0, None, math.inf, 0)
+"""Too few runs for an interval, and an interval that leaves nothing out."""
 
 
 def _reciprocal(value: float | None) -> float | None:
@@ -216,8 +222,9 @@ def leaders(
     Returns
     -------
     list of str
-        In the order of the table, but for the first; nothing of an empty table.
+        In the order of the table, but for the first; without algorithms that have no number.
     """
+    table = {name: own for name, own in table.items() if own}
     compared = compare_all(table, noise)
     level = {name: _level(table, compared, name) for name in table}
     first = (max if largest else min)(level, key=level.__getitem__, default=None)
@@ -232,7 +239,7 @@ def _level(table: Table, compared: Comparisons, name: str) -> float:
     if all(one.high == math.inf for one in table[name].values()):
         return math.inf
     medians = [compared.ratio(name, other).median for other in table if other != name]
-    return float(np.mean([math.log(median) for median in medians if median] or [0.0]))
+    return round(float(np.mean([math.log(median) for median in medians if median] or [0.0])), 9)
 
 
 def extreme(
@@ -283,7 +290,8 @@ def _solved(grid: _Grid, contrasts: Numbers, *, has_blocks: bool = True) -> _Sol
     used = grid.is_there & located.any(axis=1, keepdims=True)
     # A seed that all missed has an effect without an upper end, and says nothing about ratios.
     used &= located.any(axis=0) | (not has_blocks)
-    layout = Layout(*np.nonzero(used), contrasts, has_blocks)
+    rows, columns = np.nonzero(used)
+    layout = Layout(rows, columns, contrasts, has_blocks)
     met = located[used]
     if layout.only(met).freedom < 1:
         if has_blocks and contrasts.shape[1] > 1 and not located.all():
@@ -304,12 +312,10 @@ def _solved(grid: _Grid, contrasts: Numbers, *, has_blocks: bool = True) -> _Sol
     return _Solved(ratios, layout, found, drawn)
 
 
-UNKNOWN = Ratio(None, None, None, 0)
-
-
 def _middles(grid: _Grid, used: Flags) -> Numbers:
     low, high = grid.low[used], grid.high[used]
-    middles: Numbers = np.where(np.isinf(high), low, np.where(np.isinf(low), high, (low + high) / 2))
+    within = np.where(np.isinf(low), high, (low + high) / 2)
+    middles: Numbers = np.where(np.isinf(high), low, within)
     return middles
 
 
@@ -329,15 +335,14 @@ def _points(layout: Layout, middles: Numbers) -> list[Ratio]:
 
 def _with_misses(grid: _Grid, pairs: list[tuple[int, int]], solved: _Solved) -> list[Ratio]:
     """Return the ratios with those of the algorithms of which every run missed."""
-    is_missing = grid.is_there.any(axis=1) & ~grid.is_located.any(axis=1)
+    missing = np.flatnonzero(grid.is_there.any(axis=1) & ~grid.is_located.any(axis=1))
     ratios = []
-    for (one, other), ratio in zip(pairs, solved.ratios, strict=True):
+    for (one, other), known in zip(pairs, solved.ratios, strict=True):
         n_pairs = int((grid.is_there[one] & grid.is_there[other]).sum())
-        if is_missing[one] and is_missing[other]:
-            ratio = Ratio(0.0, None, math.inf, 0)
-        elif is_missing[one]:
-            ratio = _later(grid, solved, one, other)
-        elif is_missing[other]:
+        ratio = known
+        if one in missing:
+            ratio = NOTHING if other in missing else _later(grid, solved, one, other)
+        elif other in missing:
             ratio = _later(grid, solved, other, one).inverse()
         ratios.append(ratio._replace(n_pairs=n_pairs))
     return ratios
@@ -352,9 +357,9 @@ def _later(grid: _Grid, solved: _Solved, one: int, against: int) -> Ratio:
     if layout.has_blocks:
         columns = np.intersect1d(columns, layout.columns)
     if not len(columns):
-        return Ratio(0.0, None, math.inf, 0)
-    tail = tail_of(found, len(grid.low))
-    least = least_beyond(drawn, layout, against, columns, grid.low[one, columns], tail)
+        return NOTHING
+    tail, ends = tail_of(found, len(grid.low)), grid.low[one, columns]
+    least = least_beyond(drawn, layout, against, columns, ends, tail=tail)
     widest = float(np.nanmax(np.where(grid.is_located, grid.high - grid.low, 0.0))) / 2
     return Ratio(_exp(least - widest - ROUNDING), None, math.inf, 0)
 
