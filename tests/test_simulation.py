@@ -315,7 +315,7 @@ def test_too_many_backups_are_refused() -> None:
 
 
 def test_a_replay_may_be_evaluated_elsewhere() -> None:
-    """Points of evaluation that are asked for take the place of those of the run, of either kind."""
+    """Points of evaluation that are asked for take the place of those of the run."""
     problem, algorithm = ds.problems.quadratic([1.0], noise=0.1), ds.algorithms.downpour(0.1)
     run = ds.simulate(algorithm, problem, ds.Fleet(2), updates=20, evaluations=4)
     again = ds.replay(run, algorithm, problem, evaluate_every=1)
