@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import msgspec
 
 from distsgd.report.contrasts import performance_profiles, speed_ups
-from distsgd.report.inference import Comparisons, Known, Ratio, alone, compare_all
+from distsgd.report.inference import Comparisons, Known, Ratio, alone, compare_all, quotients
 from distsgd.report.marks import Mark
 from distsgd.report.statistics import median_time
 from distsgd.report.trials import UNKNOWN, Factors, Tuned
@@ -185,7 +185,7 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
     before, after = (
         table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet)
     )
-    table = {name: _quotients(after[name], before[name]) for name in after if name in before}
+    table = {name: quotients(after[name], before[name]) for name in after if name in before}
     table = {name: own for name, own in table.items() if own}
     noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
     compared = compare_all(table, {name: _both(name, *noises) for name in table})
@@ -193,17 +193,8 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
         Growth(problem, fresh, fleet, name, *alone(own)[:3], rivals=_rivals(name, table, compared))
         for name, own in table.items()
     ]
-    # What diverged on the stale fleet has grown beyond every number.
+    # What diverged on the stale fleet in every run has grown beyond every number.
     return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
-
-
-def _quotients(those: Mapping[int, Known], by: Mapping[int, Known]) -> dict[int, Known]:
-    """Return, seed by seed, where the quotient of two numbers lies; of a miss nothing is known."""
-    return {
-        seed: Known(one.low / by[seed].high, one.high / by[seed].low)
-        for seed, one in those.items()
-        if seed in by and by[seed].low > 0 and math.isfinite(by[seed].high)
-    }
 
 
 def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) -> Factors:
@@ -281,13 +272,7 @@ def _scaled(
 def _speed_up(few: Mapping[int, Known], many: Mapping[int, Known]) -> Ratio:
     if few is many:
         return Ratio(1.0, 1.0, 1.0, len(few))
-    # A miss of many workers is later than every time: the quotient with it above has no end.
-    low, median, high, n_pairs = alone(_quotients(many, few))
-    return Ratio(_inverse(high), _inverse(median), _inverse(low), n_pairs)
-
-
-def _inverse(value: float | None) -> float | None:
-    return None if value is None else 1 / value if value else math.inf
+    return alone(quotients(few, many))
 
 
 def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]]]:

@@ -12,9 +12,7 @@ def warnings(summary: Summary) -> list[str]:
     """Return the warnings of a comparison, in sentences; nothing if there is nothing to say."""
     described = {**summary.algorithms, **summary.problems}
     unknown = dict.fromkeys(text for one in described.values() for text in _unidentified(one))
-    doubts = [
-        f"Warning: {text}." for text in (*summary.settings.get("warnings", ()), *unknown)
-    ]
+    doubts = [f"Warning: {text}." for text in (*summary.settings.get("warnings", ()), *unknown)]
     errors = [line.error for line in summary.runs if line.status == "failed"]
     failed = _failed("runs", errors, len(summary.runs))
     return doubts + failed + _failed_trials(summary.trials)
