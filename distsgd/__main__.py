@@ -1,5 +1,5 @@
 """``python -m distsgd`` is the command ``distsgd``."""
 
-from distsgd.cli import main
+from distsgd.commands.cli import main
 
 main()

@@ -6,10 +6,10 @@ r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
    are rounded exactly; ``exp``, ``log`` and powers are not. A rule has no branch, neither on a
    column nor on `h` or `at`: use `where`, or choose the rule when the algorithm is made. A rule is
    called once on symbolic columns, which refuse everything else with a sentence, and both drivers
-   run the formula that comes of it (`distsgd.formulas`): NumPy on whole vectors, compiled code per
-   coordinate, with equal bits. What a rule computes without columns is a constant of its formula.
-   All numbers are float64, those of `at` too; x / 0 is infinite, and -0.0 out of `minimum` or
-   `maximum` is 0.0.
+   run the formula that comes of it (`distsgd.rules.formulas`): NumPy on whole vectors, compiled
+   code per coordinate, with equal bits. What a rule computes without columns is a constant of its
+   formula. All numbers are float64, those of `at` too; x / 0 is infinite, and -0.0 out of `minimum`
+   or `maximum` is 0.0.
 3. Hyper-parameters `h` are arguments, never closed over: a sweep must not compile again.
 4. Any rule may take one more, last argument: `at`, what is known when it is called.
 5. The cycle is data. An engine interprets it, a kernel fuses it, a report prints it.
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.columns import Graph, Symbol
 from distsgd.cycle import (
     Cycle,
     Pull,
@@ -34,7 +33,8 @@ from distsgd.cycle import (
     verb,
 )  # fmt: skip
 from distsgd.errors import ConfigError, check_number, wrong_kind
-from distsgd.formulas import (
+from distsgd.rules.columns import Graph, Symbol
+from distsgd.rules.formulas import (
     COLUMN,
     SYMBOLIC,
     Argument,
@@ -45,8 +45,8 @@ from distsgd.formulas import (
     takes_at,
     trace,
 )
-from distsgd.identity import identified
-from distsgd.surroundings import MOST_REMEMBERED, Memo
+from distsgd.rules.identity import identified
+from distsgd.rules.surroundings import MOST_REMEMBERED, Memo
 
 __all__ = [
     "FIRST", "Algorithm", "At", "Column", "Contract", "Cycle", "Exchange", "Hyper", "Pull", "Push",

@@ -1,15 +1,17 @@
 """The contract of a problem: an objective, its gradients, and what compiled sparse loops need."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distsgd.data import Data
-from distsgd.data.rows import Floats, Sparse
 from distsgd.errors import ConfigError
-from distsgd.identity import identified
+from distsgd.rules.identity import identified
+from distsgd.sparse import Floats, Support
+
+if TYPE_CHECKING:  # data are read with kernels, which stand above this contract
+    from distsgd.data import Data
 
 Settings: TypeAlias = Mapping[str, Any]
 """Names and numbers that identify a problem, ready for JSON."""
@@ -31,31 +33,11 @@ class Evaluation(NamedTuple):
     """Share of the test samples that are classified correctly."""
 
 
-class Support(NamedTuple):
-    r"""What a compiled loop needs to step on the support of a sample alone.
-
-    The gradient of sample i, with the margin :math:`m_i = \sum_u z_{iu} x_u`, is
-
-    .. math:: (\nabla f_i)_u = slope(m_i, y_i) z_{iu} + shrink_u x_u \quad (u \in e_i).
-    """
-
-    rows: Sparse
-    """The training samples z, each with its support e."""
-    labels: Floats
-    """float64[n]"""
-    shrink: Floats
-    """float64[d]: l2 n / d_u, where d_u counts the samples with feature u; 0 where d_u is 0.
-    Without a regulariser it is empty, so that nobody looks it up."""
-    slope: Callable[[float, float], float]
-    """Derivative of a sample's loss as a function of (margin, label): plain scalar Python, which
-    `kernels.linear.compiled_slope` compiles once per process."""
-
-
 class Problem(Protocol):
     """An objective over `samples` samples and its mini-batch gradients.
 
     Every array that is returned is a new one, and the same for the same arguments; none that is
-    given is changed. `distsgd.checks.check_problem` tries all of this before a run.
+    given is changed. `distsgd.fold.checks.check_problem` tries all of this before a run.
     """
 
     @property
@@ -75,7 +57,7 @@ class Problem(Protocol):
         """What identifies the problem: its name and numbers, and the digest of its data."""
 
     @property
-    def data(self) -> Data | None:
+    def data(self) -> "Data | None":
         """The samples and their labels, None when samples are virtual."""
 
     @property
@@ -155,7 +137,7 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
     return known | identified(f"the problem {problem.name}", problem)
 
 
-def data_settings(data: Data) -> Settings:
+def data_settings(data: "Data") -> Settings:
     """Return what identifies `data`, ready for JSON."""
     return {"name": data.name, "digest": data.digest}
 

@@ -142,7 +142,7 @@ class Run:
         ``algorithm``, ``problem``, and the ``folder`` where relative paths start. It is empty where
         they were made by a program, and does not identify the run.
     crossings : tuple of Crossing
-        Where targets were first met, if that was looked for (`distsgd.crossing`); it does not
+        Where targets were first met, if that was looked for (`distsgd.fold.crossing`); it does not
         identify the run.
     """
 

@@ -33,7 +33,7 @@ from typing import NoReturn
 import numpy as np
 
 from distsgd.errors import ConfigError, TraceError, check_count
-from distsgd.rows import (
+from distsgd.lives import (
     DROP,
     JOIN,
     LEAVE,

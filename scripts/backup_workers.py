@@ -18,7 +18,7 @@ from itertools import starmap
 from papers import show
 
 import distsgd as ds
-from distsgd.schedule import schedule
+from distsgd.order.schedule import schedule
 
 WORKERS = 100
 SHOWN = (0, 2, 4, 5, 6, 8, 10, 20, 50)

@@ -14,10 +14,10 @@ from table import Line
 import distsgd as ds
 from distsgd.data import Data
 from distsgd.data.stream import Stream
-from distsgd.fold import fold
-from distsgd.kernels.linear import compiled_slope
+from distsgd.fold.fold import fold
+from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.order.schedule import schedule
 from distsgd.problems.linear import logistic_slope
-from distsgd.schedule import schedule
 
 RATE = 0.1
 MANY_WORKERS = 100_000

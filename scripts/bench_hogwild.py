@@ -10,7 +10,7 @@ from sklearn.linear_model import SGDClassifier
 from table import Line
 
 import distsgd as ds
-from distsgd.live.fleet import Writes
+from distsgd.live.options import Writes
 from distsgd.problem import Problem
 
 RATE = 0.5

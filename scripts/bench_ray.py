@@ -8,10 +8,10 @@ from pathlib import Path
 from bench_work import QUICK_RUNS, short_runs
 from table import Line
 
-from distsgd.jobs import Place, run_jobs
-from distsgd.live.ray_session import connected
-from distsgd.setup import Job, Setup
-from distsgd.work import n_processes
+from distsgd.experiment.pool import n_processes
+from distsgd.experiment.runs import Place, run_jobs
+from distsgd.experiment.setup import Job, Setup
+from distsgd.live.ray.session import connected
 
 RUNS = 500
 REPETITIONS = 5

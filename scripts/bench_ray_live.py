@@ -18,7 +18,7 @@ from unittest.mock import patch
 from table import Line
 
 import distsgd as ds
-from distsgd.live.ray_session import connected, ensure_token, package
+from distsgd.live.ray.session import connected, ensure_token, package
 from distsgd.problem import Problem
 from distsgd.run import Run
 
@@ -106,7 +106,7 @@ def rate_row(
 
 def encrypted_rows(problem: Problem) -> list[Line]:
     """Measure all cases as between machines."""
-    with patch("distsgd.live.ray_crew.is_one_machine", return_value=False):
+    with patch("distsgd.live.ray.placement.is_one_machine", return_value=False):
         return [
             rate_row(problem, 3, case, quick=False, how=", encrypted") for case in CASES
         ]  # fmt: skip

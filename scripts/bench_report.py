@@ -5,8 +5,8 @@ import time
 from table import Line
 
 import distsgd as ds
+from distsgd.report.numbers.summary import Outcome, summarise
 from distsgd.report.page import render
-from distsgd.report.summary import Outcome, summarise
 
 ALGORITHMS, FLEETS, SEEDS = 10, 10, 5
 """500 runs; `quick` has 2 of each."""

@@ -10,9 +10,9 @@ import simpy
 from table import Line
 
 from distsgd.algorithm import Pull, Push, Step
-from distsgd.fleet import Fleet
-from distsgd.laws import exponential
-from distsgd.schedule import schedule
+from distsgd.order.fleet import Fleet
+from distsgd.order.laws import exponential
+from distsgd.order.schedule import schedule
 
 CYCLE = (Pull(), Step(), Push())
 RUNS = {10: 5, 1_000: 5, 100_000: 3, 1_000_000: 1}

@@ -16,14 +16,15 @@ import zmq
 from table import Line
 
 import distsgd as ds
-from distsgd.live import checkpoint, nursery
-from distsgd.live.bells import Bells
-from distsgd.live.link import Ended, Link, Peer
-from distsgd.live.security import doors, endpoints, gates
-from distsgd.live.server import Budget, ServerCase, serve
-from distsgd.live.store import prepare
-from distsgd.live.vectors import Layout, SharedVectors
-from distsgd.live.wire import LAUNCHER, LEAD, Kind, State
+from distsgd.live.machine import forking as nursery
+from distsgd.live.messages.columns import Layout, SharedVectors
+from distsgd.live.messages.link import Ended, Link, Peer
+from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.sockets import doors, endpoints, gates
+from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
+from distsgd.live.server import checkpoint
+from distsgd.live.server.serve import Budget, ServerCase, serve
+from distsgd.live.server.store import prepare
 from distsgd.trace import PUSH
 
 SIZES = {"1 k": 1_000, "100 k": 100_000, "1 M": 1_000_000, "10 M": 10_000_000}

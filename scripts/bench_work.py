@@ -10,11 +10,11 @@ from typing import Any
 from table import Line
 
 import distsgd as ds
-from distsgd.comparison import Comparison
-from distsgd.jobs import Place, outcome_of, run_folder, run_jobs, run_once
+from distsgd.experiment.pool import n_processes, work
+from distsgd.experiment.runs import Place, outcome_of, run_folder, run_jobs, run_once
+from distsgd.experiment.setup import Job, Setup
+from distsgd.report.comparison import Comparison
 from distsgd.run import Run, identify
-from distsgd.setup import Job, Setup
-from distsgd.work import n_processes, work
 
 RUNS, QUICK_RUNS = 1_000, 20
 REPETITIONS = 3

@@ -21,7 +21,7 @@ import numpy as np
 from papers import show
 from scipy.stats import norm
 
-from distsgd.report.inference import Known, Ratio, compare_all
+from distsgd.statistics.inference import Known, Ratio, compare_all
 
 NOISE, SEEDS_APART = 0.2 / math.sqrt(2), 0.3
 """Deviations of the logarithms: of a run, and of the seeds' effects."""

@@ -4,7 +4,7 @@ Usage: python scripts/crossings.py [--quick] [--seeds N]
 
 Every algorithm is tuned as in the built-in comparison. Each of its runs is made twice: evaluated
 50 times, and after every update. Columns: the first point of the history that meets the target,
-what `distsgd.crossing` finds, and the truth; how late the first two are; evaluations that the
+what `distsgd.fold.crossing` finds, and the truth; how late the first two are; evaluations that the
 search took beside those of the history; and its time, as a multiple of the run's.
 """
 
@@ -19,13 +19,13 @@ from numpy.typing import ArrayLike
 from papers import show
 
 import distsgd as ds
-from distsgd import experiment
-from distsgd.crossing import PRECISION, find_crossing
-from distsgd.jobs import Place, run_once
+from distsgd.experiment import file as experiment
+from distsgd.experiment.runs import Place, run_once
+from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.tuning import chosen, tune
+from distsgd.fold.crossing import PRECISION, find_crossing
 from distsgd.problem import Problem
 from distsgd.run import Crossing, Run
-from distsgd.setup import Job, Setup
-from distsgd.tuning import chosen, tune
 
 
 class Counted:

@@ -21,7 +21,7 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm, Column, Pull, Push, Server, Step, sqrt
 from distsgd.algorithms.adaptive_revision import Hyper
 from distsgd.algorithms.parts import Gradient, gradient_worker
-from distsgd.fleet import StaleReads
+from distsgd.order.fleet import StaleReads
 from distsgd.problem import Problem
 
 PULLED_LATE = (Pull(), Step(), Push())

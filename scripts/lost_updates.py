@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 import distsgd as ds
 from distsgd.algorithm import Algorithm, Server, Worker
 from distsgd.data import Data
-from distsgd.live.fleet import Writes
+from distsgd.live.options import Writes
 from distsgd.report.terminal import console, print_table
 
 WORKERS = (1, 2, 4)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
-from distsgd.fleet import StaleReads
+from distsgd.order.fleet import StaleReads
 from distsgd.problem import Problem
 from distsgd.report.terminal import console, print_table
 from distsgd.report.text import number

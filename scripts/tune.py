@@ -19,7 +19,7 @@ from typing import Any
 from papers import show
 
 import distsgd as ds
-from distsgd.live.ray_session import connected
+from distsgd.live.ray.session import connected
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table a second
 

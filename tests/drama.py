@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from distsgd.live.case import Progress
+from distsgd.live.request import Progress
 
 
 class Drama:

@@ -10,7 +10,7 @@ import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, verb
 from distsgd.errors import ConfigError
-from distsgd.fleet import Fleet
+from distsgd.order.fleet import Fleet
 from distsgd.trace import DROP, PULL, PUSH, ROW, Trace
 
 MOST_STEPS = 500

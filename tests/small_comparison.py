@@ -4,14 +4,14 @@ from functools import cache
 from typing import NamedTuple
 
 from distsgd.algorithms import downpour, synchronous
-from distsgd.comparison import compare
-from distsgd.fleet import Fleet, fixed_staleness
-from distsgd.laws import exponential
+from distsgd.experiment.trials import Trial
+from distsgd.order.fleet import Fleet, fixed_staleness
+from distsgd.order.laws import exponential
 from distsgd.problems import quadratic
-from distsgd.report.charts import Picture
-from distsgd.report.pictures import pictures
-from distsgd.report.summary import Outcome, Summary, summarise
-from distsgd.report.trials import Trial
+from distsgd.report.comparison import compare
+from distsgd.report.numbers.summary import Outcome, Summary, summarise
+from distsgd.report.pictures.charts import Picture
+from distsgd.report.pictures.every import pictures
 
 RATES = (0.05, 0.2, 0.8, 3.2)
 NAME = "<b>fast</b> & bold"

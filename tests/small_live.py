@@ -6,13 +6,13 @@ from unittest.mock import patch
 from small_comparison import Small
 from stand_in import launch
 
-from distsgd import jobs
 from distsgd.algorithms import downpour, hogwild, synchronous
-from distsgd.comparison import compare
-from distsgd.fleet import Fleet
-from distsgd.laws import constant, lognormal
-from distsgd.live.fleet import Live
+from distsgd.experiment import runs as jobs
+from distsgd.live.options import Live
+from distsgd.order.fleet import Fleet
+from distsgd.order.laws import constant, lognormal
 from distsgd.problems import quadratic
+from distsgd.report.comparison import compare
 
 TWO, FIVE = "2 machines", "5 machines"
 

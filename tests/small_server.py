@@ -15,13 +15,13 @@ import zmq
 import distsgd as ds
 from distsgd.algorithm import Algorithm, message_columns
 from distsgd.data.stream import Stream
-from distsgd.live import checkpoint
-from distsgd.live.link import Link, Peer
-from distsgd.live.security import Keys, doors, endpoints, gates
-from distsgd.live.server import Budget, ServerCase, serve
-from distsgd.live.vectors import FrameVectors, Layout, SharedVectors
-from distsgd.live.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
-from distsgd.live.worker import Case, work
+from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
+from distsgd.live.messages.link import Link, Peer
+from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
+from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
+from distsgd.live.peers.worker import Case, work
+from distsgd.live.server import checkpoint
+from distsgd.live.server.serve import Budget, ServerCase, serve
 from distsgd.trace import Trace
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0, 3.0, 0.5, 1.5], noise=0.1)

@@ -8,11 +8,11 @@ import polars as pl
 import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED
-from distsgd.live.case import Progress
-from distsgd.live.fleet import OnLoss, Writes, fleet_settings
+from distsgd.fold.simulate import run_settings, simulate
+from distsgd.live.options import OnLoss, Writes, fleet_settings
+from distsgd.live.request import Progress
 from distsgd.problem import Problem
 from distsgd.run import Run
-from distsgd.simulation import run_settings, simulate
 from distsgd.trace import Trace
 
 TENTH_MS = ds.exponential(1e-4)

@@ -9,10 +9,10 @@ import distsgd as ds
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Pull, Push, Step
 from distsgd.data.stream import Stream
-from distsgd.fold import fold
+from distsgd.fold.fold import fold
+from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.run import Run
-from distsgd.schedule import schedule
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
 UPDATES, BATCH, SEED, RATE = 60, 8, 3, 0.3

@@ -5,11 +5,11 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
+from distsgd.experiment.target import Target
+from distsgd.experiment.trials import Trial
 from distsgd.report.answer import answer
-from distsgd.report.summary import Outcome, Summary, summarise
-from distsgd.report.trials import Trial
+from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.run import Run
-from distsgd.target import Target
 
 MakeRun: TypeAlias = Callable[..., Run]
 NAN = math.nan

@@ -17,58 +17,57 @@ PACKAGE = ROOT / "distsgd"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
-MAY_IMPORT = {
-    "errors": set(),
-    "columns": {"errors"},
-    "formulas": {"columns", "errors"},
-    "surroundings": set(),
-    "identity": {"surroundings"},
-    "cycle": {"errors"},
-    "algorithm": {"columns", "formulas", "surroundings", "identity", "cycle", "errors"},
-    "algorithms": {"algorithm", "errors"},
-    "data": {"errors", "kernels"},
-    "problem": {"data", "identity", "errors"},
-    "problems": {"problem", "data", "kernels", "errors"},
-    "checks": {"problem", "data", "errors"},
-    "laws": {"kernels", "errors"},
-    "fleet": {"laws", "errors"},
-    "plausible": {"algorithm", "checks", "data", "fleet", "problem", "errors"},
-    "rows": set(),
-    "files": {"errors"},
-    "trace": {"rows", "errors"},
-    "schedule": {"algorithm", "fleet", "laws", "trace", "kernels", "errors"},
-    "plan": {"algorithm", "trace", "kernels", "errors"},
-    "drivers": {"algorithm", "formulas", "problem", "plan", "trace", "data", "kernels", "errors"},
-    "interleave": {"algorithm", "problem", "trace", "drivers", "kernels", "errors"},
-    "fold": {
-        "algorithm", "problem", "trace", "plan", "drivers", "interleave", "data", "kernels",
-        "errors",
-    },
-    "kernels": {"algorithm", "formulas", "data", "problem", "trace", "errors"},
-    "run": {"trace", "files", "errors"},
-    "agreement": {"run", "errors"},
-    "history": {"algorithm", "problem", "trace", "fold", "run", "errors"},
-    "simulation": {
-        "algorithm", "data", "problem", "fleet", "laws", "schedule", "trace", "fold", "run",
-        "history", "agreement", "plausible", "errors",
-    },
-    "crossing": {"algorithm", "problem", "run", "simulation", "errors"},
-    "outcome": {"run"},
-    "target": {"errors"},
-    "report": {"run", "trace", "files", "outcome", "target", "errors"},
-    "live": {
-        "algorithm", "formulas", "data", "problem", "laws", "fleet", "trace", "kernels",
-        "simulation", "history", "plausible", "run", "files", "errors",
-    },
-}  # fmt: skip
-"""Which room may lean on which. A room that is not named here stands on top of all of them."""
-ON_TOP = {
-    "work", "search", "named", "sites", "setup", "tables", "jobs", "tuning", "comparison",
-    "experiment", "sources", "submitting", "watching", "commands", "cli", "__init__", "__main__",
-}  # fmt: skip
+LAYERS: dict[str, list[set[str]]] = {
+    "": [
+        {"errors", "lives"},
+        {"cycle", "files", "rules", "sparse", "statistics", "trace"},
+        {"algorithm", "problem", "run"},
+        {"algorithms", "kernels"},
+        {"data", "order"},
+        {"fold", "problems"},
+        {"live"},
+        {"experiment"},
+        {"report"},
+        {"commands"},
+        {"__main__"},
+    ],
+    "kernels": [
+        {"__init__"},
+        {"atomic", "draws"},
+        {"gradients", "order"},
+        {"fold"},
+        {"lock_free"},
+    ],
+    "live": [
+        {"machine", "options", "ray_options"},
+        {"messages", "request"},
+        {"launch", "lock_free", "peers"},
+        {"server"},
+        {"local"},
+        {"ray"},
+    ],
+    "report": [
+        {"numbers", "timeline"},
+        {"text", "warnings"},
+        {"pictures", "terminal", "verdict"},
+        {"answer", "figures"},
+        {"page"},
+        {"comparison"},
+    ],
+}
+"""The rooms of the package, and those inside of a room, from the lowest layer to the highest.
+
+A room is a folder, or a module that stands beside folders. It imports rooms of lower layers only.
+"""
+
+HAVE_CONTENT = {"kernels"}
+"""Rooms whose ``__init__`` holds what their modules import."""
+
+MOST_FILES = 15
+"""Files of a room, the `__init__` left out."""
 
 OTHERS = {
-    "numba": {"kernels"}, "typer": {"cli"}, "altair": {"report"}, "vl_convert": {"report"},
+    "numba": {"kernels"}, "typer": {"commands"}, "altair": {"report"}, "vl_convert": {"report"},
     "zmq": {"live"}, "ray": {"live"}, "time": {"live"}, "datetime": {"live"},
 }  # fmt: skip
 """Packages that only these rooms import. A clock is one of them: a simulation's time is virtual."""
@@ -84,10 +83,12 @@ NUMPYDOC_IGNORED = {
 }
 
 
-def room(path: Path) -> str:
-    """Return the room of a source file: its module or its folder."""
-    inside = path.relative_to(PACKAGE)
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+def room(path: Path, within: str = "") -> str | None:
+    """Return the room of a source file in the package or in one of its rooms, None if outside."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    own = parts[0] if not within else parts[1] if parts[0] == within else "__init__"
+    has_place = own != "__init__" or (parts[0] == within and within in HAVE_CONTENT)
+    return own if has_place else None
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -108,18 +109,62 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_of(path: Path) -> set[str]:
-    """Return the other rooms that a source file imports."""
-    parts = [name.split(".") for name in imported(path)]
-    found = {part[1] for part in parts if part[0] == "distsgd" and len(part) > 1}
-    return (found & (MAY_IMPORT.keys() | ON_TOP)) - {room(path)}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
+MODULES |= {
+    name.removesuffix(".__init__"): path for name, path in MODULES.items()
+    if name.endswith(".__init__")
+}  # fmt: skip
+
+
+def modules_of(path: Path) -> set[Path]:
+    """Return the source files of the package that a source file imports."""
+    names = [name for name in imported(path) if name.startswith("distsgd")]
+    found = {MODULES.get(name) or MODULES[name.rpartition(".")[0]] for name in names}
+    return found - {path, PACKAGE / "__init__.py"}
+
+
+def layer(name: str, within: str) -> int:
+    """Return the layer of a room."""
+    for height, rooms in enumerate(LAYERS[within]):
+        if name in rooms:
+            return height
+    return pytest.fail(f"{name} is no room of distsgd/{within}: put it into one, or into LAYERS")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_leans_on_those_below_it(path: Path) -> None:
-    """A module imports only the rooms that the architecture lets it."""
-    if room(path) not in ON_TOP:
-        assert rooms_of(path) <= MAY_IMPORT[room(path)]
+@pytest.mark.parametrize("within", LAYERS)
+def test_a_room_imports_lower_layers_only(path: Path, within: str) -> None:
+    """A module imports its own room and rooms of lower layers, in the package and in its rooms."""
+    own = room(path, within)
+    if own is None:
+        return
+    for other in modules_of(path):
+        name = room(other, within)
+        if name not in {None, own}:
+            where = f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
+            assert layer(str(name), within) < layer(own, within), f"{where}, which is not below it"
+    assert layer(own, within) >= 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_imports_itself_through_others(path: Path) -> None:
+    """Imports make no circle."""
+    reached, left = set(), modules_of(path)
+    while left:
+        reached |= left
+        left = {other for one in left for other in modules_of(one)} - reached
+    assert path not in reached
+
+
+def test_every_room_is_there() -> None:
+    """The layers name the rooms that exist, each once, and no room is crowded."""
+    for within, layers in LAYERS.items():
+        named = [name for rooms in layers for name in rooms]
+        assert len(set(named)) == len(named)
+        assert set(named) == {room(path, within) for path in SOURCES} - {None}
+    for folder in {path.parent for path in SOURCES}:
+        own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(own) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(own)} files: split it"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

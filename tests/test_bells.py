@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from distsgd.live.bells import SLOTS, Bells, Desk
-from distsgd.live.security import endpoints, gates, listen
-from distsgd.live.wire import Header, Kind, decode, encode
+from distsgd.live.messages.rings import SLOTS, Bells, Desk
+from distsgd.live.messages.sockets import endpoints, gates, listen
+from distsgd.live.messages.wire import Header, Kind, decode, encode
 
 LARGEST_BYTES = 1000
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from distsgd.errors import ConfigError
-from distsgd.live import checkpoint
-from distsgd.live.checkpoint import FORMAT, Description, Name, Segment
-from distsgd.live.roster import Memory
+from distsgd.live.server import checkpoint
+from distsgd.live.server.checkpoint import FORMAT, Description, Name, Segment
+from distsgd.live.server.standing import Memory
 from distsgd.trace import ROW
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd import ConfigError, DistsgdWarning, checks
-from distsgd.checks import check_problem
+from distsgd import ConfigError, DistsgdWarning
+from distsgd.fold import checks
+from distsgd.fold.checks import check_problem
 from distsgd.problem import Evaluation
 
 X = np.random.default_rng(0).normal(size=(40, 3))

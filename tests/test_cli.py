@@ -10,11 +10,13 @@ from typing import TypeAlias
 
 import pytest
 
-from distsgd import ConfigError, commands, jobs
+from distsgd import ConfigError
 from distsgd.algorithms import registry
-from distsgd.cli import main
-from distsgd.commands import whole_numbers
-from distsgd.work import locked
+from distsgd.commands import actions as commands
+from distsgd.commands.actions import whole_numbers
+from distsgd.commands.cli import main
+from distsgd.experiment import runs as jobs
+from distsgd.experiment.pool import locked
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -328,7 +330,7 @@ def test_a_real_signal_gives_130(file: Path, tmp_path: Path) -> None:
 def test_help_imports_nothing_slow() -> None:
     """The package and the help of its command import neither numba nor charts nor tables."""
     code = (
-        "import sys\nimport distsgd.cli\n"
+        "import sys\nimport distsgd.commands.cli\n"
         "print([name for name in ('numba', 'polars', 'altair', 'sklearn', 'numpy')"
         " if name in sys.modules])"
     )

@@ -10,8 +10,8 @@ import pytest
 import typer
 import yaml
 
-from distsgd.cli import app
-from distsgd.live.ray_session import package
+from distsgd.commands.cli import app
+from distsgd.live.ray.session import package
 
 FOLDER = Path(__file__).parent.parent / "cluster"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()

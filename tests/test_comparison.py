@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd import ConfigError, jobs
-from distsgd.comparison import load_comparison, outcomes
-from distsgd.jobs import Place
-from distsgd.setup import Setup
+from distsgd import ConfigError
+from distsgd.experiment import runs as jobs
+from distsgd.experiment.runs import Place
+from distsgd.experiment.setup import Setup
+from distsgd.report.comparison import load_comparison, outcomes
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}

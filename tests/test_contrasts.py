@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
 
 from distsgd import ConfigError
-from distsgd.report.contrasts import (
+from distsgd.statistics.contrasts import (
     RESAMPLES,
     paired_ratio,
     performance_profiles,

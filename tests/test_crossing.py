@@ -14,10 +14,11 @@ from scipy.signal import lfilter
 from stand_in import launch
 
 import distsgd as ds
-from distsgd import crossing, simulation
 from distsgd.algorithm import Algorithm
-from distsgd.crossing import Crossing, find_crossing, search, with_crossing
 from distsgd.errors import ConfigError
+from distsgd.fold import crossing
+from distsgd.fold import simulate as simulation
+from distsgd.fold.crossing import Crossing, find_crossing, search, with_crossing
 from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.trace import JOIN, LEAVE

@@ -13,16 +13,17 @@ import pytest
 from damage import outcomes
 
 import distsgd as ds
-from distsgd import ConfigError, experiment
-from distsgd.comparison import load_comparison
-from distsgd.comparison import outcomes as compared
+from distsgd import ConfigError
+from distsgd.experiment import file as experiment
+from distsgd.experiment.runs import Place, run_folder
+from distsgd.experiment.setup import Setup
 from distsgd.files import sealed
-from distsgd.jobs import Place, run_folder
-from distsgd.live import checkpoint
-from distsgd.live.checkpoint import FORMAT, Description, Name
-from distsgd.live.roster import Memory, WorkerMemory
+from distsgd.live.server import checkpoint
+from distsgd.live.server.checkpoint import FORMAT, Description, Name
+from distsgd.live.server.standing import Memory, WorkerMemory
+from distsgd.report.comparison import load_comparison
+from distsgd.report.comparison import outcomes as compared
 from distsgd.run import Run, load
-from distsgd.setup import Setup
 from distsgd.trace import ROW
 
 MakeRun: TypeAlias = Callable[..., Run]

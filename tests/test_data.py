@@ -7,11 +7,11 @@ from hypothesis.extra.numpy import arrays
 
 from distsgd.data import Data, Sparse, digits, from_arrays, sparse
 from distsgd.data import statistics as module
-from distsgd.data.rows import explicit, from_scipy
 from distsgd.data.split import split
 from distsgd.data.statistics import statistics
 from distsgd.errors import ConfigError
-from distsgd.kernels.sampling import find_leaf, set_weight
+from distsgd.kernels.draws.sampling import find_leaf, set_weight
+from distsgd.sparse import explicit, from_scipy
 
 X = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
 Y = [0, 1, 0]

@@ -5,12 +5,13 @@ import pytest
 from stand_in import launch
 
 import distsgd as ds
-from distsgd import ConfigError, jobs
-from distsgd.experiment import parse
-from distsgd.jobs import Place, run_jobs
-from distsgd.live.fleet import MOST_PROCESSES, Live, LiveFleet
+from distsgd import ConfigError
+from distsgd.experiment import runs as jobs
+from distsgd.experiment.file import parse
+from distsgd.experiment.runs import Place, run_jobs
+from distsgd.experiment.setup import Job, Setup
+from distsgd.live.options import MOST_PROCESSES, Live, LiveFleet
 from distsgd.run import identify
-from distsgd.setup import Job, Setup
 
 QUADRATIC = """
 updates = 6
@@ -217,6 +218,6 @@ def test_what_no_live_run_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     few = ds.problems.logistic(ds.data.sparse(5, 30, 3))
     with pytest.raises(ConfigError, match=r"workers must be <= \d, the samples of logistic, not 8"):
         ds.compare(one, few, ds.Fleet(8), updates=1, engine="local")
-    monkeypatch.setattr("distsgd.setup.find_spec", lambda _: None)
+    monkeypatch.setattr("distsgd.experiment.setup.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="ray is not installed; install it with: pip install"):
         ds.compare(one, problem, ds.Fleet(2), updates=1, engine="ray")

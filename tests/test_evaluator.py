@@ -13,12 +13,21 @@ import pytest
 import zmq
 
 import distsgd as ds
-from distsgd.live.case import Budget, Launch
-from distsgd.live.evaluator import Points, evaluate
-from distsgd.live.link import Peer
-from distsgd.live.security import Door
-from distsgd.live.vectors import FrameVectors, Layout
-from distsgd.live.wire import EVALUATOR, LOSSES, Header, Kind, Message, State, decode, encode
+from distsgd.live.messages.columns import FrameVectors, Layout
+from distsgd.live.messages.link import Peer
+from distsgd.live.messages.sockets import Door
+from distsgd.live.messages.wire import (
+    EVALUATOR,
+    LOSSES,
+    Header,
+    Kind,
+    Message,
+    State,
+    decode,
+    encode,
+)
+from distsgd.live.peers.evaluator import Points, evaluate
+from distsgd.live.request import Budget, Launch
 
 DOWNPOUR = ds.algorithms.downpour(0.1)
 PROBLEM = ds.problems.quadratic([1.0, 2.0])

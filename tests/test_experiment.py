@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from distsgd import ConfigError, fixed_staleness
 from distsgd.algorithms import registry
-from distsgd.experiment import Experiment, builtin, parse, read
-from distsgd.fleet import Failures, Fleet, StaleReads
-from distsgd.jobs import NOWHERE, run_jobs
-from distsgd.laws import exponential, lognormal
-from distsgd.search import Range
-from distsgd.setup import Job
-from distsgd.tables import construct
+from distsgd.experiment.file import Experiment, builtin, parse, read
+from distsgd.experiment.runs import NOWHERE, run_jobs
+from distsgd.experiment.setup import Job
+from distsgd.experiment.tables import construct
+from distsgd.experiment.values import Range
+from distsgd.order.fleet import Failures, Fleet, StaleReads
+from distsgd.order.laws import exponential, lognormal
 
 SMALL = """
 updates = 3

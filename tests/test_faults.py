@@ -17,7 +17,7 @@ from drama import Drama
 import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.errors import WorkerLost
-from distsgd.live.run_folder import remove_dead
+from distsgd.live.machine.folder import remove_dead
 from distsgd.run import Run
 from distsgd.trace import DROP, JOIN, LEAVE, PUSH
 

@@ -6,7 +6,7 @@ from small_comparison import small, small_pictures
 
 from distsgd.errors import ConfigError
 from distsgd.report import figures
-from distsgd.report.charts import Picture
+from distsgd.report.pictures.charts import Picture
 
 BEGINNINGS = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
 

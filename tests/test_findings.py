@@ -4,7 +4,9 @@ from collections.abc import Sequence
 import pytest
 
 from distsgd import ConfigError
-from distsgd.report.findings import (
+from distsgd.experiment.target import Reference
+from distsgd.experiment.trials import Factors, Tuned
+from distsgd.report.numbers.findings import (
     Tunings,
     by_case,
     contrasts,
@@ -14,10 +16,8 @@ from distsgd.report.findings import (
     scaling,
     table_of,
 )  # fmt: skip
-from distsgd.report.inference import Known, compare_all
-from distsgd.report.marks import Mark
-from distsgd.report.trials import Factors, Tuned
-from distsgd.target import Reference
+from distsgd.report.numbers.marks import Mark
+from distsgd.statistics.inference import Known, compare_all
 
 MACHINES = {"kind": "fleet", "workers": 1, "latency": 0.1}
 MISSED = Known(9.0, math.inf)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from distsgd import laws
 from distsgd.errors import ConfigError
-from distsgd.fleet import Failures, Fleet, StaleReads, fixed_staleness, stale_reads
+from distsgd.order import laws
+from distsgd.order.fleet import Failures, Fleet, StaleReads, fixed_staleness, stale_reads
 
 
 @pytest.mark.parametrize(

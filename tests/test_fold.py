@@ -15,11 +15,12 @@ from distsgd.algorithm import Algorithm, At, Pull, Push, Step, Worker, is_memory
 from distsgd.algorithms.parts import Parameters, Rate, sgd
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
-from distsgd.fold import fold
-from distsgd.kernels import folds, sparse
-from distsgd.kernels.rules import Halves
+from distsgd.fold.fold import fold
+from distsgd.kernels.fold import dense as folds
+from distsgd.kernels.fold import sparse
+from distsgd.kernels.fold.rules import Halves
+from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
-from distsgd.schedule import schedule
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
 UPDATES = 60

@@ -33,9 +33,9 @@ from distsgd.algorithm import (
 )  # fmt: skip
 from distsgd.algorithms.parts import Parameters, Rate, sgd
 from distsgd.errors import ConfigError
-from distsgd.fold import fold
-from distsgd.kernels.rules import Halves, loops
-from distsgd.schedule import schedule
+from distsgd.fold.fold import fold
+from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.order.schedule import schedule
 
 NASTY = np.array([
     0.0, -0.0, 1.0, -1.0, 0.1, -3.5, 1e-300, -1e-310, 5e-324, 1e300, -1e308, math.inf, -math.inf,

@@ -11,7 +11,7 @@ from distsgd import problem as module
 from distsgd import problems
 from distsgd.data import Data, Sparse, from_arrays, sparse
 from distsgd.errors import ConfigError
-from distsgd.kernels.linear import add_row_gradient, compiled_slope
+from distsgd.kernels.gradients.linear import add_row_gradient, compiled_slope
 from distsgd.problem import Problem
 from distsgd.problems import linear
 

@@ -18,10 +18,10 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.algorithms.parts import Parameters, sgd
 from distsgd.errors import ConfigError
-from distsgd.identity import UnidentifiedError, digest, unidentified
-from distsgd.jobs import Place, run_jobs
+from distsgd.experiment.runs import Place, run_jobs
+from distsgd.experiment.setup import Job, Setup
 from distsgd.problem import Evaluation, Problem, problem_settings
-from distsgd.setup import Job, Setup
+from distsgd.rules.identity import UnidentifiedError, digest, unidentified
 
 QUADRATIC = ds.problems.quadratic([1.0, 0.5])
 FLEET = ds.Fleet(2, ds.exponential(1.0))
@@ -163,7 +163,7 @@ from dataclasses import dataclass
 import numpy as np
 import distsgd as ds
 from distsgd.algorithm import settings
-from distsgd.identity import digest
+from distsgd.rules.identity import digest
 
 NAMES = {"one", "two", "three", "four"}
 def helper(x):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distsgd.report.inference import (
+from distsgd.statistics.inference import (
     Known,
     Ratio,
     alone,

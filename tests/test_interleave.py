@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.data import from_arrays
-from distsgd.data.rows import explicit, sparse_rows
 from distsgd.errors import ConfigError
-from distsgd.interleave import steps_of
-from distsgd.kernels.interleave import access_time
+from distsgd.fold.interleaved import steps_of
+from distsgd.kernels.fold.interleave import access_time
+from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
-from distsgd.schedule import schedule
+from distsgd.sparse import explicit, sparse_rows
 
 CYCLE = ds.algorithms.hogwild(0.5).cycle
 ALGORITHMS = {

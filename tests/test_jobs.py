@@ -5,10 +5,10 @@ import pytest
 from stand_in import launch
 
 import distsgd as ds
-from distsgd import jobs
-from distsgd.crossing import find_crossing
-from distsgd.jobs import Place, run_folder, run_jobs, worthwhile
-from distsgd.setup import Job, Setup
+from distsgd.experiment import runs as jobs
+from distsgd.experiment.runs import Place, run_folder, run_jobs, worthwhile
+from distsgd.experiment.setup import Job, Setup
+from distsgd.fold.crossing import find_crossing
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distsgd import laws
 from distsgd.errors import ConfigError
-from distsgd.kernels.random import COMPUTE, FAILURE
-from distsgd.laws import Law
+from distsgd.kernels.draws.random import COMPUTE, FAILURE
+from distsgd.order import laws
+from distsgd.order.laws import Law
 
 positive = st.floats(1e-3, 1e3)
 any_law = st.one_of(

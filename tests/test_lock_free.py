@@ -16,11 +16,11 @@ from distsgd import ConfigError
 from distsgd.algorithm import Algorithm, At, Rules, Server, Worker, where
 from distsgd.algorithms.parts import adagrad
 from distsgd.errors import WorkerLost
-from distsgd.kernels.lock_free import fill_order, order_of
-from distsgd.kernels.rules import Halves, loops
-from distsgd.live.case import Budget, Launch, Progress
-from distsgd.live.crew import Epoch, Job, Tools, is_gathered, status_of
-from distsgd.live.lock_free import block_of, epochs_of
+from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.lock_free.steps import fill_order, order_of
+from distsgd.live.lock_free.launch import block_of, epochs_of
+from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered, status_of
+from distsgd.live.request import Budget, Launch, Progress
 from distsgd.problem import Problem
 
 HOGWILD = ds.algorithms.hogwild(0.3, backoff=0.8)
@@ -420,6 +420,6 @@ def test_what_is_not_sparse_is_refused() -> None:
 def test_too_little_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that does not fit says how much it needs before anything starts."""
     free: Callable[[], float] = lambda: 1e3  # noqa: E731 # what the function does is all there is
-    monkeypatch.setattr("distsgd.live.nursery._free_bytes", free)
+    monkeypatch.setattr("distsgd.live.machine.forking._free_bytes", free)
     with pytest.raises(ConfigError, match=r"hogwild on logistic needs 0.0 GB of shared memory"):
         ds.launch(HOGWILD, PROBLEMS["logistic"], workers=1, epochs=1)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd.crossing import with_crossing
-from distsgd.outcome import Outcome
-from distsgd.report.marks import Mark, at_update, equal_time, marks, reached, workers_of
+from distsgd.experiment.outcome import Outcome
+from distsgd.fold.crossing import with_crossing
+from distsgd.report.numbers.marks import Mark, at_update, equal_time, marks, reached, workers_of
 from distsgd.run import Run
 
 MakeRun: TypeAlias = Callable[..., Run]

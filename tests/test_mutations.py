@@ -11,13 +11,14 @@ import pytest
 from mutations import MORE, Table, edited, mutated
 
 import distsgd as ds
-from distsgd import ConfigError, data, tables
+from distsgd import ConfigError, data
 from distsgd.errors import DistsgdWarning
-from distsgd.experiment import Experiment, builtin, parse
+from distsgd.experiment import tables
+from distsgd.experiment.file import Experiment, builtin, parse
+from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.values import Tunable, grid
+from distsgd.fold.simulate import simulate
 from distsgd.run import identify
-from distsgd.search import Tunable, grid
-from distsgd.setup import Job, Setup
-from distsgd.simulation import simulate
 
 TEXT = (Path(ds.__file__).parent / "builtin.toml").read_text(encoding="utf-8")
 N = int(os.environ.get("DISTSGD_MUTATIONS", "1000"))

@@ -17,13 +17,13 @@ import pytest
 import distsgd as ds
 from distsgd import ConfigError
 from distsgd.errors import WorkerLost
-from distsgd.live import nursery as rooms
-from distsgd.live.nursery import check_memory, fork, nursery, receive, shared, wait
+from distsgd.live.machine import forking as rooms
+from distsgd.live.machine.forking import check_memory, fork, nursery, receive, shared, wait
 
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
-from distsgd.live.nursery import nursery
+from distsgd.live.machine.forking import nursery
 from test_nursery import family
 with nursery(family, None) as pipe:
     print(*pipe.recv(), flush=True)

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from distsgd import algorithms, laws
+from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
-from distsgd.fleet import Fleet
-from distsgd.live.decisions import Action, Decision, decode_decisions, encode_decisions
-from distsgd.live.lags import DRAWS, Lags
-from distsgd.live.order import Order
-from distsgd.live.terms import Budget, Terms
-from distsgd.live.turns import Turns
-from distsgd.live.wire import Header, Kind
-from distsgd.schedule import schedule
+from distsgd.live.messages.wire import Header, Kind
+from distsgd.live.peers.cycle import Turns
+from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
+from distsgd.live.server.lags import DRAWS, Lags
+from distsgd.live.server.service import Order
+from distsgd.live.server.terms import Budget, Terms
+from distsgd.order import laws
+from distsgd.order.fleet import Fleet
+from distsgd.order.schedule import schedule
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, Trace
 
 EXACT = ["worker", "verb", "step", "version", "read"]

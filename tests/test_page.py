@@ -13,8 +13,8 @@ import pytest
 from small_comparison import small, small_pictures
 from small_live import FIVE, small_live
 
+from distsgd.report.numbers.summary import summarise
 from distsgd.report.page import render
-from distsgd.report.summary import summarise
 
 pytestmark = pytest.mark.browser
 

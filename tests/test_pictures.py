@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from small_comparison import RATES, small, small_pictures
 
 from distsgd.algorithm import Pull, Push, Step
-from distsgd.fleet import Fleet
-from distsgd.laws import exponential
-from distsgd.report.charts import COLOURS, DASHES, UNITS, Picture, View, styles
-from distsgd.report.classes import class_picture
-from distsgd.report.curves import loss_picture, thinned
+from distsgd.order.fleet import Fleet
+from distsgd.order.laws import exponential
+from distsgd.order.schedule import schedule
 from distsgd.report.figures import specification
-from distsgd.report.pictures import pictures
-from distsgd.report.rates import largest_rate, sensitivity_picture
-from distsgd.report.staleness import read_ages
-from distsgd.report.statistics import Band
-from distsgd.report.summary import Outcome, Summary, summarise
-from distsgd.report.targets import target_picture
+from distsgd.report.numbers.summary import Outcome, Summary, summarise
+from distsgd.report.pictures.charts import COLOURS, DASHES, UNITS, Picture, View, styles
+from distsgd.report.pictures.classes import class_picture
+from distsgd.report.pictures.curves import loss_picture, thinned
+from distsgd.report.pictures.every import pictures
+from distsgd.report.pictures.rates import largest_rate, sensitivity_picture
+from distsgd.report.pictures.staleness import read_ages
+from distsgd.report.pictures.targets import target_picture
 from distsgd.run import Run
-from distsgd.schedule import schedule
+from distsgd.statistics.spreads import Band
 from distsgd.trace import Trace
 
 MakeRun: TypeAlias = Callable[..., Run]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 import distsgd as ds
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, is_memoryless
-from distsgd.kernels.plan import share_versions, waves
-from distsgd.plan import Plan, plan, read_rows
-from distsgd.schedule import schedule
+from distsgd.fold.plan import Plan, plan, read_rows
+from distsgd.kernels.fold.plan import share_versions, waves
+from distsgd.order.schedule import schedule
 from distsgd.trace import PULL, PUSH, Trace
 
 ALGORITHMS = [

@@ -12,21 +12,23 @@ import zmq
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
 from distsgd.errors import WorkerLost
-from distsgd.live import checkpoint, metrics, ray_ties
-from distsgd.live.case import Budget, Launch
-from distsgd.live.checkpoint import Name
-from distsgd.live.evaluator import Judged
-from distsgd.live.link import Ended, Link, Peer
-from distsgd.live.metrics import RowMeter, measure
-from distsgd.live.ray_actors import Mailbox, Server
-from distsgd.live.ray_crew import Actors, _Start
-from distsgd.live.ray_nodes import _look, check_room
-from distsgd.live.ray_ties import offset
-from distsgd.live.roster import Rows
-from distsgd.live.security import Door
-from distsgd.live.storage import RemoteFolder, opened, remove
-from distsgd.live.supervision import Role
-from distsgd.live.wire import Kind
+from distsgd.live.local.supervision import Role
+from distsgd.live.messages.link import Ended, Link, Peer
+from distsgd.live.messages.sockets import Door
+from distsgd.live.messages.wire import Kind
+from distsgd.live.peers.evaluator import Judged
+from distsgd.live.ray import driver as ray_ties
+from distsgd.live.ray import metrics
+from distsgd.live.ray.actors import Mailbox, Server
+from distsgd.live.ray.driver import offset
+from distsgd.live.ray.metrics import RowMeter, measure
+from distsgd.live.ray.nodes import _look, check_room
+from distsgd.live.ray.placement import Actors, _Start
+from distsgd.live.ray.storage import RemoteFolder, opened, remove
+from distsgd.live.request import Budget, Launch
+from distsgd.live.server import checkpoint
+from distsgd.live.server.checkpoint import Name
+from distsgd.live.server.standing import Rows
 from distsgd.problem import Evaluation
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW
 
@@ -191,7 +193,7 @@ def test_a_reserved_port_can_be_listened_at(
 ) -> None:
     """A shard can listen at the port that it holds: on loopback, or on its node's address."""
     util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.2"))
-    monkeypatch.setattr("distsgd.live.ray_actors.import_module", lambda _: util)
+    monkeypatch.setattr("distsgd.live.ray.actors.import_module", lambda _: util)
     server = Server([])
     endpoint = server.open(is_one_machine)
     assert endpoint.startswith(f"tcp://{host}:")
@@ -202,7 +204,7 @@ def test_a_reserved_port_can_be_listened_at(
 
 def test_a_peer_that_is_moved_waits_for_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for servers that are gone goes on when it is told so."""
-    monkeypatch.setattr("distsgd.live.link.RESEND_S", 0.05)
+    monkeypatch.setattr("distsgd.live.messages.link.RESEND_S", 0.05)
     answers = iter([False, True])
     with zmq.Context() as context:
         peer = Peer(0, 1, [Door("tcp://127.0.0.1:9")], 0.0, is_over=lambda: next(answers))

@@ -21,15 +21,16 @@ from drama import Drama
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
-from distsgd.live import ray_cluster, ray_crew
-from distsgd.live.case import Budget, Launch, Progress
-from distsgd.live.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from distsgd.live.parties import layout_of, stream_of
-from distsgd.live.ray_actors import Common
-from distsgd.live.ray_crew import Actors
-from distsgd.live.ray_session import package
-from distsgd.live.supervision import Role
-from distsgd.live.worker import Case
+from distsgd.live.local.roles import layout_of, stream_of
+from distsgd.live.local.supervision import Role
+from distsgd.live.peers.worker import Case
+from distsgd.live.ray import launch as ray_cluster
+from distsgd.live.ray import placement as ray_crew
+from distsgd.live.ray.actors import Common
+from distsgd.live.ray.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.session import package
+from distsgd.live.request import Budget, Launch, Progress
 from distsgd.trace import JOIN, LEAVE, PUSH
 
 pytestmark = pytest.mark.ray
@@ -309,7 +310,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
     def places(sent: list[object]) -> dict[str, tuple[str, int]]:
         from numpy import ndarray  # noqa: PLC0415 # this function is sent to another process
 
-        from distsgd.live.ray_actors import Actor  # noqa: PLC0415
+        from distsgd.live.ray.actors import Actor  # noqa: PLC0415
 
         actor = Actor(sent)
         actor.meet()

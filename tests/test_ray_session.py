@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from distsgd import ConfigError
-from distsgd.live import ray_session
-from distsgd.live.ray_session import connected, package
+from distsgd.live.ray import session as ray_session
+from distsgd.live.ray.session import connected, package
 
 EXPERIMENT = """
 updates = 2000
@@ -148,6 +148,7 @@ def test_ray_is_needed_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_command_does_not_import_ray() -> None:
     """A comparison on this machine never imports ray."""
-    code = "import sys\nimport distsgd.commands\nprint('ray' in sys.modules, 'grpc' in sys.modules)"
+    asked = "print('ray' in sys.modules, 'grpc' in sys.modules)"
+    code = f"import sys\nimport distsgd.commands.actions\n{asked}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"

@@ -13,11 +13,11 @@ from threadpoolctl import threadpool_info
 
 import distsgd as ds
 from distsgd import ConfigError
-from distsgd.jobs import Place, run_folder, run_jobs
-from distsgd.live import ray_tasks
-from distsgd.live.ray_session import Session, connected
-from distsgd.live.ray_tasks import work
-from distsgd.setup import Job, Setup
+from distsgd.experiment.runs import Place, run_folder, run_jobs
+from distsgd.experiment.setup import Job, Setup
+from distsgd.live.ray import tasks as ray_tasks
+from distsgd.live.ray.session import Session, connected
+from distsgd.live.ray.tasks import work
 
 pytestmark = pytest.mark.ray
 

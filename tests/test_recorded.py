@@ -17,10 +17,10 @@ from distsgd.algorithm import Algorithm, At, Pull, Push, Rules, Step, Worker
 from distsgd.algorithms.parts import Parameters, Rate, sgd
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, TraceError
-from distsgd.fold import fold
+from distsgd.fold.fold import fold
+from distsgd.lives import Lives
+from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
-from distsgd.rows import Lives
-from distsgd.schedule import schedule
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW, VERBS, Trace
 
 
@@ -371,7 +371,7 @@ def test_who_goes_on_while_its_push_is_held_has_sent_it() -> None:
 
 def test_live_processes_do_without_polars() -> None:
     """What a process that forks imports of the fold does not start polars' threads."""
-    script = "import sys, distsgd.fold, distsgd.problems; sys.exit('polars' in sys.modules)"
+    script = "import sys, distsgd.fold.fold, distsgd.problems; sys.exit('polars' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

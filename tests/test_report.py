@@ -11,8 +11,8 @@ import pytest
 from small_comparison import small
 
 from distsgd.report.answer import answer
+from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.page import checks, columns, render
-from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.terminal import console, print_summary
 from distsgd.report.text import COLUMNS, cells, number, pairs
 from distsgd.run import Run

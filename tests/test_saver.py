@@ -7,9 +7,9 @@ import pytest
 from small_server import SmallServer
 
 from distsgd import algorithms
-from distsgd.live import checkpoint
-from distsgd.live.server import Budget
-from distsgd.live.wire import Kind
+from distsgd.live.messages.wire import Kind
+from distsgd.live.server import checkpoint
+from distsgd.live.server.serve import Budget
 
 
 class Store:

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from simple_schedule import simple_schedule
 
-from distsgd import laws
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step
 from distsgd.errors import ConfigError
-from distsgd.fleet import Failures, Fleet, fixed_staleness, stale_reads
-from distsgd.kernels.random import READS
-from distsgd.schedule import schedule
+from distsgd.kernels.draws.random import READS
+from distsgd.order import laws
+from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
+from distsgd.order.schedule import schedule
 from distsgd.trace import DROP, PULL, PUSH
 
 PLAIN = (Pull(), Step(), Push())
@@ -132,9 +132,9 @@ def test_the_same_seed_gives_the_same_order_in_another_process() -> None:
     program = (
         "from hashlib import sha256\n"
         "from distsgd.algorithm import Pull, Push, Step\n"
-        "from distsgd.fleet import Fleet\n"
-        "from distsgd.laws import lognormal\n"
-        "from distsgd.schedule import schedule\n"
+        "from distsgd.order.fleet import Fleet\n"
+        "from distsgd.order.laws import lognormal\n"
+        "from distsgd.order.schedule import schedule\n"
         "fleet = Fleet(7, lognormal(1.0, 0.5), latency=0.1)\n"
         "trace = schedule((Pull(), Step(), Push()), fleet, seed=3, updates=500)\n"
         "print(sha256(trace.rows.tobytes()).hexdigest())\n"

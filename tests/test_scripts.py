@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distsgd.experiment import ExactStaleness, Experiment, Machines, SampledStaleness
-from distsgd.tables import LiveRuns
+from distsgd.experiment.file import ExactStaleness, Experiment, Machines, SampledStaleness
+from distsgd.experiment.tables import LiveRuns
 
 ROOT = Path(__file__).parent.parent
 SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if not path.suffix]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distsgd import ConfigError
 from distsgd.algorithms import registry
-from distsgd.search import Range, Tunable, Tuning, grid, refined
+from distsgd.experiment.values import Range, Tunable, Tuning, grid, refined
 
 RATE = {"learning_rate": Range(0.01, 100.0)}
 BOTH = {"learning_rate": Range(0.01, 1.0), "bound": Range(1, 8)}

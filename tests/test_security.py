@@ -5,7 +5,7 @@ import pytest
 import zmq
 
 from distsgd.errors import ConfigError
-from distsgd.live.security import (
+from distsgd.live.messages.sockets import (
     Door,
     doors,
     endpoints,

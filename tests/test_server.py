@@ -11,12 +11,11 @@ import pytest
 import zmq
 from small_server import LinkOf, SmallServer, answer
 
-from distsgd import algorithms, laws
+from distsgd import algorithms
 from distsgd.algorithm import Algorithm
-from distsgd.live.link import Ended, Link
-from distsgd.live.security import knock, make_keys
-from distsgd.live.server import Budget
-from distsgd.live.wire import (
+from distsgd.live.messages.link import Ended, Link
+from distsgd.live.messages.sockets import knock, make_keys
+from distsgd.live.messages.wire import (
     EVALUATOR,
     LAUNCHER,
     LEAD,
@@ -27,6 +26,8 @@ from distsgd.live.wire import (
     decode,
     encode,
 )
+from distsgd.live.server.serve import Budget
+from distsgd.order import laws
 from distsgd.trace import JOIN, LEAVE, PULL, PUSH
 
 SERVED = [

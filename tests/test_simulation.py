@@ -10,7 +10,7 @@ import threadpoolctl
 import distsgd as ds
 from distsgd import algorithms
 from distsgd.errors import ConfigError, TraceError
-from distsgd.history import Point, history, message_bytes
+from distsgd.fold.history import Point, history, message_bytes
 from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.trace import PUSH, Trace

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd import algorithms, commands
-from distsgd.commands import Asked
+from distsgd import algorithms
+from distsgd.commands import actions as commands
+from distsgd.commands.actions import Asked
 from distsgd.errors import ConfigError
 from distsgd.run import Run, load
 

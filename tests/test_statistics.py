@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd import ConfigError
-from distsgd.report.statistics import (
+from distsgd.statistics.spreads import (
     Curve,
     band,
     band_name,

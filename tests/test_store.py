@@ -3,10 +3,10 @@ import pytest
 
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, At, Rules, message_columns
-from distsgd.live import store
-from distsgd.live.decisions import Action, Decision
-from distsgd.live.store import Store, prepare
-from distsgd.live.vectors import Layout
+from distsgd.live.messages.columns import Layout
+from distsgd.live.server import store
+from distsgd.live.server.decisions import Action, Decision
+from distsgd.live.server.store import Store, prepare
 
 ALGORITHMS = [
     algorithms.downpour(0.1), algorithms.downpour(0.1, server="adagrad"),

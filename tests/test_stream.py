@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
-from distsgd.kernels.random import SAMPLES, below, draw, stream_key
+from distsgd.kernels.draws.random import SAMPLES, below, draw, stream_key
 
 small = st.integers(0, 1000)
 

@@ -18,9 +18,9 @@ import pytest
 import requests
 
 from distsgd import ConfigError
-from distsgd.cli import main
-from distsgd.live import submission
-from distsgd.live.submission import Order, delivery, entrypoint, follow, received
+from distsgd.commands.cli import main
+from distsgd.live.ray import jobs as submission
+from distsgd.live.ray.jobs import Order, delivery, entrypoint, follow, received
 
 EXPERIMENT = """
 updates = 10

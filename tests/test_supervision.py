@@ -5,10 +5,10 @@ import msgspec
 import pytest
 
 from distsgd.errors import ConfigError, DistsgdError, WorkerLost
-from distsgd.live.clerk import Errand
-from distsgd.live.nursery import End
-from distsgd.live.supervision import MOST_LOSSES, Events, Role, Supervision
-from distsgd.live.wire import Kind, State
+from distsgd.live.local.clerk import Errand
+from distsgd.live.local.supervision import MOST_LOSSES, Events, Role, Supervision
+from distsgd.live.machine.forking import End
+from distsgd.live.messages.wire import Kind, State
 
 KILLED, STATUS = End(-9, ""), Errand(Kind.STATUS)
 W1, LEAD = Role("worker", 1), Role("server", 0)

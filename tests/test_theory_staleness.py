@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distsgd import laws
 from distsgd.algorithm import Pull, Push, Start, Step
-from distsgd.fleet import Fleet, fixed_staleness
-from distsgd.laws import Law
-from distsgd.schedule import schedule
+from distsgd.order import laws
+from distsgd.order.fleet import Fleet, fixed_staleness
+from distsgd.order.laws import Law
+from distsgd.order.schedule import schedule
 from distsgd.trace import PULL, PUSH, Trace
 
 PLAIN = (Pull(), Step(), Push())

@@ -9,10 +9,10 @@ import pytest
 
 from distsgd.algorithm import Cycle, Pull, Push, Step
 from distsgd.errors import ConfigError
-from distsgd.fleet import Fleet
-from distsgd.laws import constant, exponential
+from distsgd.order.fleet import Fleet
+from distsgd.order.laws import constant, exponential
+from distsgd.order.schedule import schedule
 from distsgd.report.timeline import Delays, perfetto, spans
-from distsgd.schedule import schedule
 from distsgd.trace import JOIN, LEAVE, PULL, PUSH, ROW, Trace
 
 LATENCY, SERVICE = 0.2, 0.05

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distsgd import laws
 from distsgd.algorithm import Pull, Push, Step
 from distsgd.errors import ConfigError, TraceError
-from distsgd.fleet import Failures, Fleet
-from distsgd.schedule import schedule
+from distsgd.order import laws
+from distsgd.order.fleet import Failures, Fleet
+from distsgd.order.schedule import schedule
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
 PLAIN = (Pull(), Step(), Push())

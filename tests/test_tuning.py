@@ -6,15 +6,24 @@ from functools import partial
 import pytest
 
 import distsgd as ds
-from distsgd import ConfigError, jobs
-from distsgd.comparison import load_comparison
-from distsgd.jobs import NOWHERE
-from distsgd.report.summary import Outcome
-from distsgd.report.trials import Trial, choose, tolerated
-from distsgd.search import Range, Tunable, Tuning
-from distsgd.setup import Setup
-from distsgd.target import Reference
-from distsgd.tuning import EVALUATIONS, Group, chosen, find_targets, groups, n_tuning_runs, tune
+from distsgd import ConfigError
+from distsgd.experiment import runs as jobs
+from distsgd.experiment.runs import NOWHERE
+from distsgd.experiment.setup import Setup
+from distsgd.experiment.target import Reference
+from distsgd.experiment.trials import Trial, choose, tolerated
+from distsgd.experiment.tuning import (
+    EVALUATIONS,
+    Group,
+    chosen,
+    find_targets,
+    groups,
+    n_tuning_runs,
+    tune,
+)
+from distsgd.experiment.values import Range, Tunable, Tuning
+from distsgd.report.comparison import load_comparison
+from distsgd.report.numbers.summary import Outcome
 
 RATE = {"learning_rate": Range(0.05, 5.0)}
 FLEETS = {"fresh": ds.fixed_staleness(0), "stale": ds.fixed_staleness(3)}

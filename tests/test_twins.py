@@ -10,13 +10,13 @@ from small_live import FIVE, TWO, small_live
 from stand_in import launch
 
 import distsgd as ds
-from distsgd import jobs
+from distsgd.experiment import runs as jobs
 from distsgd.report.answer import answer
-from distsgd.report.charts import Picture
-from distsgd.report.engines import Runs, agreements
+from distsgd.report.numbers.engines import Runs, agreements
+from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.page import render
-from distsgd.report.pictures import pictures
-from distsgd.report.summary import Outcome, Summary, summarise
+from distsgd.report.pictures.charts import Picture
+from distsgd.report.pictures.every import pictures
 from distsgd.report.text import headings
 
 MakeRun: TypeAlias = Callable[..., ds.Run]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd.errors import WireError
-from distsgd.live.vectors import FrameVectors, Layout, SharedVectors, Vectors
+from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors, Vectors
 
 layouts = st.builds(
     Layout, st.integers(5, 40), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3),

@@ -9,10 +9,10 @@ import pytest
 from stand_in import launch
 
 import distsgd as ds
-from distsgd import jobs
-from distsgd.cli import main
-from distsgd.live.case import Progress
-from distsgd.watching import Pace, stop_asked, terminable
+from distsgd.commands.cli import main
+from distsgd.commands.progress import Pace, stop_asked, terminable
+from distsgd.experiment import runs as jobs
+from distsgd.live.request import Progress
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 

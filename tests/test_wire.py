@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd.errors import WireError
-from distsgd.live.wire import HEADER, Header, Kind, decode, encode
+from distsgd.live.messages.wire import HEADER, Header, Kind, decode, encode
 
 u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**63 - 1)

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from distsgd import ConfigError
-from distsgd.work import LOCK, locked, n_processes, work
+from distsgd.experiment.pool import LOCK, locked, n_processes, work
 
 HOLD = """
 import sys
 from pathlib import Path
-from distsgd.work import locked
+from distsgd.experiment.pool import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 WORK = """
 import threading
-from distsgd.work import work
+from distsgd.experiment.pool import work
 print("begun", flush=True)
 for _ in work(lambda common, piece: threading.Event().wait(0.05), None, range(10_000), processes=2):
     print("done", flush=True)

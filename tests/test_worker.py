@@ -11,13 +11,13 @@ import zmq
 import distsgd as ds
 from distsgd.algorithm import Algorithm, Pull, Push, Step
 from distsgd.data.stream import Stream
-from distsgd.live import link
-from distsgd.live.link import Peer
-from distsgd.live.security import Door
-from distsgd.live.vectors import FrameVectors, Layout
-from distsgd.live.wire import Header, Kind, Message, decode, encode
-from distsgd.live.worker import Case, _Delays, due, work
-from distsgd.schedule import schedule
+from distsgd.live.messages import link
+from distsgd.live.messages.columns import FrameVectors, Layout
+from distsgd.live.messages.link import Peer
+from distsgd.live.messages.sockets import Door
+from distsgd.live.messages.wire import Header, Kind, Message, decode, encode
+from distsgd.live.peers.worker import Case, _Delays, due, work
+from distsgd.order.schedule import schedule
 from distsgd.trace import PULL
 
 SESSION, BATCH, SEED = 77, 4, 3

@@ -2,10 +2,10 @@
 
 from distsgd.data.dataset import Data
 from distsgd.data.digits import digits
-from distsgd.data.rows import Sparse
 from distsgd.data.split import from_arrays
 from distsgd.data.statistics import Statistics
 from distsgd.data.svmlight import svmlight
 from distsgd.data.synthetic import sparse
+from distsgd.sparse import Sparse
 
 __all__ = ["Data", "Sparse", "Statistics", "digits", "from_arrays", "sparse", "svmlight"]

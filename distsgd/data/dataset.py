@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.rows import Floats, Integers, Sparse
 from distsgd.data.scaling import Scales, scales
 from distsgd.data.statistics import Statistics, statistics
 from distsgd.errors import ConfigError
+from distsgd.sparse import Floats, Integers, Sparse
 
 
 @dataclass(frozen=True, eq=False)

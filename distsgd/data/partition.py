@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.data.dataset import Data
-from distsgd.data.rows import Floats, Integers
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
-from distsgd.kernels.laws import GAMMA, LAW, fill
-from distsgd.kernels.noise import fill_uniform
-from distsgd.kernels.stream import BOOSTS, PARTS, SHARES
+from distsgd.kernels.draws.laws import GAMMA, LAW, fill
+from distsgd.kernels.draws.noise import fill_uniform
+from distsgd.kernels.draws.stream import BOOSTS, PARTS, SHARES
+from distsgd.sparse import Floats, Integers
 
 PartsName: TypeAlias = Literal["shared", "sharded", "skewed"]
 SamplerName: TypeAlias = Literal["replacement", "reshuffled"]

@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.data.rows import Floats, Sparse, frozen
 from distsgd.errors import unknown_name
+from distsgd.sparse import Floats, Sparse, frozen
 
 Scale: TypeAlias = Literal["standard"] | None
 """How features are scaled: not at all, or to a standard deviation of 1."""

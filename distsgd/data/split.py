@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.data.dataset import Data
-from distsgd.data.rows import Floats, Integers, Sparse, from_scipy, frozen
 from distsgd.data.scaling import Scale, scaled
 from distsgd.errors import ConfigError, check_number, check_seed, unknown_name
+from distsgd.sparse import Floats, Integers, Sparse, from_scipy, frozen
 
 Labels: TypeAlias = tuple[Integers | Floats, tuple[str, ...]]
 """Labels as numbers, and the names of the classes if they were text."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.rows import Floats, Integers, Sparse
+from distsgd.sparse import Floats, Integers, Sparse
 
 _WORK = 2e8
 """Occurrences that the search for rho looks at before it gives up being exact: about a second."""

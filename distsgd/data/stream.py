@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distsgd.data.partition import SAMPLERS, Parts
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
-from distsgd.kernels.stream import Sampling, fill_batches
+from distsgd.kernels.draws.stream import Sampling, fill_batches
 
 
 class Stream:

@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.data.dataset import Data
-from distsgd.data.rows import Floats, Integers, Sparse, sparse_rows
 from distsgd.data.split import from_arrays
 from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed
-from distsgd.kernels.noise import FLIPS, ROWS, VALUES, WEIGHTS, fill_normal, fill_uniform
-from distsgd.kernels.sampling import fill_columns
+from distsgd.kernels.draws.noise import FLIPS, ROWS, VALUES, WEIGHTS, fill_normal, fill_uniform
+from distsgd.kernels.draws.sampling import fill_columns
+from distsgd.sparse import Floats, Integers, Sparse, sparse_rows
 
 
 def sparse(  # noqa: PLR0917 # the numbers that shape the data, in their published order

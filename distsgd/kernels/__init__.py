@@ -29,7 +29,7 @@ def _folder() -> str:
     neighbour had been inlined into.
     """
     here = Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted(here.rglob("*.py")))
     checks = os.environ.get("NUMBA_BOUNDSCHECK", "")
     name = hashlib.sha256(sources + checks.encode()).hexdigest()[:16]
     own = here / "__pycache__" if os.access(here, os.W_OK) else Path.home() / ".cache" / "distsgd"

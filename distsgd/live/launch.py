@@ -15,19 +15,19 @@ from distsgd.errors import (
     unknown_name,
     warn,
 )  # fmt: skip
-from distsgd.fleet import Fleet
-from distsgd.laws import Law
-from distsgd.live.case import Budget, Hooks, Launch, Progress
-from distsgd.live.fleet import MOST_PROCESSES, LiveEngine, OnLoss, Writes
+from distsgd.fold.plausible import of_fleet, of_problem
+from distsgd.live.options import MOST_PROCESSES, LiveEngine, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
-from distsgd.plausible import of_fleet, of_problem
+from distsgd.live.request import Budget, Hooks, Launch, Progress
+from distsgd.order.fleet import Fleet
+from distsgd.order.laws import Law
 from distsgd.problem import Problem
 from distsgd.run import Run
 
 _ENGINES = {
-    "lock_free": ("distsgd.live.lock_free", "launch_lock_free"),
-    "local": ("distsgd.live.local", "launch_local"),
-    "ray": ("distsgd.live.ray_cluster", "launch_ray"),
+    "lock_free": ("distsgd.live.lock_free.launch", "launch_lock_free"),
+    "local": ("distsgd.live.local.launch", "launch_local"),
+    "ray": ("distsgd.live.ray.launch", "launch_ray"),
 }
 """Where each engine is; it is imported when it is needed."""
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.data import Data
-from distsgd.data.rows import Floats
 from distsgd.errors import ConfigError, wrong_kind
+from distsgd.sparse import Floats
 
 Classes: TypeAlias = NDArray[np.uint32]
 

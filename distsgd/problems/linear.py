@@ -24,19 +24,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
-from distsgd.data.rows import Floats, explicit
 from distsgd.errors import check_number
-from distsgd.kernels.linear import batch_gradients, compiled_slope, margins
+from distsgd.kernels.gradients.linear import batch_gradients, compiled_slope, margins
 from distsgd.problem import (
     Evaluation,
     Settings,
-    Support,
     check_point,
     check_points,
     data_settings,
     dense_bytes,
 )
 from distsgd.problems.labels import numbers, signs
+from distsgd.sparse import Floats, Support, explicit
 
 
 class MarginLoss(NamedTuple):

@@ -18,16 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
-from distsgd.data.rows import Floats
 from distsgd.errors import ConfigError, check_count, check_number, check_room
-from distsgd.kernels.network import (
+from distsgd.kernels.draws.noise import START, fill_normal
+from distsgd.kernels.gradients.network import (
     rectify,
     rectify_slopes,
     shift_logits,
     softmax_slopes,
     sum_slopes,
 )
-from distsgd.kernels.noise import START, fill_normal
 from distsgd.problem import (
     Batches,
     Evaluation,
@@ -39,6 +38,7 @@ from distsgd.problem import (
     dense_bytes,
 )
 from distsgd.problems.labels import Classes, classes
+from distsgd.sparse import Floats
 
 _DENSE_BYTES = 1e9
 """Largest table that sparse data are turned into."""

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from distsgd.data.rows import Floats
 from distsgd.errors import ConfigError, check_number
-from distsgd.kernels.noise import add_noise
+from distsgd.kernels.draws.noise import add_noise
 from distsgd.problem import (
     Evaluation,
     Settings,
@@ -17,6 +16,7 @@ from distsgd.problem import (
     check_points,
     dense_bytes,
 )
+from distsgd.sparse import Floats
 
 
 @dataclass(frozen=True, eq=False)

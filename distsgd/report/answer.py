@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from distsgd.report.engines import Agreement
-from distsgd.report.findings import Growth
-from distsgd.report.inference import Known, extreme
-from distsgd.report.summary import Summary
+from distsgd.experiment.trials import Trial, Tuned, by_group, tolerated
+from distsgd.report.numbers.engines import Agreement
+from distsgd.report.numbers.findings import Growth
+from distsgd.report.numbers.summary import Summary
 from distsgd.report.text import few, interval_text, number
-from distsgd.report.trials import Trial, Tuned, by_group, tolerated
 from distsgd.report.verdict import case_of, verdict
 from distsgd.report.warnings import warnings
+from distsgd.statistics.inference import Known, extreme
 
 
 def answer(summary: Summary) -> list[str]:

@@ -11,9 +11,9 @@ import vl_convert
 
 from distsgd.errors import unknown_name
 from distsgd.files import check_writable, unwritable
-from distsgd.report.charts import COLOURS, Picture, View, case_name
-from distsgd.report.pictures import pictures
-from distsgd.report.summary import Outcome, Summary
+from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.report.pictures.charts import COLOURS, Picture, View, case_name
+from distsgd.report.pictures.every import pictures
 
 Format: TypeAlias = Literal["svg", "png", "pdf", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)

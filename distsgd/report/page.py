@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from distsgd.errors import TraceError
 from distsgd.report.answer import answer
-from distsgd.report.charts import (
+from distsgd.report.numbers.summary import Outcome, Result, Summary
+from distsgd.report.pictures.charts import (
     BOTH,
     COLOURS,
     COLOURS_ON_DARK,
@@ -24,8 +25,7 @@ from distsgd.report.charts import (
     case_name,
     styles,
 )  # fmt: skip
-from distsgd.report.pictures import pictures
-from distsgd.report.summary import Outcome, Result, Summary
+from distsgd.report.pictures.every import pictures
 from distsgd.report.text import (
     MISSING,
     TRIAL_COLUMNS,

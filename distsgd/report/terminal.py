@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distsgd.report.summary import Summary
+from distsgd.experiment.trials import Tuned
+from distsgd.report.numbers.summary import Summary
 from distsgd.report.text import COLUMNS, MISSING, cells, number
-from distsgd.report.trials import Tuned
 
 WIDE = 132
 """Columns of a table that is written into a file or a pipe."""

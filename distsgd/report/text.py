@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from distsgd.report.engines import Engine, clock_of
-from distsgd.report.findings import Contrast
-from distsgd.report.statistics import Spread
-from distsgd.report.summary import Line, Result
-from distsgd.report.trials import Trial
+from distsgd.experiment.trials import Trial
+from distsgd.report.numbers.engines import Engine, clock_of
+from distsgd.report.numbers.findings import Contrast
+from distsgd.report.numbers.summary import Line, Result
+from distsgd.statistics.spreads import Spread
 
 MISSING = "-"
 """Stands for a number that is not finite or does not apply."""

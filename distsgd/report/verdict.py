@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from distsgd.report.findings import Contrast, Quantity
-from distsgd.report.statistics import Spread
-from distsgd.report.summary import Result, Summary
+from distsgd.report.numbers.findings import Contrast, Quantity
+from distsgd.report.numbers.summary import Result, Summary
 from distsgd.report.text import few, number, ratio_text, spread_text
+from distsgd.statistics.spreads import Spread
 
 
 class Case(NamedTuple):

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distsgd.report.summary import Summary
-from distsgd.report.trials import Trial
+from distsgd.experiment.trials import Trial
+from distsgd.report.numbers.summary import Summary
 
 
 def warnings(summary: Summary) -> list[str]:

@@ -1,0 +1,187 @@
+"""Runs on their way: what a terminal shows of them, and the signals that stop them."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
+
+from distsgd.experiment.outcome import Outcome
+from distsgd.experiment.runs import LiveWatch, Watch
+from distsgd.experiment.setup import Job, Setup
+from distsgd.live.request import Progress as LiveProgress
+from distsgd.report.text import number
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody ended the command with SIGTERM, which stops it as Ctrl-C does."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` while the block runs."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Stop:
+    """Says whether a signal has asked to stop; a second one does not wait for that."""
+
+    code = 0
+    """Exit code of the signal that came, as a shell has it; 0 if none did."""
+
+    def __call__(self) -> bool:
+        """Return whether a signal has come."""
+        return self.code > 0
+
+    def note(self, number: int, _: object) -> None:
+        """Note the signal with this `number`."""
+        if self.code:
+            raise KeyboardInterrupt
+        self.code = 128 + number
+
+
+@contextmanager
+def stop_asked() -> Iterator[Stop]:
+    """Let Ctrl-C and SIGTERM ask to stop while the block runs, instead of ending it."""
+    stop = Stop()
+    before = {one: signal.signal(one, stop.note) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class Shown(NamedTuple):
+    """Whom to tell, so that a terminal shows it."""
+
+    watch: Watch
+    watch_live: LiveWatch
+
+
+EVERY_S = 10.0
+"""Time between two lines about runs on their way, where there is no terminal [s]."""
+
+
+class Lines:
+    """Says how far the task of a `bar` has come, in a line now and then, if there is no terminal.
+
+    The bar, which shows nothing there, keeps the time.
+    """
+
+    def __init__(self, bar: Progress, unit: str) -> None:
+        self._bar, self._unit, self._said_s = bar, unit, 0.0
+
+    def __call__(self) -> None:
+        """Print a line, unless the last one is recent."""
+        (task,) = self._bar.tasks
+        elapsed_s = task.elapsed or 0.0
+        if not self._bar.disable or elapsed_s < self._said_s + EVERY_S:
+            return
+        self._said_s = elapsed_s
+        done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {self._unit}"
+        text = f"{done} ({task.percentage:.0f} %) after {elapsed_s:.0f} s, {task.description}"
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bar(*more: ProgressColumn) -> Progress:
+    """Return a bar that a terminal shows; elsewhere it is disabled, and `Lines` speak."""
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
+    return Progress(
+        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
+    )  # fmt: skip
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Shown]:
+    """Show runs, time left, how many diverged, and how far a live run has come."""
+    n_diverged = 0
+    with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task, say = bar.add_task("starting", total=total), Lines(bar, "runs")
+        told = Pace()
+
+        def watch(outcome: Outcome) -> None:
+            nonlocal n_diverged
+            n_diverged += outcome.run is not None and outcome.run.status == "diverged"
+            lost = f", {n_diverged} diverged" if n_diverged else ""
+            text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
+            bar.update(task, advance=1, description=text)
+            say()
+
+        def watch_live(job: Job, far: LiveProgress) -> None:
+            text = f"{job.label} on {job.fleet}: {told(far)}"
+            bar.update(task, description=text)
+            say()
+
+        yield Shown(watch, watch_live)
+
+
+@contextmanager
+def live_progress(setup: Setup) -> Iterator[LiveWatch]:
+    """Show how far a live run has come in its budget."""
+    ((unit, total),) = setup.budget.items()
+    per_gradient = {"epochs": setup.batch / next(iter(setup.problems.values())).samples}
+    with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
+        task, say = bar.add_task("starting", total=total), Lines(bar, unit)
+        told = Pace()
+
+        def watch(_: Job, far: LiveProgress) -> None:
+            n_gradients = far.gradients * per_gradient.get(unit, 1.0)
+            done = far.updates if unit == "updates" else n_gradients
+            bar.update(task, completed=done, description=told(far))
+            say()
+
+        yield watch
+
+
+class Pace:
+    """Puts how far a live run has come into a line.
+
+    It remembers the last call: updates per second are those since then.
+    """
+
+    def __init__(self) -> None:
+        self._updates, self._wall_seconds = 0, 0.0
+
+    def __call__(self, far: LiveProgress) -> str:
+        """Return the line for a run that has come so `far`."""
+        lost = f" ({far.lost} lost)" if far.lost else ""
+        workers = f"{far.alive} worker{'s' * (far.alive != 1)}{lost}"
+        return (
+            f"{far.updates:,} updates, {number(self._rate(far))}/s, loss {number(far.loss)}, "
+            f"staleness {number(far.staleness)}, {workers}{_unsaved(far)}"
+        )
+
+    def _rate(self, far: LiveProgress) -> float | None:
+        if far.wall_seconds < self._wall_seconds:  # another run has begun
+            self._updates, self._wall_seconds = 0, 0.0
+        time = far.wall_seconds - self._wall_seconds
+        rate = (far.updates - self._updates) / time if time > 0 else None
+        self._updates, self._wall_seconds = far.updates, far.wall_seconds
+        return rate
+
+
+def _unsaved(far: LiveProgress) -> str:
+    if not far.unsaved:
+        return ""
+    last = "never written" if far.saved is None else f"last written at update {far.saved:,}"
+    return f", checkpoint failed {far.unsaved} time{'s' * (far.unsaved != 1)}, {last}"

@@ -1,0 +1,277 @@
+"""An experiment file: typed configuration in TOML, and what it builds.
+
+A wrong key, name or value is a `ConfigError` that says where it stands and what is nearest to it.
+Nothing is computed here.
+"""
+
+import contextlib
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from distsgd.data.partition import Partition
+from distsgd.errors import ConfigError, unknown_name
+from distsgd.experiment import tables
+from distsgd.experiment.setup import BUDGETS, Setup
+from distsgd.experiment.tables import ExactStaleness, Machines, SampledStaleness, Table
+from distsgd.experiment.target import Reference
+from distsgd.experiment.values import Tuning
+
+__all__ = [
+    "ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read",
+]  # fmt: skip
+
+QUICK_SEEDS = 2
+QUICK_SHARE = 0.2
+QUICK_TRIALS = 4
+QUICK_EVALUATIONS = 25
+"""A quick comparison has this many seeds, trials and evaluations at most, and this share of the
+budget."""
+
+
+class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The content of an experiment file, which REFERENCE.md describes key by key.
+
+    Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget of every run, and
+    exactly one of `problem` and `problems` is given.
+    """
+
+    algorithms: dict[str, Table]
+    fleets: dict[str, Table]
+    problem: Table | None = None
+    problems: dict[str, Table] | None = None
+    epochs: float | None = None
+    updates: int | None = None
+    gradients: int | None = None
+    seconds: float | None = None
+    batch: int = 32
+    seeds: int | list[int] = 3
+    evaluations: int = 40
+    target: float | Reference | None = None
+    note: str = ""
+    tuning: Tuning = Tuning()
+    partition: Table | None = None
+    reads: Literal["consistent", "interleaved"] = "consistent"
+    atomic: bool = True
+    engine: str | list[str] = "simulate"
+    live: Table = {}
+
+    def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
+        """Return the experiment on other fleets.
+
+        Parameters
+        ----------
+        staleness : sequence of int
+            A fleet of exactly this staleness for each.
+        workers : sequence of int
+            The experiment's fleets of machines with each of these numbers of workers.
+
+        Returns
+        -------
+        Experiment
+            With only the fleets that were asked for; unchanged if none was. A target or a tuning
+            on a fleet that is gone is on the first fleet, or on each.
+
+        Raises
+        ------
+        ConfigError
+            If `workers` is given and the experiment has no fleet of machines.
+        """
+        machines = {name: table for name, table in self.fleets.items() if "workers" in table}
+        if workers and not machines:
+            msg = "workers needs a fleet that is described by its workers; this experiment has none"
+            raise ConfigError(msg)
+        sized = {
+            _sized(name, count, of=len(machines)): table | {"workers": count}
+            for name, table in machines.items()
+            for count in workers
+        }
+        exact = {f"staleness {tau}": {"staleness": tau} for tau in staleness}
+        fleets = {**sized, **exact}
+        return self._on(fleets) if fleets else self
+
+    def _on(self, fleets: dict[str, Table]) -> "Experiment":
+        target, tuning = self.target, self.tuning
+        if isinstance(target, Reference) and target.fleet not in fleets:
+            target = msgspec.structs.replace(target, fleet=None)
+        if tuning.fleet not in fleets:
+            tuning = msgspec.structs.replace(tuning, fleet=None)
+        return msgspec.structs.replace(self, fleets=fleets, target=target, tuning=tuning)
+
+    def with_seeds(self, seeds: int | None) -> "Experiment":
+        """Return the experiment with that many seeds: 0, 1, 2 and so on; None changes nothing."""
+        return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
+
+    def on(self, engine: str | None, fleet: str | None) -> "Experiment":
+        """Return the experiment on one fleet and one engine, None for its first ones.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such fleet.
+        """
+        name = next(iter(self.fleets), "") if fleet is None else fleet
+        if name not in self.fleets:
+            raise unknown_name("fleet", name, self.fleets)
+        first = self.engine[:1] if isinstance(self.engine, list) else self.engine
+        alone = self._on({name: self.fleets[name]})
+        return msgspec.structs.replace(alone, engine=first if engine is None else engine)
+
+    def quick(self) -> "Experiment":
+        """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
+        seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
+        (name, amount), = self.budget.items()  # fmt: skip
+        less = (
+            amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
+        )
+        tuning = msgspec.structs.replace(
+            self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
+            seeds=list(self.tuning.cases[:QUICK_SEEDS]),
+        )  # fmt: skip
+        changed = {
+            name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning,
+            "evaluations": min(self.evaluations, QUICK_EVALUATIONS),
+        }  # fmt: skip
+        return msgspec.structs.replace(self, **changed)
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The budget that was given, by name."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        return {name: amount for name, amount in given.items() if amount is not None}
+
+    def build(self, folder: Path = Path()) -> Setup:
+        """Return what the experiment compares, checked and ready to run.
+
+        Parameters
+        ----------
+        folder : Path
+            Folder from which relative paths of data files start.
+
+        Returns
+        -------
+        Setup
+            Problem, algorithms and fleets as objects.
+
+        Raises
+        ------
+        ConfigError
+            If a name, a key or a value cannot be used.
+        """
+        return Setup(
+            algorithms={
+                name: tables.algorithm(name, own, self.tuning)
+                for name, own in self.algorithms.items()
+            },
+            problem=self._problems(folder),
+            fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
+            budget=self.budget,
+            batch=self.batch,
+            seeds=self.seeds,
+            evaluations=self.evaluations,
+            target=self.target,
+            note=self.note,
+            tuning=self.tuning,
+            partition=tables.construct(Partition, self.partition or {}, "[partition]"),
+            reads=self.reads,
+            atomic=self.atomic,
+            engine=self.engine,  # type: ignore[arg-type] # a set-up knows the names of engines
+            live=tables.live(self.live),
+        )
+
+    def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label
+        if (self.problem is None) == (self.problems is None):
+            msg = "an experiment needs exactly one of [problem] and [problems.LABEL]"
+            raise ConfigError(msg)
+        if self.problem is not None:
+            return tables.problem(self.problem, folder, "problem")
+        labelled = self.problems or {}
+        return {
+            name: tables.problem(own, folder, f"problems.{name}") for name, own in labelled.items()
+        }
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in the TOML file `path`, with `changes`, see `parse`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is not TOML, or has an unknown key or a value of a wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        msg = (
+            f"cannot read {path} ({reason}); give an experiment file, or none for the built-in one"
+        )
+        raise ConfigError(msg) from None
+    return parse(text, str(path), changes)
+
+
+def builtin(changes: Sequence[str] = ()) -> Experiment:
+    """Return the experiment that comes with distsgd: every algorithm, softmax on digits."""
+    file = resources.files("distsgd").joinpath("builtin.toml")
+    return parse(file.read_text(encoding="utf-8"), "builtin.toml", changes)
+
+
+def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in the TOML `text`, which errors call `name`.
+
+    Parameters
+    ----------
+    text : str
+        Content of an experiment file.
+    name : str
+        What errors call it.
+    changes : sequence of str
+        Lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``. A value that
+        is no TOML is text: a shell takes quotes away.
+
+    Returns
+    -------
+    Experiment
+        Typed, not yet built.
+
+    Raises
+    ------
+    ConfigError
+        If something is not TOML, or has an unknown key or a value of a wrong type.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, tables too deep
+        msg = f"{name} is not valid TOML: {error}"
+        raise ConfigError(msg) from None
+    for change in changes:
+        _put_over(table, _changed(change))
+    experiment: Experiment = tables.typed(table, Experiment, name)
+    return experiment
+
+
+def _changed(change: str) -> Table:
+    key, equals, value = change.partition("=")
+    quoted = f"{key} = {msgspec.json.encode(value.strip()).decode()}"
+    for line in (change, quoted) if equals else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            return tomllib.loads(line)
+    msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"
+    raise ConfigError(msg)
+
+
+def _put_over(table: Table, changes: Table) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _put_over(table[key], value)
+        else:
+            table[key] = value
+
+
+def _sized(name: str, count: int, of: int) -> str:
+    plain = f"{count} workers"
+    return plain if of == 1 else f"{name}, {plain}"

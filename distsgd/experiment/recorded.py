@@ -1,0 +1,132 @@
+"""What a saved run was made from: tables of an experiment, and the values that they describe."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from distsgd.algorithm import Algorithm, settings
+from distsgd.errors import ConfigError, unknown_name
+from distsgd.experiment import file as experiment
+from distsgd.experiment import tables
+from distsgd.experiment.file import Experiment
+from distsgd.experiment.tables import Table
+from distsgd.experiment.values import Tunable, Tuning
+from distsgd.problem import Problem, problem_settings
+from distsgd.run import Run
+
+
+class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The content of `Run.source`: tables of an experiment, and where relative paths start."""
+
+    algorithm: Table
+    problem: Table
+    folder: str
+
+
+class Made(NamedTuple):
+    """What a run can be replayed with."""
+
+    algorithm: Algorithm
+    problem: Problem
+
+
+def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]:
+    """Return the source of a run of an experiment, as JSON.
+
+    Parameters
+    ----------
+    described : Experiment
+        The experiment; of several problems the first.
+    label : str
+        Name of the algorithm in it.
+    folder : Path
+        Where its relative paths start.
+
+    Returns
+    -------
+    dict
+        For `Run.source`.
+    """
+    problem = next(iter(_problems(described).values()))
+    source = Source(described.algorithms[label], problem, str(folder.resolve()))
+    found: dict[str, Any] = msgspec.to_builtins(source)
+    return found
+
+
+def make_again(run: Run, file: Path | None = None, label: str | None = None) -> Made:
+    """Return the algorithm and the problem of a saved run.
+
+    Parameters
+    ----------
+    run : Run
+        The run, which says what it was made from if ``distsgd run`` has made it.
+    file : Path, optional
+        The experiment to take instead; the built-in one if the run does not say.
+    label : str, optional
+        Name of the algorithm in the experiment; otherwise that which was recorded is looked for.
+
+    Returns
+    -------
+    Made
+        Algorithm and problem. Those of a `label` may be others than the recorded ones.
+
+    Raises
+    ------
+    ConfigError
+        If the run does not say what it was made from, and the experiment is another one.
+    """
+    if run.source and file is None and label is None:
+        source: Source = tables.typed(run.source, Source, "the source of the run")
+        algorithm = tables.algorithm("recorded", source.algorithm, Tuning())
+        return Made(algorithm, tables.problem(source.problem, Path(source.folder), "problem"))
+    described = experiment.builtin() if file is None else experiment.read(file)
+    folder = Path() if file is None else file.parent
+    made = Made(_algorithm(described, label, run), _problem(described, folder, run))
+    if file is None and problem_settings(made.problem) != run.settings["problem"]:
+        raise _unknown("problem", run)
+    return made
+
+
+def _algorithm(described: Experiment, label: str | None, run: Run) -> Algorithm:
+    known = described.algorithms
+    if label is not None:
+        if label not in known:
+            raise unknown_name("algorithm", label, known)
+        return _with_numbers(tables.algorithm(label, known[label], described.tuning), run)
+    for name, table in known.items():
+        found = _with_numbers(tables.algorithm(name, table, described.tuning), run)
+        if settings(found) == run.settings["algorithm"]:
+            return found
+    raise _unknown("algorithm", run)
+
+
+def _unknown(kind: str, run: Run) -> ConfigError:
+    return ConfigError(
+        f"the run does not say what it was made from, and no {kind} of the experiment is the "
+        f"recorded one, {run.settings[kind]['name']}; give its --experiment FILE, and --algorithm "
+        "NAME to see what differs"
+    )
+
+
+def _with_numbers(found: Algorithm | Tunable, run: Run) -> Algorithm:
+    """Return an algorithm, whose tuned parameters are those that were recorded."""
+    if isinstance(found, Algorithm):
+        return found
+    recorded = run.settings["algorithm"]["hyper"]
+    return found.make(**{name: recorded.get(name, one.low) for name, one in found.ranges.items()})
+
+
+def _problem(described: Experiment, folder: Path, run: Run) -> Problem:
+    """Return the problem that was recorded, or else the first one."""
+    made: list[Problem] = [
+        tables.problem(table, folder, place) for place, table in _problems(described).items()
+    ]
+    return next((one for one in made if problem_settings(one) == run.settings["problem"]), made[0])
+
+
+def _problems(described: Experiment) -> dict[str, Table]:
+    """Return the tables of the problems by their place."""
+    if described.problem is not None:
+        return {"problem": described.problem}
+    return {f"problems.{name}": table for name, table in (described.problems or {}).items()}

@@ -1,0 +1,285 @@
+"""The runs of a comparison: each made once, saved as it finishes, and found again.
+
+1. The hash of a run is known before the run. If it is saved already, it is loaded, not made. A run
+   that cannot be identified has a hash of its own each time (`distsgd.rules.identity`).
+2. A run that ends in an unexpected error is listed, and the others go on.
+3. A run comes with its crossing of its problem's target, if there is one. It is looked for where
+   the run is made, in a saved run too that does not know it.
+4. Live runs are made one at a time, after the others: they need the cores. No two of them have the
+   same bits, so that the one that is saved is the one that counts.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
+
+from distsgd.errors import ConfigError, DistsgdWarning, raised, unknown_name
+from distsgd.experiment.outcome import Outcome
+from distsgd.experiment.pool import n_processes, work
+from distsgd.experiment.setup import Job, Setup
+from distsgd.fold.crossing import with_crossing
+from distsgd.fold.simulate import simulate
+from distsgd.live.launch import launch
+from distsgd.live.options import LiveFleet
+from distsgd.live.ray import session as ray_session
+from distsgd.live.ray import tasks as ray_tasks
+from distsgd.live.request import Progress
+from distsgd.problem import Problem
+from distsgd.run import Run, identify, load_as
+
+log = logging.getLogger("distsgd.experiment.runs")
+
+Watch: TypeAlias = Callable[[Outcome], None]
+"""What is told of each run as it comes."""
+LiveWatch: TypeAlias = Callable[[Job, Progress], None]
+"""What is told of a live run on its way, a few times a second."""
+
+LITTLE = 5_000
+"""Small gradients that take about as long as it takes to start a process."""
+SMALL_GRADIENT = 30_000
+"""Numbers that a small gradient touches; below that, the step around it takes the time."""
+
+
+class Place(NamedTuple):
+    """Where runs are made: a folder in which to save and find them, and how many at once.
+
+    Without a folder nothing is saved.
+    """
+
+    folder: Path | None = None
+    processes: int | None = 1
+    """None for one per core, or per CPU of the cluster."""
+    is_fresh: bool = False
+    """Whether runs are made again that are saved already."""
+    watch: LiveWatch | None = None
+    """What is told of live runs on their way."""
+    on: str = "local"
+    """Who makes the modelled runs: processes of this machine, or the tasks of a Ray cluster."""
+
+
+MACHINES = ("local", "ray")
+"""What `Place.on` may be."""
+NOWHERE = Place()
+"""In this process, saving nothing."""
+NO_TARGETS: Mapping[str, float] = MappingProxyType({})
+
+
+class _Common(NamedTuple):
+    setup: Setup
+    folder: Path | None
+    is_fresh: bool
+    watch: LiveWatch | None = None
+
+
+class _Piece(NamedTuple):
+    """A run that is to be made or found, and the targets whose crossings it shall know."""
+
+    name: str
+    job: Job
+    targets: tuple[float, ...]
+
+
+def run_jobs(
+    setup: Setup, jobs: Sequence[Job], place: Place, targets: Mapping[str, float] = NO_TARGETS
+) -> Iterator[tuple[Job, Run | str]]:
+    """Make the runs of `jobs`, or find them, and give each as it comes.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    jobs : sequence of Job
+        Runs to make. Those that are equal are made once.
+    place : Place
+        Where.
+    targets : mapping of str to float, optional
+        Training losses by the label of the problem: runs come with their crossings of them.
+
+    Yields
+    ------
+    tuple
+        A job, and its run or the error that ended it.
+
+    Raises
+    ------
+    ConfigError
+        If settings turn out not to fit together.
+    """
+    same: dict[str, list[Job]] = {}
+    for job in jobs:
+        same.setdefault(identify(setup.run_settings(job)), []).append(job)
+    missing = []
+    for name, own in same.items():
+        wanted = {targets[job.problem] for job in own if job.problem in targets}
+        saved = None if place.is_fresh else _saved(place.folder, name)
+        if saved is None or not wanted <= {one.target for one in saved.crossings}:
+            missing.append(_Piece(name, own[0], tuple(sorted(wanted))))
+        else:
+            yield from ((job, saved) for job in own)
+    for piece, done in _all_made(setup, missing, place):
+        yield from ((job, done) for job in same[piece.name])
+
+
+def _is_live(setup: Setup, piece: _Piece) -> bool:
+    return isinstance(setup.machines_of(piece.job.fleet), LiveFleet)
+
+
+def _all_made(
+    setup: Setup, pieces: Sequence[_Piece], place: Place
+) -> Iterator[tuple[_Piece, Run | str]]:
+    modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
+    yield from _all_modelled(setup, modelled, place)
+    common = _Common(setup, place.folder, place.is_fresh, place.watch)
+    yield from work(_made, common, live, processes=1)
+
+
+def _all_modelled(
+    setup: Setup, pieces: Sequence[_Piece], place: Place
+) -> Iterator[tuple[_Piece, Run | str]]:
+    if place.on == "local":
+        common = _Common(setup, place.folder, place.is_fresh)
+        yield from work(_made, common, pieces, processes=n_processes(place.processes))
+        return
+    # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
+    common = _Common(setup, None, is_fresh=True)
+    for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
+        yield piece, _kept(done, place.folder)
+
+
+@contextlib.contextmanager
+def connected(place: Place) -> Iterator[None]:
+    """Keep what `place` needs for as long as the block runs: one Ray for all of its runs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such place, or it cannot be used.
+    """
+    if place.on not in MACHINES:
+        raise unknown_name("place to run on", place.on, MACHINES)
+    n_processes(place.processes)
+    with contextlib.ExitStack() as stack:
+        if place.on == "ray":
+            stack.enter_context(ray_session.connected(processes=place.processes))
+        yield
+
+
+def outcome_of(job: Job, done: Run | str) -> Outcome:
+    """Return what came of `job`: its run, or the error that ended it."""
+    run, error = (None, done) if isinstance(done, str) else (done, "")
+    return Outcome(job.label, job.fleet, job.seed, run, error, job.problem)
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Return the folder of the run with the hash `name`."""
+    return folder / "runs" / name
+
+
+def _saved(folder: Path | None, name: str) -> Run | None:
+    """Return the run that is saved; one that is damaged is named, and counts as missing."""
+    if folder is None or not os.path.lexists(path := run_folder(folder, name)):
+        return None
+    try:
+        return load_as(path, name)
+    except ConfigError as error:
+        log.warning("made again: %s", error)
+        return None
+
+
+def _made(common: _Common, piece: _Piece) -> Run | str:
+    try:
+        saved = None if common.is_fresh else _saved(common.folder, piece.name)
+        run = saved or _run(common, piece)
+        crossed = _crossed(common.setup, piece, run)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
+        return raised(error)
+    return crossed if crossed is saved else _kept(crossed, common.folder)
+
+
+def _run(common: _Common, piece: _Piece) -> Run:
+    run = run_once(common.setup, piece.job, watch=common.watch)
+    if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
+        _kept(run, common.folder)
+    return run
+
+
+def _crossed(setup: Setup, piece: _Piece, run: Run) -> Run:
+    problem = setup.problems[piece.job.problem]
+    for target in piece.targets:
+        run = with_crossing(run, piece.job.algorithm, problem, target)
+    return run
+
+
+def _kept(done: Run | str, folder: Path | None) -> Run | str:
+    """Save a run, if there is a folder for it, and return it."""
+    if folder is not None and isinstance(done, Run):
+        done.save(run_folder(folder, done.hash))
+    return done
+
+
+def run_once(
+    setup: Setup, job: Job, *, target: float | None = None,
+    stop: Callable[[], bool] = lambda: False, watch: LiveWatch | None = None,
+) -> Run:  # fmt: skip
+    """Make one run of a comparison.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    job : Job
+        The run to make.
+    target : float, optional
+        Training loss that ends the run.
+    stop : callable, optional
+        Asked again and again whether to end the run.
+    watch : callable, optional
+        Told of a live run on its way.
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    ConfigError
+        If settings turn out not to fit together; it names algorithm and fleet.
+    """
+    machines, ending = setup.machines_of(job.fleet), {"target": target, "stop": stop}
+    given = {**setup.budget, "seed": job.seed, **ending}
+    problem = setup.problems[job.problem]
+    try:
+        # the set-up has said what is doubtful, for all runs at once
+        with warnings.catch_warnings(action="ignore", category=DistsgdWarning):
+            if not isinstance(machines, LiveFleet):
+                return simulate(job.algorithm, problem, machines, **given, **setup.manner)
+            told = None if watch is None else partial(watch, job)
+            own = machines.arguments(job.algorithm) | setup.live_manner
+            return launch(job.algorithm, problem, **given, **own, watch=told)
+    except ConfigError as error:
+        msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
+        raise ConfigError(msg) from None
+
+
+def worthwhile(setup: Setup, n_runs: int) -> int:
+    """Return how many processes are worth starting for `n_runs` runs of each problem."""
+    if "seconds" in setup.budget:
+        return n_processes()
+    gradients = sum(_gradients(setup, problem) for problem in setup.problems.values())
+    return n_processes() if n_runs * gradients > LITTLE else 1
+
+
+def _gradients(setup: Setup, problem: Problem) -> float:
+    """Return the work of a run, in small gradients."""
+    ((name, amount),) = setup.budget.items()
+    n_gradients = amount * problem.samples / setup.batch if name == "epochs" else amount
+    return float(n_gradients) * max(1.0, problem.dimension * setup.batch / SMALL_GRADIENT)

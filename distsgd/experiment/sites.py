@@ -1,0 +1,173 @@
+"""Where runs are made: fleets on engines, and which algorithms cannot run there."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+from distsgd.algorithm import Algorithm, Cycle
+from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.live.lock_free.launch import check_lock_free
+from distsgd.live.options import Live, LiveFleet
+from distsgd.live.request import Budget, Launch
+from distsgd.order.fleet import Fleet, StaleReads
+from distsgd.order.schedule import schedule
+from distsgd.problem import Problem
+
+AnyFleet: TypeAlias = Fleet | StaleReads
+Machines: TypeAlias = AnyFleet | LiveFleet
+Engine: TypeAlias = Literal["simulate", "local", "ray"]
+"""Who gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+_SUFFIXES: dict[Engine, str] = {"simulate": "", "local": ", live", "ray": ", live on Ray"}
+_OF_A_CASE = ("workers", "shards", "staleness", "delay", "on_loss", "writes")
+
+
+class Site(NamedTuple):
+    """Where runs are made: a fleet by its label, on an engine."""
+
+    fleet: str
+    engine: Engine
+    machines: Machines
+
+
+class LeftOut(NamedTuple):
+    """Runs that are not made, since an algorithm cannot run there, and why."""
+
+    problem: str
+    fleet: str
+    algorithm: str
+    reason: str
+
+
+def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
+    """Return the engines, each once, or raise a `ConfigError` that names the nearest one."""
+    given = (engine,) if isinstance(engine, str) else tuple(engine)
+    check_count("number of engines", len(given))
+    for name in given:
+        if name not in ENGINES:
+            raise unknown_name("engine", str(name), ENGINES)
+    return tuple(dict.fromkeys(given))
+
+
+def find_sites(
+    fleets: Mapping[str, AnyFleet], engines: Sequence[Engine], live: Live
+) -> dict[str, Site]:
+    """Return where runs are made, by the label of the report: each fleet on each engine.
+
+    Parameters
+    ----------
+    fleets : mapping of str to Fleet or StaleReads
+        By label; a live fleet is called after the one that it takes after.
+    engines : sequence of str
+        The engines.
+    live : Live
+        How live runs are made.
+
+    Returns
+    -------
+    dict of str to Site
+        Fleet by fleet.
+
+    Raises
+    ------
+    ConfigError
+        If a fleet has no live counterpart, or two have one name.
+    """
+    found: dict[str, Site] = {}
+    for (fleet, machines), engine in product(fleets.items(), engines):
+        label = f"{fleet}{_SUFFIXES[engine]}"
+        if label in found:
+            msg = f"two fleets would be called {label!r}; rename one"
+            raise ConfigError(msg)
+        found[label] = Site(fleet, engine, _on(engine, fleet, machines, live))
+    return found
+
+
+def _on(engine: Engine, label: str, fleet: AnyFleet, live: Live) -> Machines:
+    if engine == "simulate":
+        return fleet
+    try:
+        return live.like(fleet, engine)
+    except ConfigError as error:
+        msg = f"fleet {label!r}: {error}"
+        raise ConfigError(msg) from None
+
+
+def n_workers(machines: Machines) -> int:
+    """Return the number of workers; a sampled order has none, 0."""
+    return 0 if isinstance(machines, StaleReads) else machines.workers
+
+
+def modelled(machines: Machines, algorithm: Algorithm) -> AnyFleet:
+    """Return machines of a model on which a schedule of `algorithm` can be tried."""
+    if isinstance(machines, LiveFleet):
+        return Fleet(machines.workers_of(algorithm))
+    return machines
+
+
+def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) -> None:
+    """Raise a `ConfigError` if there are more workers than samples, or shards than parameters."""
+    sizes = {
+        "workers": (machines.workers, problem.samples, "samples"),
+        "live.shards": (machines.options.shards, problem.dimension, "parameters"),
+    }
+    for what, (value, most, of) in sizes.items():
+        if value > most:
+            msg = f"fleet {label!r}: {what} must be <= {most}, the {of} of {name}, not {value}"
+            raise ConfigError(msg)
+
+
+def launch_case(
+    machines: LiveFleet, algorithm: Algorithm, problem: Problem, budget: Mapping[str, float],
+    **manner: Any,  # noqa: ANN401 # arguments of `Launch`, with their names
+) -> Launch:  # fmt: skip
+    """Return a live run before it starts: what identifies it, and what can be checked of it.
+
+    Parameters
+    ----------
+    machines : LiveFleet
+        What it runs on.
+    algorithm : Algorithm
+        What it runs.
+    problem : Problem
+        What it minimises.
+    budget : mapping of str to float
+        Exactly one amount, by its unit.
+    **manner
+        Other arguments of `distsgd.launch`.
+
+    Returns
+    -------
+    Launch
+        As `distsgd.launch` makes it from the same arguments.
+    """
+    ((unit, amount),) = budget.items()
+    exact = Budget(unit, float(amount) if unit == "epochs" else int(amount))
+    options = machines.arguments(algorithm)
+    own = {name: options[name] for name in _OF_A_CASE if name in options}
+    return Launch(algorithm, problem, budget=exact, **own, **manner)
+
+
+@lru_cache(maxsize=1024)  # a round of many workers takes a while to schedule
+def reason_against_order(fleet: AnyFleet, cycle: Cycle) -> str:
+    """Return why workers of `fleet` cannot repeat `cycle`, in a sentence; nothing if they can."""
+    try:
+        schedule(cycle, fleet, updates=1)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def reason_against(machines: LiveFleet, case: Launch) -> str:
+    """Return why a live run cannot be made, in a sentence; nothing if it can."""
+    if not case.algorithm.lock_free:
+        return ""
+    if machines.engine == "ray":
+        return f"{case.algorithm.name} shares memory, which Ray's processes do not; use downpour"
+    try:
+        check_lock_free(case)
+    except ConfigError as error:
+        return str(error)
+    return ""

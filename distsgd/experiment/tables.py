@@ -1,0 +1,263 @@
+"""From a table of an experiment file to the object that it describes.
+
+A wrong key, name or value is a `ConfigError` that says where it stands and what is nearest to it.
+"""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import msgspec
+
+from distsgd import algorithms, data, problems
+from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.experiment.sites import AnyFleet
+from distsgd.experiment.values import TUNE, Range, Tunable, Tuning
+from distsgd.live.options import Live
+from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
+from distsgd.order.laws import Law
+
+Table: TypeAlias = dict[str, Any]
+
+
+class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Table ``failures`` of a fleet, see `distsgd.order.fleet.Failures`."""
+
+    mean_time: float
+    repair: float
+
+    def build(self) -> Failures:
+        """Return the failures."""
+        return Failures(self.mean_time, self.repair)
+
+
+class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A fleet of machines, see `distsgd.order.fleet.Fleet`; a law is text: ``exponential(1.0)``."""
+
+    workers: int
+    compute: str | list[str] = "constant(1.0)"
+    speeds: list[float] | None = None
+    slowdown: list[float] | None = None
+    latency: float = 0.0
+    bandwidth: float = math.inf
+    service: float = 0.0
+    shards: int = 1
+    failures: Breakdowns | None = None
+
+    def build(self) -> AnyFleet:
+        """Return the fleet."""
+        return Fleet(
+            self.workers, _laws(self.compute), speeds=self.speeds, slowdown=self.slowdown,
+            latency=self.latency, bandwidth=self.bandwidth, service=self.service,
+            shards=self.shards,
+            failures=None if self.failures is None else self.failures.build(),
+        )  # fmt: skip
+
+
+def _laws(text: str | list[str]) -> Law | list[Law]:
+    return Law.parse(text) if isinstance(text, str) else [Law.parse(one) for one in text]
+
+
+class ExactStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Equal workers in turn: every gradient has the same staleness."""
+
+    staleness: int
+
+    def build(self) -> AnyFleet:
+        """Return the fleet."""
+        return fixed_staleness(check_count("staleness", self.staleness, at_least=0))
+
+
+class SampledStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Each gradient is read a sampled number of versions ago."""
+
+    stale_reads: str
+    seed: int = 0
+
+    def build(self) -> AnyFleet:
+        """Return the order."""
+        return stale_reads(Law.parse(self.stale_reads), self.seed)
+
+
+class LiveRuns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How live runs are made, see `distsgd.Live`; a law is text."""
+
+    workers: int | None = None
+    shards: int = 1
+    staleness: int | str | None = None
+    delay: str | list[str] | None = None
+    on_loss: str = "replace"
+    heartbeat: float = 1.0
+    checkpoint_every: float = 5.0
+    writes: str = "racy"
+
+    def build(self) -> Live:
+        """Return the options."""
+        laws = {
+            "staleness": Law.parse(self.staleness) if isinstance(self.staleness, str)
+            else self.staleness,
+            "delay": self.delay if self.delay in (None, "fleet") else _laws(self.delay),
+        }  # fmt: skip
+        return Live(**msgspec.structs.asdict(self) | laws)
+
+
+def live(table: Table) -> Live:
+    """Return how live runs are made."""
+    with located("[live]"):
+        found: LiveRuns = typed(table, LiveRuns, "[live]")
+        return found.build()
+
+
+FleetTable: TypeAlias = Machines | ExactStaleness | SampledStaleness
+
+
+def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
+    """Return `table` as a `kind` of struct, with errors that say `where` it stands."""
+    _check_keys(table, kind.__struct_fields__, where)
+    try:
+        return msgspec.convert(_counted(table, kind), kind)
+    except msgspec.ValidationError as error:
+        msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
+        raise ConfigError(msg) from None
+
+
+def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table and its type
+    """Return what was `given` with whole numbers such as 8.0 as counts, where `kind` has counts."""
+    if isinstance(given, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        kinds = get_type_hints(kind)
+        return {key: _counted(value, kinds.get(key)) for key, value in given.items()}
+    among = {kind, *get_args(kind)}
+    if isinstance(given, list) and list[int] in among:
+        return [_counted(one, int) for one in given]
+    is_count = isinstance(given, float) and given.is_integer() and int in among
+    return int(given) if is_count and float not in among else given
+
+
+def _check_keys(table: Table, known: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+
+
+def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
+    """Return the algorithm that is called `label`, tunable if a parameter is to be tuned."""
+    where = f"[algorithms.{label}]"
+    name, parameters = _named(table, "algorithm", where)
+    if name not in algorithms.registry:
+        raise unknown_name(f"algorithm in {where}:", name, algorithms.registry)
+    make = algorithms.registry[name].constructor
+    ranges = {
+        key: _range(key, parameters.pop(key), tuning, where)
+        for key, value in table.items()
+        if value == TUNE or isinstance(value, dict)
+    }
+    if not ranges:
+        return construct(make, parameters, where)
+    return Tunable(partial(_constructed, make, parameters, where), ranges)
+
+
+def _constructed(make: Callable[..., Any], fixed: Table, where: str, **tuned: float) -> Any:  # noqa: ANN401 # an Algorithm
+    return construct(make, fixed | tuned, where)
+
+
+def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
+    if isinstance(given, str) and key != "learning_rate":
+        msg = f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}'
+        raise ConfigError(msg)
+    table = {"low": tuning.low, "high": tuning.high} if isinstance(given, str) else given
+    found: Range = typed(table, Range, f"{where} {key}")
+    return found
+
+
+def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a Problem
+    """Return the problem at `place`; relative paths of its data start at `folder`."""
+    where = f"[{place}]"
+    name, parameters = _named(table, "name", where)
+    if name not in problems.registry:
+        raise unknown_name(f"problem in {where}:", name, problems.registry)
+    if "data" in parameters:
+        parameters["data"] = _data(parameters["data"], folder, f"[{place}.data]")
+    return construct(problems.registry[name], parameters, where)
+
+
+def _data(given: str | Table, folder: Path, where: str) -> Any:  # noqa: ANN401 # a Data
+    name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
+    known = readers()
+    if name not in known:
+        raise unknown_name(f"data in {where}:", name, known)
+    if "path" in parameters:
+        parameters["path"] = folder / str(parameters["path"])
+    return construct(known[name], parameters, where)
+
+
+def readers() -> dict[str, Callable[..., Any]]:
+    """Return the data that an experiment file can name: by name, what reads or makes them."""
+    return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
+
+
+def fleet(label: str, table: Table) -> AnyFleet:
+    """Return the fleet that is called `label`."""
+    where = f"[fleets.{label}]"
+    kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
+    kind = next((kind for key, kind in kinds.items() if key in table), Machines)
+    with located(where):
+        found: AnyFleet = typed(table, kind, where).build()
+        return found
+
+
+def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
+    if not isinstance(table, dict) or not isinstance(table.get(key), str):
+        msg = f"{where} needs the key {key!r} with a name as its value"
+        raise ConfigError(msg)
+    return table[key], {name: value for name, value in table.items() if name != key}
+
+
+def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
+    """Return ``make(**parameters)``, with errors that say where the parameters stand.
+
+    Parameters
+    ----------
+    make : callable
+        Constructor, whose signature says which parameters there are.
+    parameters : dict
+        Its arguments by name.
+    where : str
+        Name of the table that holds them.
+
+    Returns
+    -------
+    object
+        What `make` returns.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is unknown, missing or out of bounds.
+    """
+    known = inspect.signature(make).parameters
+    _check_keys(parameters, known, where)
+    missing = [
+        name for name, one in known.items() if one.default is one.empty and name not in parameters
+    ]
+    if missing:
+        msg = f"{where} needs the key {missing[0]!r}"
+        raise ConfigError(msg)
+    with located(where):
+        return make(**parameters)
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Let a `ConfigError` of the block begin with `where`, unless it does so already."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if where in text else f"{where} {text}") from None
+    except MemoryError as error:
+        msg = f"{where} needs more memory than there is: {error}"
+        raise ConfigError(msg) from None

@@ -1,0 +1,1 @@
+"""The numbers along an order."""

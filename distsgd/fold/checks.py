@@ -1,0 +1,295 @@
+"""Problems are checked before they run, as algorithms are.
+
+1. A problem is looked at once per process: at its start, and at a point near it.
+2. What every engine relies on is an error, which names the method and what it returned.
+3. What may be meant is a sentence of doubt: a gradient that is not the slope of the loss, since a
+   user's loss may have kinks.
+"""
+
+import contextlib
+import json
+import math
+import operator
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.data import Data
+from distsgd.errors import ConfigError, raised, wrong_kind
+from distsgd.problem import Batches, Evaluation, Problem
+from distsgd.sparse import Floats, Support
+
+BATCH = 32
+"""Samples of a batch that is tried, or as many as there are."""
+WHOLE = 4096
+"""Samples of which one gradient is asked for at once; more are judged by some batches of them."""
+VIRTUAL = 2**24
+"""More samples than this, without data, are keys of noise: a loss does not go over them."""
+TRIED = 16
+"""Batches whose mean stands for that of all samples."""
+MOST_WORK = 1e7
+"""Samples times parameters up to which differences are taken: some milliseconds to a gradient."""
+EXAMPLE = "distsgd.problems.softmax(data)"
+
+_MEMBERS = (
+    "name", "dimension", "samples", "settings", "data", "support", "start", "loss", "gradient",
+    "gradients", "evaluate", "message_bytes",
+)  # fmt: skip
+
+
+class _Known(NamedTuple):
+    problem: "weakref.ref[Problem]"
+    doubts: tuple[str, ...]
+
+
+_KNOWN: dict[int, _Known] = {}
+"""Problems that have been checked, by identity: their own equality may be of arrays."""
+
+
+def check_problem(problem: Problem, name: str = "problem") -> tuple[str, ...]:
+    """Raise a `ConfigError` unless `problem` is what every engine relies on.
+
+    Parameters
+    ----------
+    problem : Problem
+        Object with the members of `distsgd.problem.Problem`.
+    name : str, default "problem"
+        What errors call an object that is no problem.
+
+    Returns
+    -------
+    tuple of str
+        What is probably wrong and may be meant, in sentences.
+
+    Raises
+    ------
+    ConfigError
+        If a member is missing, or a method raises or returns something that it must not: another
+        shape or type, numbers that are not finite at the start, or others when asked again.
+    """
+    known = _KNOWN.get(id(problem))
+    if known is not None and known.problem() is problem:
+        return known.doubts
+    _check_members(problem, name)
+    _check_values(problem)
+    with np.errstate(over="ignore", invalid="ignore"):
+        doubts = _check_methods(problem)
+    with contextlib.suppress(TypeError):  # without weak references it is checked every time
+        _KNOWN[id(problem)] = _Known(weakref.ref(problem), doubts)
+    return doubts
+
+
+def _check_members(problem: Problem, name: str) -> None:
+    missing = [member for member in _MEMBERS if not hasattr(problem, member)]
+    if isinstance(problem, type) or {"loss", "gradients"} <= set(missing):
+        raise wrong_kind(name, EXAMPLE, problem)
+    if missing:
+        kind = type(problem).__name__
+        msg = f"{name} must have the members of distsgd.problems.Problem; {kind} lacks"
+        raise ConfigError(f"{msg} {', '.join(missing)}")
+
+
+def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: ANN401 # anything
+    """Return a member of `problem`, or what it returns for `arguments`."""
+    try:
+        found = getattr(problem, member)
+        return found(*arguments) if arguments else found
+    except ConfigError:
+        raise
+    except Exception as error:
+        msg = f"problem {type(problem).__name__}: {member} raised {raised(error)}"
+        raise ConfigError(msg) from error
+
+
+def _wrong(problem: Problem, member: str, got: object, expected: str) -> ConfigError:
+    kind = type(problem).__name__
+    return ConfigError(f"problem {kind}: {member} returned {_described(got)}, expected {expected}")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    text = repr(value)
+    return text if len(text) <= 60 else f"an object of the type {type(value).__name__}"
+
+
+def _check_values(problem: Problem) -> None:
+    name, data, support = (_asked(problem, key) for key in ("name", "data", "support"))
+    if not isinstance(name, str) or not name:
+        raise _wrong(problem, "name", name, "text")
+    for member in ("dimension", "samples"):
+        count = _asked(problem, member)
+        if not _is_count(count):
+            raise _wrong(problem, member, count, "a whole number >= 1")
+    if not isinstance(data, (Data, type(None))):
+        raise _wrong(problem, "data", data, "Data, or None where samples are virtual")
+    if not isinstance(support, (Support, type(None))):
+        raise _wrong(problem, "support", support, "Support, or None for dense gradients")
+    _check_settings(problem)
+
+
+def _is_count(value: object) -> bool:
+    with contextlib.suppress(TypeError):
+        return not isinstance(value, bool) and operator.index(value) >= 1  # type: ignore[arg-type] # refuses what is no integer
+    return False
+
+
+def _check_settings(problem: Problem) -> None:
+    try:
+        json.dumps(dict(_asked(problem, "settings")), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"problem {type(problem).__name__}: settings must be ready for JSON: {error}"
+        raise ConfigError(f"{msg}; use text, int(...), float(...) and .tolist()") from None
+
+
+def _check_methods(problem: Problem) -> tuple[str, ...]:
+    start = _check_start(problem)
+    noise = np.random.default_rng(0).standard_normal(start.size)
+    near = start + 1e-3 * _scale(start) * noise
+    _check_gradients(problem, np.stack([start, near]), _batches(problem.samples, 2, BATCH))
+    _check_losses(problem, start)
+    size = _asked(problem, "message_bytes", 1, BATCH)
+    if not _is_number(size) or not 0 < size < math.inf:
+        raise _wrong(problem, "message_bytes", size, "a number of bytes > 0")
+    # kinks lie at round numbers such as 0, where many problems start
+    doubt = _doubt(problem, near)
+    return (doubt,) if doubt else ()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _scale(x: Floats) -> float:
+    return max(1.0, float(np.sqrt(np.mean(x * x))))
+
+
+def _batches(samples: int, number: int, size: int) -> Batches:
+    raw = np.random.PCG64(0).random_raw(number * min(size, samples))
+    return (raw % np.uint64(samples)).astype(np.uint32).reshape(number, -1)
+
+
+def _check_start(problem: Problem) -> Floats:
+    first, again = _asked(problem, "start", 0), _asked(problem, "start", 0)
+    _check_array(problem, "start", first, (problem.dimension,))
+    if not _same(first, again):
+        raise _wrong(problem, "start", again, "the same numbers for the same seed")
+    if np.shares_memory(first, again):
+        msg = f"problem {type(problem).__name__}: start returned the same array twice, which runs"
+        raise ConfigError(f"{msg} would share; return a copy")
+    start: Floats = first
+    return start
+
+
+def _check_array(problem: Problem, method: str, got: object, shape: tuple[int, ...]) -> None:
+    expected = f"float64[{', '.join(map(str, shape))}]"
+    if not isinstance(got, np.ndarray) or got.dtype != np.float64 or got.shape != shape:
+        raise _wrong(problem, method, got, expected)
+    if not np.isfinite(got[0] if got.ndim > 1 else got).all():
+        place = tuple(np.argwhere(~np.isfinite(got))[0].tolist())
+        kind, at = type(problem).__name__, ", ".join(map(str, place))
+        msg = f"problem {kind}: {method} returned {got[place]} at [{at}], at the start of a run"
+        raise ConfigError(f"{msg}; it must be finite there")
+
+
+def _same(one: object, other: object) -> bool:
+    """Return whether two arrays have the same bits."""
+    both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return both and one.shape == other.shape and one.tobytes() == other.tobytes()  # type: ignore[attr-defined] # arrays, as the line above says
+
+
+def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
+    kind, given = type(problem).__name__, (xs.copy(), batches.copy())
+    first, again = (_asked(problem, "gradients", xs, batches) for _ in range(2))
+    _check_array(problem, "gradients", first, xs.shape)
+    singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, strict=True)]
+    _check_array(problem, "gradient", singles[0], xs.shape[1:])
+    wrong = {
+        "changed the points or the batches that it was given; work on a copy":
+            not (_same(xs, given[0]) and _same(batches, given[1])),
+        "returned the memory of its points or of an earlier call; return a new array":
+            any(np.shares_memory(first, one) for one in (xs, again)),
+        "returned other numbers when it was asked again; use no random numbers but the batch":
+            not _same(first, again),
+    }  # fmt: skip
+    for what, applies in wrong.items():
+        if applies:
+            msg = f"problem {kind}: gradients {what}"
+            raise ConfigError(msg)
+    if not _same(first, np.stack(singles)):
+        difference = float(np.nanmax(np.abs(first - np.stack(singles))))
+        msg = (
+            f"problem {kind}: gradient and gradients of the same points and batches differ, by up"
+            f" to {difference:.3g}; they must have the same bits, however many are asked for"
+        )
+        raise ConfigError(msg)
+
+
+def _check_losses(problem: Problem, start: Floats) -> None:
+    loss, evaluation = _asked(problem, "loss", start), _asked(problem, "evaluate", start)
+    if not _is_number(loss) or not math.isfinite(loss):
+        raise _wrong(problem, "loss", loss, "a finite number at the start")
+    if not isinstance(evaluation, Evaluation) or not all(map(_is_number, evaluation)):
+        raise _wrong(problem, "evaluate", evaluation, "Evaluation(loss, test_loss, accuracy)")
+    # sums in another order, perhaps of float32, may differ by this much
+    if not math.isclose(evaluation.loss, loss, rel_tol=1e-6, abs_tol=1e-12):
+        raise _wrong(problem, "evaluate", evaluation, f"the loss {loss!r} that loss returned")
+
+
+def _doubt(problem: Problem, x: Floats) -> str:
+    """Return a sentence if the gradient is not the slope of the loss at `x`, else nothing.
+
+    Both are projected on random directions. What two step sizes of the difference disagree about is
+    left to truncation and rounding, and six standard errors to the samples of the batches.
+    """
+    n_samples = TRIED if problem.data is None and problem.samples > VIRTUAL else problem.samples
+    if n_samples * x.size > MOST_WORK:
+        return ""
+    directions = np.random.default_rng(1).choice([-1.0, 1.0], size=(3, x.size))
+    slopes, errors = _projected(problem, x, directions)
+    for direction, slope, error in zip(directions, slopes, errors, strict=True):
+        rise, doubtful = _difference(problem, x, direction)
+        allowed = 1e-4 * max(abs(rise), abs(slope)) + 10.0 * doubtful + 6.0 * error
+        if abs(rise - slope) > allowed:  # never where one of them is not finite
+            return (
+                f"problem {type(problem).__name__}: gradient is not the slope of loss near the"
+                f" start: in a random direction loss rises by {rise:.4g} per unit, and gradient"
+                f" says {slope:.4g}; is it a sum instead of the mean, or without the regulariser?"
+                " (a loss with kinks may be right)"
+            )
+    return ""
+
+
+def _difference(problem: Problem, x: Floats, direction: Floats) -> tuple[float, float]:
+    """Return the central difference of the loss along `direction`, and how sure it is."""
+    rises = []
+    for step in (1e-5 * _scale(x), 3e-5 * _scale(x)):
+        ahead, behind = (_asked(problem, "loss", x + way * direction) for way in (step, -step))
+        rises.append((float(ahead) - float(behind)) / (2.0 * step))
+    rounding = 1e-14 * max(1.0, abs(float(ahead))) / step
+    return rises[0], abs(rises[0] - rises[1]) + rounding
+
+
+def _projected(problem: Problem, x: Floats, directions: Floats) -> tuple[Floats, Floats]:
+    """Return the gradient over all samples along each of `directions`, with standard errors."""
+    n = problem.samples
+    if n <= WHOLE:
+        parts = [part for part in np.array_split(np.arange(n, dtype=np.uint32), 2) if part.size]
+        slopes = _along(problem, x, [np.arange(n, dtype=np.uint32), *parts], directions)
+        mean = np.average(slopes[1:], axis=0, weights=[part.size for part in parts])
+        if np.allclose(mean, slopes[0], rtol=1e-6, atol=1e-9 * float(np.abs(slopes).max())):
+            return slopes[0], np.zeros(len(directions))
+    # noise of its own, or too many samples: the mean over some batches
+    slopes = _along(problem, x, list(_batches(n, TRIED, 8 * BATCH)), directions)
+    errors: Floats = slopes.std(axis=0, ddof=1) / math.sqrt(len(slopes))
+    return slopes.mean(axis=0), errors
+
+
+def _along(
+    problem: Problem, x: Floats, batches: Sequence[NDArray[np.uint32]], directions: Floats
+) -> Floats:
+    gradients: Iterator[Floats] = (_asked(problem, "gradient", x, one) for one in batches)
+    return np.stack([directions @ gradient for gradient in gradients])

@@ -1,0 +1,132 @@
+"""The compiled drivers: generated loops call each rule per coordinate.
+
+`Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`) it
+keeps the versions that somebody holds, otherwise a state for each worker. `OnSupport` takes sparse
+gradients, and keeps what each worker has in flight on the support of its batch.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Rules
+from distsgd.fold.case import Case, Level, Waves
+from distsgd.kernels.fold import dense as folds
+from distsgd.kernels.fold import sparse
+from distsgd.kernels.fold.plan import share_versions
+from distsgd.kernels.fold.rules import Halves, Loops, loops
+from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.sparse import Support
+
+
+class Dense:
+    """Folds any algorithm on any problem."""
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._order, self._waves = case, order_of(case), Waves(case)
+        self._held: folds.Shared | folds.Private
+        halves = Halves.of(case.algorithm)
+        if case.is_memoryless:
+            self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared(halves)
+        else:
+            self._held, self._kernels = _private(case), folds.private(halves)
+        self._gradients = np.empty((0, case.start.size))
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The server's parameters, float64[d]: a copy."""
+        x: NDArray[np.float64] = self._held.server.x.copy()
+        return x
+
+    def advance(self, stop: int) -> None:
+        """Fold all rows before `stop`."""
+        for start, end, levels in self._waves.until(stop):
+            for level in levels:
+                self._step(level)
+            self._kernels.serve(self._held, self._order, start, end, self._gradients)
+
+    def _step(self, level: Level) -> None:
+        points = np.empty((level.rows.size, self._case.start.size))
+        self._kernels.points(self._held, self._order, level.rows, level.number, points)
+        self._gradients = self._case.problem.gradients(points, level.batches)
+        self._kernels.steps(self._held, self._order, level.rows, level.number, self._gradients)
+
+
+def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
+    generated = loops(Halves.of(case.algorithm))
+    slot, fills, n_slots = share_versions(case.plan.rows, case.workers)
+    return folds.Shared(
+        h=generated.hyper(*case.hyper),
+        server=server_columns(case, generated),
+        versions=empty_columns(generated.reads, (n_slots, case.start.size)),
+        round=empty_columns(generated.message, case.start.size),
+        slot=slot,
+        fills=fills,
+        number=numbers,
+    )
+
+
+def _private(case: Case) -> folds.Private:
+    generated = loops(Halves.of(case.algorithm))
+    first = Rules.of(case.algorithm).init(case.hyper, case.start)
+    return folds.Private(
+        h=generated.hyper(*case.hyper),
+        server=server_columns(case, generated),
+        replicas=_filled(generated.replica, first, (case.workers, case.start.size)),
+        round=empty_columns(generated.message, case.start.size),
+    )
+
+
+class OnSupport:
+    """Folds memoryless algorithms on sparse problems at the cost of the batches' supports."""
+
+    def __init__(self, case: Case, support: Support) -> None:
+        generated, dimension = loops(Halves.of(case.algorithm)), case.start.size
+        n_entries = int(support.rows.lengths.max(initial=0)) * case.stream.batch_size
+        most = min(n_entries, dimension)
+        self._flight = sparse.Flight(
+            h=generated.hyper(*case.hyper),
+            server=server_columns(case, generated),
+            read=empty_columns(generated.reads, most),
+            point=np.empty(most),
+            gradient=np.empty(most),
+            messages=empty_columns(generated.message, (case.workers, most)),
+            round=empty_columns(generated.message, dimension),
+        )
+        self._support = support._replace(slope=compiled_slope(support.slope))
+        self._room = sparse.room(case.workers, dimension, n_entries, case.stream.batch_size)
+        self._serve = sparse.sparse(Halves.of(case.algorithm))
+        self._order, self._sampling, self._row = order_of(case), case.stream.sampling, 0
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The server's parameters, float64[d]: a copy."""
+        x: NDArray[np.float64] = self._flight.server.x.copy()
+        return x
+
+    def advance(self, stop: int) -> None:
+        """Fold all rows before `stop`."""
+        known = self._order, self._support, self._room, self._sampling
+        self._serve(self._flight, *known, self._row, stop)
+        self._row = stop
+
+
+def order_of(case: Case) -> folds.Order:
+    """Return what kernels know before the numbers."""
+    return folds.Order(case.plan.rows, case.workers, case.plan.worker_factors)
+
+
+def empty_columns(columns: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
+    """Return room for the NamedTuple class `columns`."""
+    return columns(*(np.empty(shape) for _ in columns._fields))
+
+
+def _filled(columns: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
+    return columns(*(np.full(shape, column) for column in first))
+
+
+def server_columns(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+    """Return the server's state before the first update."""
+    first = Rules.of(case.algorithm).server_init(case.hyper, case.start)
+    return _filled(generated.state, first, case.start.shape)

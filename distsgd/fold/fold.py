@@ -1,0 +1,189 @@
+"""Fold: an algorithm's rules applied to a problem's gradients, in the order of a trace.
+
+    run = fold(algorithm, problem, trace)
+
+What a worker computes depends on (seed, worker, step) and on what it pulled. So the numbers are a
+function of the order in which the server served its workers, and of nothing else. The order of a
+schedule gives a simulation, a recorded one gives the live run again, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
+from distsgd.data.partition import SHARED, Partition
+from distsgd.data.stream import Stream
+from distsgd.errors import ConfigError, unknown_name
+from distsgd.fold.case import Case, Driver
+from distsgd.fold.compiled import Dense, OnSupport
+from distsgd.fold.interleaved import Interleaved
+from distsgd.fold.interpreted import Interpreted
+from distsgd.fold.plan import Plan, plan
+from distsgd.fold.recorded import Recorded
+from distsgd.kernels import NotCompilable
+from distsgd.problem import Problem
+from distsgd.sparse import Support
+from distsgd.trace import Trace
+
+DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
+ReadsName: TypeAlias = Literal["consistent", "interleaved"]
+
+INTERPRETED_ROWS = 100_000
+"""Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
+
+
+class State(NamedTuple):
+    """Where a fold has come to."""
+
+    update: int
+    """Updates applied."""
+    x: NDArray[np.float64]
+    """The server's parameters, float64[d]."""
+    counts: Mapping[str, int] = MappingProxyType({})
+    """What an engine counts on the way; interleaved reads count `interleave.Counts`."""
+
+
+def fold(
+    algorithm: Algorithm,
+    problem: Problem,
+    trace: Trace,
+    *,
+    stops: NDArray[np.int64],
+    batch: int = 32,
+    seed: int = 0,
+    partition: Partition = SHARED,
+    reads: ReadsName = "consistent",
+    atomic: bool = True,
+    driver: DriverName = "auto",
+) -> Iterator[State]:
+    """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        Rules and numbers.
+    problem : Problem
+        Gradients, and the starting point.
+    trace : Trace
+        The order of service.
+    stops : int64[n]
+        Updates after which to yield, ascending, the last of them at most ``trace.n_updates``.
+    batch : int, default 32
+        Samples of a step.
+    seed : int, default 0
+        Seed of the samples, of their division and of the starting point.
+    partition : Partition, optional
+        Who sees which samples; by default every worker draws from all, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        Whether a pull is a snapshot and a push is applied whole, or both coordinate by coordinate,
+        between those of others (`distsgd.fold.interleaved`).
+    atomic : bool, default True
+        Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
+    driver : {"auto", "interpreted", "compiled"}, default "auto"
+        Who calls the rules; all have the same bits. Orders in which workers leave or join, or
+        pulls are stale, are interpreted.
+
+    Yields
+    ------
+    State
+        The update and the parameters after it, once for each of `stops`.
+
+    Raises
+    ------
+    ConfigError
+        If a rule breaks the contract, the problem's slope cannot be compiled, `driver` or `reads`
+        is unknown or does not suit the trace, the samples cannot be divided, or reads cannot
+        interleave.
+    """
+    check_algorithm(algorithm)
+    data = problem.data if partition.is_divided else None
+    parts = partition.divide(data, trace.workers, seed)
+    stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
+    planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
+    case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
+    check_reads(reads, driver, is_atomic=atomic)
+    if reads == "interleaved":
+        _check_plain(planned, "reads='consistent'")
+        folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
+    else:
+        folding = _driver(driver, case)
+    for update in stops.tolist():
+        # a run that diverges overflows, which is a result and no warning
+        with (
+            np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+            _compiling(problem.name),
+        ):
+            folding.advance(int(planned.ends[update - 1]) if update else 0)
+        counts = folding.counts._asdict() if isinstance(folding, Interleaved) else {}
+        yield State(update, folding.x, counts)
+
+
+def check_reads(reads: str, driver: str, *, is_atomic: bool) -> None:
+    """Raise a `ConfigError` unless these settings of a fold fit together."""
+    if reads not in get_args(ReadsName):
+        raise unknown_name("reads", reads, get_args(ReadsName))
+    if reads == "interleaved" and driver == "interpreted":
+        msg = "interleaved reads are compiled; use driver='auto', not 'interpreted'"
+        raise ConfigError(msg)
+    if reads == "consistent" and not is_atomic:
+        msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
+        raise ConfigError(msg)
+
+
+@contextmanager
+def _compiling(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except NotCompilable as error:
+        msg = (
+            f"the slope of {problem} must be plain scalar Python that numba compiles; rewrite it, "
+            "or let the problem have no support"
+        )
+        raise ConfigError(msg) from error
+
+
+def _driver(name: str, case: Case) -> Driver:
+    drivers: dict[str, Callable[[Case], Driver]] = {
+        "auto": _fastest,
+        "interpreted": _interpreted,
+        "compiled": _compiled,
+    }
+    if name not in drivers:
+        raise unknown_name("driver", name, drivers)
+    return drivers[name](case)
+
+
+def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
+    """Return the supports that messages carry instead of whole vectors, or None."""
+    return problem.support if algorithm.sparse and is_memoryless(algorithm) else None
+
+
+def _check_plain(planned: Plan, instead: str) -> None:
+    if not planned.is_plain:
+        msg = (
+            "a trace with workers that left or joined, or with pulls of older versions, "
+            f"is interpreted; use {instead}"
+        )
+        raise ConfigError(msg)
+
+
+def _interpreted(case: Case) -> Driver:
+    return Interpreted(case) if case.plan.is_plain else Recorded(case)
+
+
+def _compiled(case: Case) -> Driver:
+    _check_plain(case.plan, "driver='auto'")
+    support = on_support(case.algorithm, case.problem)
+    return Dense(case) if support is None else OnSupport(case, support)
+
+
+def _fastest(case: Case) -> Driver:
+    is_long = case.plan.rows.size > INTERPRETED_ROWS
+    is_thin = on_support(case.algorithm, case.problem) is not None
+    is_compiled = case.plan.is_plain and (is_long or is_thin)
+    return _compiled(case) if is_compiled else _interpreted(case)

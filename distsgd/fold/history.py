@@ -1,0 +1,104 @@
+"""The history of a run: after which updates it is looked at, and what had been spent by then."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Algorithm, message_columns
+from distsgd.errors import ConfigError, check_count
+from distsgd.fold.fold import on_support
+from distsgd.problem import Problem
+from distsgd.run import HISTORY, Settings, is_live
+from distsgd.trace import DROP, JOIN, PULL, PUSH, Trace
+
+EVALUATIONS = 50
+"""Points of a history where the caller says nothing else."""
+
+
+class Point(NamedTuple):
+    """What was found after an update."""
+
+    update: int
+    loss: float
+    test_loss: float
+    accuracy: float
+
+
+def history(
+    algorithm: Algorithm,
+    problem: Problem,
+    trace: Trace,
+    evaluations: Sequence[Point],
+    known: Settings,
+) -> pl.DataFrame:
+    """Return the history of a run that was evaluated after some of its updates.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        What was run, which knows the columns in a message.
+    problem : Problem
+        What was minimised.
+    trace : Trace
+        The order of service, in virtual or in wall time.
+    evaluations : sequence of Point
+        What was found, ascending in the update.
+    known : dict
+        Settings of the run, see `run_settings`.
+
+    Returns
+    -------
+    polars.DataFrame
+        A row per evaluation, with the columns of `HISTORY`.
+    """
+    after = np.array([point.update for point in evaluations], np.int64)
+    found = {name: [getattr(point, name) for point in evaluations] for name in Point._fields}
+    times, never = np.append(0.0, trace.seconds)[after], np.full(after.size, np.nan)
+    gradients = np.append(0, trace.gradients)[after]
+    sizes = message_bytes(algorithm, problem, known["batch"])
+    spent = {
+        "gradients": gradients,
+        "epoch": gradients * (known["batch"] / problem.samples),
+        "seconds": never if is_live(known) else times,
+        "wall_seconds": times if is_live(known) else never,
+        "bytes": np.append(0.0, _bytes(trace, *sizes))[after],
+    }
+    return pl.DataFrame({name: (found | spent)[name] for name in HISTORY}, HISTORY)
+
+
+def _bytes(trace: Trace, pulled: float, pushed: float) -> NDArray[np.float64]:
+    """Return the bytes of all messages until each update."""
+    verb = trace.rows["verb"]
+    n_pulls = np.cumsum((verb == PULL) | (verb == JOIN))[trace.closing]
+    n_pushes = np.cumsum((verb == PUSH) | (verb == DROP))[trace.closing]
+    n_bytes: NDArray[np.float64] = n_pulls * pulled + n_pushes * pushed
+    return n_bytes
+
+
+def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[float, float]:
+    """Return the sizes of a pull's reply and of a push [bytes], from the columns really sent."""
+    pulled, pushed = len(algorithm.server.reads), len(message_columns(algorithm))
+    if on_support(algorithm, problem) is None:
+        return 8.0 * problem.dimension * pulled, 8.0 * problem.dimension * pushed
+    return problem.message_bytes(pulled, batch), problem.message_bytes(pushed, batch)
+
+
+def evaluation_points(
+    trace: Trace, evaluate_every: int | None, evaluations: int | None
+) -> NDArray[np.int64]:
+    """Return the updates after which to evaluate: the first, the last, and some between."""
+    last = trace.n_updates
+    if evaluate_every is not None and evaluations is not None:
+        msg = "give evaluate_every or evaluations, not both"
+        raise ConfigError(msg)
+    if evaluate_every is not None:
+        between = np.arange(0, last, check_count("evaluate_every", evaluate_every))
+    else:
+        wanted = EVALUATIONS if evaluations is None else check_count("evaluations", evaluations)
+        wanted = min(wanted, int(trace.gradients[-1]) if last else 1)
+        marks = np.linspace(0, trace.gradients[-1] if last else 0, wanted + 1)[1:-1]
+        between = np.minimum(np.searchsorted(trace.gradients, marks) + 1, last)
+    return np.unique(np.concatenate([[0], between, [last]]))

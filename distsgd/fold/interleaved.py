@@ -1,0 +1,125 @@
+"""Interleaved reads: Hogwild! as its paper means it, coordinate by coordinate in virtual time.
+
+1. A fleet's workers are virtual cores that share one memory. A step begins when its pull has
+   returned and ends when its push is sent; what the network and the server add is waiting.
+2. A core reads the support of its batch, one coordinate after the other, evenly over the first half
+   of the step, and changes it evenly over the second half. Other cores do so in between. So a
+   gradient is taken where no version ever was, and a change is seen before its step has ended.
+3. A change loads a coordinate, applies the server's rule and stores the result. If it is atomic,
+   nobody comes between. If not, what others store between load and store is overwritten: lost.
+4. Accesses at the same instant follow the workers' numbers.
+5. A step whose push lies behind the end of the trace changes nothing.
+
+Accesses that do not overlap give the bits of the plain fold.
+
+References
+----------
+Niu, Recht, Re and Wright, "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient
+Descent", NIPS 2011, Algorithm 1, which assumes that changes are atomic.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Algorithm, Pull, Push, before_step, is_memoryless, verb
+from distsgd.errors import ConfigError
+from distsgd.fold.case import Case
+from distsgd.fold.compiled import empty_columns, order_of, server_columns
+from distsgd.kernels.fold import interleave as kernels
+from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.fold.sparse import room
+from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.order.heap import ENTRY
+from distsgd.problem import Problem
+from distsgd.sparse import Support
+from distsgd.trace import PUSH, Trace
+
+
+class Counts(NamedTuple):
+    """Changes of single coordinates until some time."""
+
+    writes: int
+    """Changes that were stored."""
+    lost: int
+    """Those of them that are in no coordinate's value: others have overwritten them."""
+
+
+class Interleaved:
+    """Folds the steps of a trace access by access."""
+
+    def __init__(self, case: Case, trace: Trace, *, is_atomic: bool) -> None:
+        support = check_interleavable(case.algorithm, case.problem)
+        workers, dimension, batch = case.workers, case.start.size, case.stream.batch_size
+        n_entries = int(support.rows.lengths.max(initial=0)) * batch
+        self._memory = _memory(case, min(n_entries, dimension))
+        self._progress = kernels.progress(workers, dimension, np.zeros(workers, ENTRY))
+        order, steps = order_of(case), steps_of(trace, len(case.plan.rows))
+        place, sampling = room(workers, dimension, n_entries, batch), case.stream.sampling
+        kernels.start(order, steps, support.rows, place, sampling, self._progress, is_atomic)
+        compiled = support._replace(slope=compiled_slope(support.slope))
+        self._known = order, steps, compiled, place, sampling, self._progress, is_atomic
+        self._run = kernels.interleaved(Halves.of(case.algorithm))
+        self._times = trace.rows["time"]
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The shared parameters, float64[d]: a copy."""
+        x: NDArray[np.float64] = self._memory.server.x.copy()
+        return x
+
+    @property
+    def counts(self) -> Counts:
+        """What has been written, and lost."""
+        writes = int(self._progress.n_stores[0])
+        return Counts(writes, writes - int(self._progress.kept.sum()))
+
+    def advance(self, stop: int) -> None:
+        """Have all accesses up to the time of the row in front of `stop`."""
+        until = float(self._times[stop - 1]) if stop else -inf
+        self._run(self._memory, *self._known, until)
+
+
+def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
+    """Return the supports that cores touch, or raise a `ConfigError` that says what to use."""
+    pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
+    is_alone = before_step(algorithm.cycle, Pull) and pull.bound is None and push.quorum == 1
+    if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
+        msg = (
+            f"interleaved reads need workers that read, step and write again and again, and wait "
+            f"for nobody; use hogwild, or downpour with n_fetch = n_push = 1, not {algorithm.name}"
+        )
+        raise ConfigError(msg)
+    if problem.support is None:
+        msg = (
+            f"interleaved reads need sparse data, but every gradient of {problem.name} touches all "
+            f"parameters; use a linear problem on sparse data, or reads='consistent'"
+        )
+        raise ConfigError(msg)
+    return problem.support
+
+
+def steps_of(trace: Trace, n_rows: int) -> kernels.Steps:
+    """Return the steps whose pushes are among the first `n_rows` rows; a worker's alternate."""
+    rows = trace.rows[:n_rows]
+    order = np.argsort(rows["worker"], kind="stable")
+    pushes = np.flatnonzero(rows["verb"][order] == PUSH)
+    pull, push = order[pushes - 1], order[pushes]
+    first = np.searchsorted(rows["worker"][push], np.arange(trace.workers + 1))
+    start, end = rows["done"][pull].copy(), rows["sent"][push].copy()
+    return kernels.Steps(pull, push, start, end, first)
+
+
+def _memory(case: Case, most: int) -> kernels.Memory:
+    generated = loops(Halves.of(case.algorithm))
+    return kernels.Memory(
+        h=generated.hyper(*case.hyper),
+        server=server_columns(case, generated),
+        loaded=empty_columns(generated.state, case.workers),
+        read=empty_columns(generated.reads, (case.workers, most)),
+        messages=empty_columns(generated.message, (case.workers, most)),
+        point=np.empty(most),
+        gradient=np.empty(most),
+    )

@@ -1,0 +1,139 @@
+"""A plan: the rows of a trace arranged for folding, with all that is known before the numbers.
+
+1. A push that the server holds has no effect before its round closes. So it stands where the round
+   closes, in worker order: that is the order in which a round is averaged.
+2. Rows behind the last update change nothing, and are left out.
+3. Where workers leave, join or read old versions, rows stand as they were served: the worker of a
+   held push may begin another life before the round closes. Then the row that closes the round has
+   its `members`, be it a push or a `LEAVE`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distsgd.algorithm import Algorithm
+from distsgd.kernels.fold import plan as kernels
+from distsgd.trace import ROW, Trace
+
+# a record, so that the columns of a row have names in Python too
+PLAN = np.dtype(
+    (
+        np.record,
+        [
+            ("verb", "i4"),
+            ("worker", "i4"),
+            ("steps", "i4"),  # that the worker takes between its previous row and this one
+            ("first", "i4"),  # whether this push is the first of its round
+            ("members", "i8"),  # pushes in the round that this row closes, or 0
+            ("step", "i8"),  # steps that the worker has completed
+            ("read", "i8"),  # version that the worker holds while it takes these steps
+            ("version", "i8"),  # of the server: pulled, or met by a push when it is applied
+            ("staleness", "i8"),  # of the round, which is that of its oldest gradient
+            ("factor", "f8"),  # the schedule's factor for the server
+        ],
+    )
+)
+
+
+class Row(NamedTuple):
+    """A row of `PLAN` as Python numbers."""
+
+    verb: int
+    worker: int
+    steps: int
+    first: int
+    members: int
+    step: int
+    read: int
+    version: int
+    staleness: int
+    factor: float
+
+
+def read_rows(rows: npt.NDArray[np.void]) -> Iterator[Row]:
+    """Return rows of `PLAN` as Python numbers, which are read faster than records."""
+    return map(Row._make, rows.tolist())
+
+
+class Plan(NamedTuple):
+    """Rows to fold, and where updates end."""
+
+    rows: npt.NDArray[np.void]
+    ends: npt.NDArray[np.int64]
+    """Number of rows to fold until an update is applied: int64[updates]."""
+    worker_factors: npt.NDArray[np.float64]
+    """The schedule's factor for a worker at each of its steps: float64[steps + 2]."""
+    is_plain: bool = True
+    """Whether `Trace.is_plain`, so that a round's pushes stand where it closes."""
+
+
+def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
+    """Arrange `trace` for folding `algorithm`.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        What will be folded: it may have a schedule.
+    trace : Trace
+        The order of service.
+    epochs_per_step : float
+        Batch size over the number of samples.
+
+    Returns
+    -------
+    Plan
+        The same order, with what each row needs.
+    """
+    served = trace.rows.view(np.dtype((np.record, ROW)))
+    rounds, staleness, members = kernels.survey(served, trace.n_updates)
+    order = _order(trace, rounds)
+    rows = np.zeros(order.size, dtype=PLAN)
+    server_factors = _server_factors(algorithm, trace, epochs_per_step)
+    kernels.fill(
+        served, order, rounds, staleness, members, server_factors, trace.workers, rows
+    )  # fmt: skip
+    if not trace.is_plain:
+        _close_as_served(rows, trace.closing, staleness, members, server_factors)
+    steps = np.arange(rows["step"].max(initial=0) + 2)
+    factors = _factors(algorithm, steps * (epochs_per_step * trace.workers))
+    return Plan(rows, np.flatnonzero(rows["members"]) + 1, factors, trace.is_plain)
+
+
+def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    closing = trace.closing
+    place = np.arange(closing[-1] + 1 if closing.size else 0)
+    is_push = rounds[: place.size] >= 0
+    if np.count_nonzero(is_push) == closing.size or not trace.is_plain:
+        return place
+    place[is_push] = closing[rounds[: place.size][is_push]]
+    return np.lexsort((trace.rows["worker"][: place.size], place))
+
+
+def _close_as_served(
+    rows: npt.NDArray[np.void], closing: npt.NDArray[np.int64], staleness: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64], factors: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Let the rows `closing` have what is known of their rounds."""
+    updates = np.arange(closing.size)
+    known = {"version": updates, "staleness": staleness, "factor": factors, "members": members}
+    rows["members"] = 0
+    for name, values in known.items():
+        rows[name][closing] = values[: closing.size]
+
+
+def _server_factors(
+    algorithm: Algorithm, trace: Trace, epochs_per_step: float
+) -> npt.NDArray[np.float64]:
+    if algorithm.schedule is None:
+        return np.ones(trace.n_updates + 1)
+    # an update's epoch is what has been served before it
+    return _factors(algorithm, np.append(0, trace.gradients) * epochs_per_step)
+
+
+def _factors(algorithm: Algorithm, epochs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if algorithm.schedule is None:
+        return np.ones(epochs.size)
+    return np.array([algorithm.schedule(epoch) for epoch in epochs.tolist()])

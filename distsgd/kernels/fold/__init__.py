@@ -1,0 +1,1 @@
+"""Rules, and loops around them."""

@@ -1,0 +1,1 @@
+"""Gradients of linear models and networks."""

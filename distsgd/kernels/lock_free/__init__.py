@@ -1,0 +1,1 @@
+"""Loops that race on shared memory."""

@@ -1,0 +1,1 @@
+"""Live runs on this machine."""

@@ -1,0 +1,1 @@
+"""Hogwild!: workers that change shared memory themselves."""

@@ -1,0 +1,223 @@
+"""Hogwild!: processes that share one block of parameters, without locks and without a server.
+
+1. In an epoch every sample is visited once, in a fresh order. Each worker gets a contiguous chunk
+   of it. All wait for the last one; then the step size backs off.
+2. The order is not the paper's permutation of single samples: blocks of samples are permuted, and a
+   block is visited in the order of storage (`distsgd.kernels.lock_free.steps.Order`).
+3. A worker reads the support of its batch and changes it, coordinate by coordinate, while others do
+   so too. How a coordinate is changed is the caller's choice: `distsgd.launch`, `writes`.
+4. The objective is evaluated between epochs, outside of the clock.
+5. A worker that is killed is replaced: another process goes on from the count that it last told,
+   which it does after every block, or every exchange of gathered changes, so that as many steps may
+   be taken twice.
+6. The paper's gradient is taken at what was read. Here the term of `l2`, which lets a coordinate
+   shrink, is taken at the number that is there when the coordinate is changed, unless a batch has
+   several samples: so a sample needs no copy of what was read.
+
+One worker has the bits of a serial loop over the same order, and gathers nothing. Several have no
+order at all. Where they gather (`distsgd.kernels.lock_free.gather`), exchanges are racy too: two at
+the same instant may lose a worker's changes of a coordinate since its last exchange.
+
+References
+----------
+Niu, Recht, Re and Wright, "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient
+Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG "locked".
+"""
+
+import dataclasses
+import math
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
+from distsgd.errors import ConfigError
+from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
+from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.request import Budget, Hooks, Launch
+from distsgd.run import HISTORY, Run, Status
+from distsgd.sparse import Support
+from distsgd.trace import ROW, Trace
+
+BLOCK = 64
+"""Samples that are visited in the order of storage. Processors fetch ahead in storage, so that some
+tens of samples cost a third to a quarter of as many at random places."""
+EVALUATIONS = 50
+"""Points of a history where the caller says nothing else, as in a simulation."""
+
+_FEWEST_BLOCKS = 1024
+"""Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
+_POLL_S = 0.2
+"""How often the caller is asked whether to stop, and told how far the run has come."""
+_MEANINGLESS = ("partition", "staleness", "delay", "shards", "on_loss", "address")
+"""Arguments about servers, about what they serve, and about whose turn it is to be lost."""
+
+
+def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) -> Run:
+    """Run a lock-free algorithm on memory that processes of this machine share.
+
+    Parameters
+    ----------
+    case : Launch
+        What to run.
+    hooks : Hooks
+        What the caller wants to be asked and told.
+    block : int, optional
+        Samples that are visited in the order of storage, >= 1; 1 is the paper's permutation.
+
+    Returns
+    -------
+    Run
+        Its trace is empty; ``counts`` has the updates and the workers lost.
+
+    Raises
+    ------
+    ConfigError
+        If the run is none for shared memory, or there is too little of it.
+    WorkerLost
+        If a worker has failed, or workers are lost again and again.
+    """
+    support = check_lock_free(case)
+    job = Job(case, epochs_of(case), block or block_of(case.problem.samples))
+    check_memory(
+        needed_bytes(case, support), f"{case.algorithm.name} on {case.problem.name}",
+        "use fewer samples or features, or another machine",
+    )  # fmt: skip
+    with nursery(keep, job) as pipe:
+        outcome = _followed(pipe, hooks)
+    return _run(case, outcome)
+
+
+def check_lock_free(case: Launch) -> Support:
+    """Return the supports that workers touch, or raise a `ConfigError` that says what to use."""
+    algorithm, problem = case.algorithm, case.problem
+    for name in _MEANINGLESS:
+        _check_default(case, name)
+    if case.budget.unit == "seconds":
+        msg = f"{algorithm.name} on shared memory ends with an epoch; give epochs, not seconds"
+        raise ConfigError(msg)
+    pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
+    is_alone = before_step(algorithm.cycle, Pull) and pull.bound is None and push.quorum == 1
+    if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
+        msg = (
+            f"lock-free workers read, step and write again and again, leave alone what has no "
+            f"gradient, and wait for nobody; use hogwild, not {algorithm.name}"
+        )
+        raise ConfigError(msg)
+    if problem.support is None:
+        msg = (
+            f"lock-free workers need sparse data, but every gradient of {problem.name} touches all "
+            f"parameters; use a linear problem on sparse data, or downpour"
+        )
+        raise ConfigError(msg)
+    if case.workers > steps_of(case):
+        msg = (
+            f"workers must be <= {steps_of(case)}, the batches of {case.batch} in "
+            f"{problem.samples} samples, not {case.workers}"
+        )
+        raise ConfigError(msg)
+    if case.writes == "gathered" and case.batch > 1:
+        msg = f"writes='gathered' has a meaning for batches of 1 only, not {case.batch}; use 'racy'"
+        raise ConfigError(msg)
+    return problem.support
+
+
+def _check_default(case: Launch, name: str) -> None:
+    usual = next(field.default for field in dataclasses.fields(case) if field.name == name)
+    if getattr(case, name) != usual:
+        msg = (
+            f"{name} has no meaning for {case.algorithm.name} on shared memory, where nobody "
+            f"serves and every sample is somebody's in each epoch; leave it out"
+        )
+        raise ConfigError(msg)
+
+
+def steps_of(case: Launch) -> int:
+    """Return the steps of all workers in an epoch; the last batch may be a smaller one."""
+    return math.ceil(case.problem.samples / case.batch)
+
+
+def block_of(samples: int) -> int:
+    """Return the samples of a block where the caller says nothing else."""
+    return min(max(samples // _FEWEST_BLOCKS, 1), BLOCK)
+
+
+def epochs_of(case: Launch) -> list[Epoch]:
+    """Return the epochs of the budget, of which the last one may be cut short.
+
+    Whatever the caller asks for, the objective is evaluated at ends of epochs: at the first one
+    behind each wanted point, and at the last.
+    """
+    n_updates, steps = _updates(case.budget, case), steps_of(case)
+    ends = np.append(np.arange(steps, n_updates, steps), n_updates)
+    evaluated = set(np.searchsorted(ends, _wanted(case, n_updates)).tolist()) | {ends.size - 1}
+    starts = np.append(0, ends[:-1])
+    return [
+        Epoch(number, int(end - start), int(start), is_evaluated=number in evaluated)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _updates(budget: Budget, case: Launch) -> int:
+    if budget.unit != "epochs":
+        return int(budget.amount)
+    rest, whole = math.modf(budget.amount)
+    return int(whole) * steps_of(case) + math.ceil(rest * case.problem.samples / case.batch)
+
+
+def _wanted(case: Launch, n_updates: int) -> NDArray[np.float64]:
+    if case.evaluate_every is not None:
+        return np.arange(case.evaluate_every, n_updates + 1, case.evaluate_every, dtype=float)
+    return np.linspace(0, n_updates, (case.evaluations or EVALUATIONS) + 1)[1:]
+
+
+def needed_bytes(case: Launch, support: Support) -> float:
+    """Return the memory of a run [bytes]: columns, locks and the samples, once for all workers.
+
+    Gathered writes have the samples a second time, with the popular coordinates in front.
+    """
+    n_columns = len(Contract.of(case.algorithm).state._fields)
+    arrays = (*support.rows[:3], support.labels, support.shrink)
+    samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
+    return 8.0 * case.problem.dimension * (n_columns + 1) + samples
+
+
+def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
+    """Ask and tell the caller until the run is over."""
+    while True:
+        pipe.send(bool(hooks.stop()))
+        message = receive(pipe)
+        if isinstance(message, Outcome):
+            return message
+        if hooks.watch is not None:
+            hooks.watch(message)
+        pipe.poll(_POLL_S)
+
+
+def _run(case: Launch, outcome: Outcome) -> Run:
+    points = outcome.points
+    return Run(
+        x=outcome.x,
+        history=pl.DataFrame([_row(case, point) for point in points], schema=HISTORY),
+        trace=Trace(np.empty(0, ROW), case.workers),
+        status=cast("Status", outcome.status),
+        diverged_at=points[-1].update if outcome.status == "diverged" else None,
+        settings=case.settings("shared_memory"),
+        counts={"updates": points[-1].update, "lost_workers": outcome.lost},
+    )
+
+
+def _row(case: Launch, point: Point) -> dict[str, Any]:
+    """Return a row of the history; whatever has no meaning here is NaN: there are no messages."""
+    whole, rest = divmod(point.update, steps_of(case))
+    known = {
+        "update": point.update, "gradients": point.update,
+        "epoch": whole + min(1.0, rest * case.batch / case.problem.samples),
+        "wall_seconds": point.wall_seconds, **point.evaluation._asdict(),
+    }  # fmt: skip
+    return dict.fromkeys(HISTORY, math.nan) | {
+        name: known[name] for name in known if name in HISTORY
+    }

@@ -1,0 +1,343 @@
+"""The workers of a lock-free run, and the nursery that forks them and holds their barrier.
+
+It is imported by processes that fork, so it imports nothing that starts threads.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Rules
+from distsgd.errors import WorkerLost
+from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.fold.sparse import room
+from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.lock_free import steps as kernels
+from distsgd.kernels.lock_free.gather import Gathered, gathering
+from distsgd.live.lock_free.popular import Layout, period_of, popular_first
+from distsgd.live.machine.forking import End, fork, shared, wait
+from distsgd.live.request import Launch, Progress
+from distsgd.problem import Evaluation
+from distsgd.sparse import Support
+
+MOST_LOSSES = 10
+"""Times that a worker is replaced in one run."""
+
+
+class Epoch(NamedTuple):
+    """One pass over the samples, or a part of it, by all workers together."""
+
+    number: int
+    steps: int
+    """Steps of all workers."""
+    version: int
+    """Updates before it."""
+    is_evaluated: bool
+    """Whether the objective is evaluated behind it."""
+
+    @property
+    def end(self) -> int:
+        """Updates when it is over."""
+        return self.version + self.steps
+
+    def share(self, worker: int, workers: int) -> tuple[int, int]:
+        """Return the first step of a worker, and how many are its own; they differ by one."""
+        first = self.steps * worker // workers
+        return first, self.steps * (worker + 1) // workers - first
+
+
+class Job(NamedTuple):
+    """A run, cut into epochs."""
+
+    case: Launch
+    epochs: list[Epoch]
+    block: int
+    """Samples that are visited in the order of storage."""
+
+
+class Point(NamedTuple):
+    """A point of the history."""
+
+    update: int
+    wall_seconds: float
+    evaluation: Evaluation
+
+
+class Outcome(NamedTuple):
+    """What a run leaves."""
+
+    x: NDArray[np.float64]
+    status: str
+    points: list[Point]
+    lost: int
+    """Workers that were replaced."""
+
+
+def keep(job: Job, pipe: Connection) -> None:
+    """Run `job` in the nursery, and send its `Outcome` to the parent.
+
+    Each message of the parent says whether to stop, and is answered with a `Progress`.
+
+    Raises
+    ------
+    WorkerLost
+        If a worker has failed, or workers are lost again and again.
+    """
+    crew = Crew(job, pipe)
+    status = crew.judge(0)
+    for epoch in job.epochs:
+        if status != "done":
+            break
+        crew.work(epoch)
+        if epoch.is_evaluated or crew.is_stopped:
+            status = crew.judge(epoch.end)
+    pipe.send(Outcome(crew.tools.x.copy(), status, crew.points, crew.lost))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What workers compute with. All of it exists before the first of them is forked."""
+
+    job: Job
+    memory: kernels.Memory
+    own: kernels.Own | Gathered
+    support: Support
+    steps: Any
+    """The compiled loop."""
+    place: NDArray[np.uint32] | None = None
+    """Where each coordinate stands in the memory, uint32[d], if not at its number."""
+
+    @classmethod
+    def of(cls, job: Job) -> "Tools":
+        """Return the tools for `job`, compiled."""
+        case, support = job.case, job.case.problem.support
+        assert support is not None  # checked by the launcher
+        support = support._replace(slope=compiled_slope(support.slope))
+        make = cls._gathering if is_gathered(case) else cls._sharing
+        tools = make(job, support)
+        tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
+        kernels.pass_turn(tools.memory.turn, 0)
+        return tools
+
+    @classmethod
+    def _sharing(cls, job: Job, support: Support) -> "Tools":
+        case = job.case
+        most = int(support.rows.lengths.max(initial=0)) * case.batch
+        stepping = kernels.stepping if case.batch == 1 else kernels.batch_stepping
+        steps = stepping(Halves.of(case.algorithm), case.writes)
+        return cls(job, _memory(case), _own(case, most), support, steps)
+
+    @classmethod
+    def _gathering(cls, job: Job, support: Support) -> "Tools":
+        case, period = job.case, period_of(job.case.workers)
+        layout = popular_first(support, period)
+        memory = _memory(case)
+        for column in memory.server:
+            column[layout.place] = column.copy()
+        own, steps = _gathered(case, layout, period), gathering(Halves.of(case.algorithm))
+        return cls(job, memory, own, layout.support, steps, layout.place)
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The parameters, float64[d]."""
+        x: NDArray[np.float64] = self.memory.server.x
+        return x if self.place is None else x[self.place]
+
+    def begin(self) -> None:
+        """Set all counts back before an epoch."""
+        self.memory.taken[:] = 0
+        self.memory.turn[:] = 0
+
+    def take(self, worker: int, epoch: Epoch) -> None:
+        """Take a worker's steps of an epoch, or what is left of them.
+
+        They are one call: to look at all of its arguments takes as long as a thousand steps.
+        """
+        case, job = self.job.case, self.job
+        order = kernels.order_of(case.seed, epoch.number, case.problem.samples, job.block)
+        chunk, count = self._chunk(worker, epoch)
+        start = self.resumed(worker, count)
+        self.steps(self.memory, self.own, self.support, order, chunk, start, count)
+        last = case.workers * count + worker
+        is_longer = case.writes == "round_robin" and case.workers * count < epoch.steps
+        if is_longer and self.memory.turn[0] <= last:
+            # others have one more turn, in which this one has nothing to do
+            kernels.pass_turn(self.memory.turn, last)
+
+    def _chunk(self, worker: int, epoch: Epoch) -> tuple[kernels.Chunk, int]:
+        case = self.job.case
+        first, count = epoch.share(worker, case.workers)
+        _, usual = self.job.epochs[0].share(worker, case.workers)
+        schedule = case.algorithm.schedule
+        factor = 1.0 if schedule is None else float(schedule(float(epoch.number)))
+        chunk = kernels.Chunk(
+            worker, case.workers, first, epoch.version, epoch.number * usual, factor, case.batch
+        )
+        return chunk, count
+
+    def free(self, worker: int) -> None:
+        """Take away the locks of a worker that has ended."""
+        locks = self.memory.locks
+        locks[locks == worker + 1] = 0
+
+    def resumed(self, worker: int, count: int) -> int:
+        """Return the steps that are done; whoever takes turns knows them exactly."""
+        if self.job.case.writes != "round_robin":
+            return int(self.memory.taken[worker])
+        workers = self.job.case.workers
+        turns = (int(self.memory.turn[0]) - worker + workers - 1) // workers
+        return min(turns, count)
+
+
+def is_gathered(case: Launch) -> bool:
+    """Return whether workers have copies of popular coordinates; one alone has nobody to spare."""
+    return case.writes == "gathered" and case.workers > 1
+
+
+def _memory(case: Launch) -> kernels.Memory:
+    generated = loops(Halves.of(case.algorithm))
+    first = Rules.of(case.algorithm).server_init(case.hyper, case.problem.start(case.seed))
+    columns = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
+    for column, value in zip(columns, first, strict=True):
+        column[:] = value
+    locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.workers))
+    return kernels.Memory(generated.state(*columns), locks, turn, taken)
+
+
+def _own(case: Launch, most: int) -> kernels.Own:
+    generated = loops(Halves.of(case.algorithm))
+    size = min(most, case.problem.dimension)
+    return kernels.Own(
+        h=generated.hyper(*case.hyper),
+        read=_empty(generated.reads, (size,)),
+        messages=_empty(generated.message, (1, size)),
+        point=np.empty(size),
+        gradient=np.empty(size),
+        room=room(1, case.problem.dimension, most, case.batch),
+    )
+
+
+def _gathered(case: Launch, layout: Layout, period: int) -> Gathered:
+    generated = loops(Halves.of(case.algorithm))
+    copy, base = (_empty(generated.state, (layout.n_popular,)) for _ in range(2))
+    return Gathered(generated.hyper(*case.hyper), copy, base, layout.others, period)
+
+
+def _empty(columns: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # a generated NamedTuple
+    return columns(*(np.empty(shape) for _ in columns._fields))
+
+
+def _numbers(n: int) -> NDArray[np.int64]:
+    return np.frombuffer(shared(8 * n), np.int64)
+
+
+def status_of(
+    x: NDArray[np.float64], loss: float, target: float | None, *, is_stopped: bool
+) -> str:
+    """Return how a run ends here, or "done" if it may go on."""
+    if not (math.isfinite(loss) and np.isfinite(x).all()):
+        return "diverged"
+    if target is not None and loss <= target:
+        return "target"
+    return "stopped" if is_stopped else "done"
+
+
+class Crew:
+    """The workers and their barrier.
+
+    Parameters
+    ----------
+    job : Job
+        What to run.
+    pipe : Connection
+        To the parent.
+    """
+
+    def __init__(self, job: Job, pipe: Connection) -> None:
+        self.tools = Tools.of(job)
+        self.points: list[Point] = []
+        self.lost, self.is_stopped = 0, False
+        self._job, self._pipe = job, pipe
+        self._pipes: dict[int, Connection] = {}
+        self._workers: dict[int, int] = {}  # by the number of their process
+        self._seconds = 0.0
+        for worker in range(job.case.workers):
+            self._hire(worker)
+
+    def work(self, epoch: Epoch) -> None:
+        """Have all workers take their steps of `epoch`, and wait for the last."""
+        self.tools.begin()
+        start = time.monotonic()
+        for worker in self._pipes:
+            self._pipes[worker].send(epoch)
+        busy = set(self._pipes)
+        while busy:
+            waited = wait(self._pipe, self._workers, None, [self._pipes[worker] for worker in busy])
+            busy -= {worker for worker in busy if self._is_done(worker, waited.ready)}
+            for process, end in waited.ended.items():
+                self._replace(process, end, epoch, busy)
+            if waited.message is not None:
+                self._answer(waited.message, epoch, time.monotonic() - start)
+        self._seconds += time.monotonic() - start
+
+    def judge(self, update: int) -> str:
+        """Evaluate the objective, add a point to the history, and return the status."""
+        case, x = self._job.case, self.tools.x
+        evaluation = case.problem.evaluate(x)
+        self.points.append(Point(update, self._seconds, evaluation))
+        return status_of(x, evaluation.loss, case.target, is_stopped=self.is_stopped)
+
+    def _hire(self, worker: int) -> None:
+        self._pipes[worker], there = Pipe()
+        self._workers[fork(_work, self.tools, worker, there)] = worker
+        there.close()
+
+    def _is_done(self, worker: int, ready: list[Connection]) -> bool:
+        if self._pipes[worker] not in ready:
+            return False
+        try:
+            self._pipes[worker].recv()
+        except (EOFError, ConnectionResetError):  # its end will be told
+            return False
+        return True
+
+    def _replace(self, process: int, end: End, epoch: Epoch, busy: set[int]) -> None:
+        worker = self._workers.pop(process)
+        self.lost += 1
+        if end.report or self.lost > MOST_LOSSES:
+            msg = f"worker {worker} {end}"
+            raise WorkerLost(msg)
+        self.tools.free(worker)
+        self._pipes[worker].close()
+        self._hire(worker)
+        if worker in busy:
+            self._pipes[worker].send(epoch)
+
+    def _answer(self, is_stopped: bool, epoch: Epoch, seconds: float) -> None:
+        self.is_stopped |= is_stopped
+        n_updates = epoch.version + int(self.tools.memory.taken.sum())
+        progress = Progress(
+            updates=n_updates, gradients=n_updates, wall_seconds=self._seconds + seconds,
+            loss=self.points[-1].evaluation.loss, staleness=math.nan,
+            alive=len(self._workers), lost=self.lost,
+        )  # fmt: skip
+        self._pipe.send(progress)
+
+
+def _work(tools: Tools, worker: int, pipe: Connection) -> None:
+    """Be a worker until the nursery ends."""
+    for epoch in _received(pipe):
+        tools.take(worker, epoch)
+        pipe.send(None)
+
+
+def _received(pipe: Connection) -> Iterator[Epoch]:
+    while True:
+        yield pipe.recv()

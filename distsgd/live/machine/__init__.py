@@ -1,0 +1,1 @@
+"""Processes and folders of one machine."""

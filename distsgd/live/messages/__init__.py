@@ -1,0 +1,1 @@
+"""What peers tell each other, and how it travels."""

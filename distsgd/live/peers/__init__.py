@@ -1,0 +1,1 @@
+"""The other parties of a live run: workers and the evaluator."""

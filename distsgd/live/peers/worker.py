@@ -1,0 +1,275 @@
+"""A live worker: its cycle of verbs, with an algorithm's rules called by NumPy.
+
+1. A worker holds what a fold holds of it, and computes it by the same operations, so that a replay
+   has its bits.
+2. It waits for what it pulls, and not for what it pushes; but where the server gathers a round, it
+   waits for the round to close.
+3. A push and a pull due at the same instant are one request.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from distsgd.algorithm import (
+    Algorithm,
+    At,
+    Cycle,
+    Pull,
+    Push,
+    Rules,
+    State,
+    Step,
+    Verb,
+    floats,
+    is_memoryless,
+    verb,
+)
+from distsgd.data.stream import Stream
+from distsgd.errors import ConfigError
+from distsgd.live.messages.columns import Columns, Vectors
+from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
+from distsgd.live.messages.sockets import Context
+from distsgd.live.messages.wire import Header, Kind, encode
+from distsgd.order.laws import Law
+from distsgd.problem import Problem
+from distsgd.rules.formulas import whole
+
+DELAY = 13
+"""Purpose of the streams of injected delays, beside those of `distsgd.kernels`."""
+
+
+class Case(NamedTuple):
+    """What all workers of a run have in common."""
+
+    algorithm: Algorithm
+    problem: Problem
+    stream: Stream
+    start: NDArray[np.float64]
+    """The starting point, float64[d]."""
+    workers: int
+
+    @property
+    def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
+        """The hyper-parameters as floats, as every engine takes them."""
+        return floats(self.algorithm)
+
+    @property
+    def waits_for_round(self) -> bool:
+        """Whether a push is released when its round closes."""
+        push = verb(self.algorithm.cycle, Push)
+        return bool(push.quorum_of(self.workers) > 1 or push.backup > 0)
+
+
+def work(
+    case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0
+) -> None:
+    """Be a worker until the run is over.
+
+    Parameters
+    ----------
+    case : Case
+        What to compute.
+    vectors : SharedVectors or FrameVectors
+        Where columns lie.
+    peer : Peer
+        Who this worker is.
+    delay : Law, optional
+        Time to sleep in each step [s].
+    heartbeat_s : float, default 1.0
+        Time between two signs of life [s].
+    """
+    ended = threading.Event()
+    # a run that diverges overflows, which is a result and no warning
+    with zmq.Context() as context, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        heart = threading.Thread(target=_beat, args=(context, peer, heartbeat_s, ended))
+        heart.start()
+        link = Link(peer, context)
+        try:
+            _Worker(case, vectors, peer.number, link, _Delays(delay, case, peer.number)).run()
+        except Ended:
+            pass
+        finally:
+            ended.set()
+            heart.join()
+            link.close()
+
+
+def due(cycle: Cycle, step: int, first: int = 0) -> list[Verb]:
+    """Return what a worker does before its step number `step`: `distsgd.algorithm` says the order.
+
+    A worker that began before the step number `first` has computed nothing yet that it could send
+    from behind that step.
+    """
+    place = [type(one) for one in cycle].index(Step)
+    before, behind = cycle[:place], cycle[place + 1 :]
+    verbs = before if step == first else (*behind, *before)
+    return [one for one in verbs if isinstance(one, Pull | Push) and step % one.every == 0]
+
+
+class Replica:
+    """A worker's state, and its rules as NumPy calls them.
+
+    Parameters
+    ----------
+    case : Case
+        What to compute.
+    worker : int
+        Number of the worker.
+    """
+
+    def __init__(self, case: Case, worker: int) -> None:
+        self._case, self._worker, self._h = case, worker, case.hyper
+        self._rules = Rules.of(case.algorithm)
+        self._keeps_views = is_memoryless(case.algorithm)
+        self._epochs_per_step = case.stream.batch_size / case.problem.samples
+        self.begin(case.start, version=0, step=0)
+
+    def begin(self, x: NDArray[np.float64], version: int, step: int) -> None:
+        """Begin at the parameters `x` of a version, with `step` steps behind."""
+        self._state: State = self._rules.init(self._h, x)
+        self._version, self.step = version, step
+        self._at = self._known()
+
+    def receive(self, columns: Columns, version: int) -> None:
+        """Take what a pull has returned; a worker that remembers nothing needs no copy of it."""
+        self._version, self._at = version, self._at._replace(version=version)
+        kept = columns if self._keeps_views else [np.array(column) for column in columns]
+        self._state = self._rules.receive(self._h, self._state, *kept, self._at)
+
+    def take_step(self) -> None:
+        """Evaluate the gradient of the step's batch, and take the step."""
+        point = whole(self._rules.at(self._h, self._state, self._at), self._case.start.size)
+        g = self._case.problem.gradient(point, self._case.stream.batch(self._worker, self.step))
+        self._state = self._rules.step(self._h, self._state, g, self._at)
+        self.step += 1
+        self._at = self._known()
+
+    def send(self) -> Columns:
+        """Return the columns of a push, each float64[d]."""
+        self._state, message = self._rules.send(self._h, self._state, self._at)
+        return [whole(column, self._case.start.size) for column in message]
+
+    def _known(self) -> At:
+        schedule, factor = self._case.algorithm.schedule, 1.0
+        if schedule is not None:
+            factor = schedule(self.step * (self._epochs_per_step * self._case.workers))
+        return At(self._version, 0, self._case.workers, self.step, factor)
+
+
+_LONGEST_S = 1e6
+"""Of a delay: no operating system sleeps for ever."""
+
+
+class _Delays:
+    """The times that a worker sleeps: a function of (seed, worker, step)."""
+
+    def __init__(self, law: Law | None, case: Case, worker: int) -> None:
+        self._law, self._seed, self._worker = law, case.stream.seed, worker
+        self._drawn: list[float] = []
+
+    def of(self, step: int) -> float:
+        """Return how long to sleep in a step [s]."""
+        if self._law is None:
+            return 0.0
+        if step >= len(self._drawn):
+            drawn = self._law.sample(self._seed, DELAY, self._worker, 2 * step + 64)
+            if np.isnan(drawn).any():
+                msg = f"delay must be a law of times, but {self._law} gives others; choose another"
+                raise ConfigError(msg)
+            self._drawn = np.minimum(drawn, _LONGEST_S).tolist()
+        return self._drawn[step]
+
+
+class _Push(NamedTuple):
+    number: int
+    sequence: int
+
+
+class _Worker:
+    """The loop of a worker, over the replies of the servers."""
+
+    def __init__(
+        self, case: Case, vectors: Vectors, number: int, link: Link, delays: _Delays
+    ) -> None:
+        self._case, self._vectors, self._number = case, vectors, number
+        self._link, self._delays = link, delays
+        self._replica = Replica(case, number)
+        self._waits = case.waits_for_round
+        self._unacknowledged: deque[_Push] = deque()
+        self._n_pushes, self._first = 0, 0
+
+    def run(self) -> None:
+        """Work until the run ends, and begin again whenever the servers have."""
+        while True:
+            with contextlib.suppress(Undone):
+                self._live()
+
+    def _live(self) -> None:
+        self._join()
+        while True:
+            self._exchange()
+            step = self._replica.step
+            self._replica.take_step()
+            if delay := self._delays.of(step):
+                self._link.rest(delay)
+
+    def _join(self) -> None:
+        self._link.forget()
+        self._unacknowledged.clear()
+        replies = self._link.wait(self._link.ask(Kind.JOIN))
+        welcome, x = replies[0].header, self._case.start
+        if welcome.version > 0:
+            columns = self._vectors.fetch(self._number, [reply.frames for reply in replies])
+            x = np.array(columns[0])
+        self._first = welcome.step
+        self._replica.begin(x, welcome.version, welcome.step)
+
+    def _exchange(self) -> None:
+        """Serve the verbs that are due before the next step."""
+        verbs = due(self._case.algorithm.cycle, self._replica.step, self._first)
+        match verbs:
+            case [Push(), Pull()]:
+                self._receive(self._send(Kind.EXCHANGE).sequence)
+                return
+        for one in verbs:
+            if isinstance(one, Pull):
+                self._receive(self._link.ask(Kind.PULL, step=self._replica.step))
+            else:
+                self._push()
+
+    def _receive(self, sequence: int) -> None:
+        replies = self._link.wait(sequence)
+        columns = self._vectors.fetch(self._number, [reply.frames for reply in replies])
+        self._replica.receive(columns, replies[0].header.version)
+
+    def _push(self) -> None:
+        push = self._send(Kind.PUSH)
+        if self._waits:
+            self._link.wait(push.sequence)
+        else:
+            self._unacknowledged.append(push)
+
+    def _send(self, kind: Kind) -> _Push:
+        number = self._n_pushes
+        # the out-box is free when the push that used it last has been acknowledged
+        while self._unacknowledged and self._unacknowledged[0].number <= number - 2:
+            self._link.settle(self._unacknowledged.popleft().sequence)
+        frames = self._vectors.post(self._number, number, self._replica.send())
+        self._n_pushes += 1
+        step = self._replica.step
+        return _Push(number, self._link.ask(kind, push=number, step=step, frames=frames))
+
+
+def _beat(context: Context, peer: Peer, every_s: float, ended: threading.Event) -> None:
+    """Tell the lead that the worker is alive, from a thread: a long step is no hang."""
+    with connected(context, peer.doors[0]) as socket:
+        while not ended.wait(every_s):
+            beat = Header(Kind.BEAT, peer.number, session=peer.session, sent=peer.now())
+            with contextlib.suppress(zmq.Again):
+                socket.send(encode(beat), zmq.NOBLOCK)

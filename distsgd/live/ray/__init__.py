@@ -1,0 +1,1 @@
+"""Live runs, tasks and jobs on a Ray cluster."""

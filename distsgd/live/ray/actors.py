@@ -1,0 +1,220 @@
+"""The actors of a live run: the same loops as on one machine, in processes that Ray has placed.
+
+1. An actor is asked to meet the driver first, which loads the case, and then to do its part. That
+   call lasts as long as the run: when it ends, or its process, Ray tells the driver.
+2. The case lies in the object store of each node. What an actor gets of it are views of that
+   memory, which nobody may write, so that the data exist once per node.
+3. Nodes share no clock. The driver asks every actor for its own, and says when the run began by it.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
+
+from distsgd.live.messages.columns import FrameVectors, Layout
+from distsgd.live.messages.link import Peer
+from distsgd.live.messages.sockets import Door, Gate
+from distsgd.live.peers.evaluator import Judged, evaluate
+from distsgd.live.peers.worker import Case, work
+from distsgd.live.ray.metrics import Meters, RowMeter
+from distsgd.live.request import Launch
+from distsgd.live.server.serve import ServerCase, serve
+
+_HEARD_S = 1.0
+"""How long a question for what the evaluator has found waits for it."""
+
+
+class Common(NamedTuple):
+    """What all actors of a run have in common; it is sent to each node once."""
+
+    run: str
+    """The run's name."""
+    launch: Launch
+    case: Case
+    layout: Layout
+    sizes: tuple[float, float]
+    """Of a pull's reply and of a push [bytes]."""
+
+
+class Met(NamedTuple):
+    """Who answers."""
+
+    machine: str
+    """Names the boot of its machine, all of whose processes share a clock."""
+    node: str
+    process: int
+
+
+class Seat(NamedTuple):
+    """How a peer takes part while the servers have this life."""
+
+    number: int
+    session: int
+    doors: Sequence[Door]
+    origin: float
+    """When the run began, by the clock of the actor [s]."""
+
+
+class Post(NamedTuple):
+    """What a shard serves, and where."""
+
+    case: ServerCase
+    shard: int
+    gate: Gate
+    followers: Sequence[Door]
+
+
+class Actor:
+    """What every actor can do.
+
+    Parameters
+    ----------
+    sent : list of ray.ObjectRef
+        Where the `Common` lies; in a list it stays a reference.
+    """
+
+    def __init__(self, sent: list[Any]) -> None:
+        self._sent = sent
+
+    def meet(self) -> Met:
+        """Load the case, compile what will be called, and say who this is."""
+        ray = import_module("ray")
+        self._common: Common = ray.get(self._sent[0])
+        case = self._common.case
+        # After the case, which imports the libraries: the sums of each depend on its threads.
+        threadpool_limits(1)
+        case.problem.gradient(case.start, case.stream.batch(0, 0))
+        return Met(boot(), ray.get_runtime_context().get_node_id(), os.getpid())
+
+    def now(self) -> float:
+        """Return the actor's monotonic clock [s]."""
+        return time.monotonic()
+
+
+def boot() -> str:
+    """Return what names this machine since it was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
+
+
+class Server(Actor):
+    """A shard of the parameter server; number 0 is the lead."""
+
+    def open(self, is_one_machine: bool) -> str:
+        """Reserve a port, and return the endpoint to listen at: on loopback, or the node's address.
+
+        The port stays bound, but nobody listens: under Linux another socket of this user may then
+        bind it too, and the kernel gives it to nobody who asks for any port.
+        """
+        util = import_module("ray").util
+        host = "127.0.0.1" if is_one_machine else util.get_node_ip_address()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._reserved = socket.socket(family, socket.SOCK_STREAM)
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind((host, 0))
+        port = self._reserved.getsockname()[1]
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+    def serve(self, post: Post, life: int) -> None:
+        """Be a shard until the launcher has ended the run."""
+        vectors, watch = FrameVectors(self._common.layout), None
+        if post.shard == 0:
+            watch = RowMeter(Meters(self._common.run, "server-0"), self._common.sizes)
+        serve(post.case, post.shard, vectors, post.gate, post.followers, life=life, watch=watch)
+
+
+class Worker(Actor):
+    """A worker. It is called from two threads: one works, the other may hear of other servers."""
+
+    def work(self, seat: Seat) -> None:
+        """Be a worker until the run is over, wherever its servers are."""
+        self._seat = seat
+        while self._works(self._seat):
+            pass
+
+    def move(self, seat: Seat) -> None:
+        """Leave the servers for those of another life."""
+        self._seat = seat
+
+    def _works(self, seat: Seat) -> bool:
+        """Work for the servers of `seat`, and return whether there are others by now."""
+        common, launch = self._common, self._common.launch
+        work(
+            common.case, FrameVectors(common.layout), self._peer(seat),
+            delay=launch.delays[seat.number], heartbeat_s=launch.heartbeat_s,
+        )  # fmt: skip
+        return self._seat is not seat
+
+    def _peer(self, seat: Seat) -> Peer:
+        return Peer(
+            seat.number, seat.session, seat.doors, seat.origin,
+            is_over=lambda: self._seat is not seat,
+        )  # fmt: skip
+
+
+class Evaluator(Actor):
+    """The evaluator. It is called from two threads: one judges, the other tells the driver."""
+
+    def __init__(self, sent: list[Any]) -> None:
+        super().__init__(sent)
+        self._mailbox = Mailbox()
+
+    def evaluate(self, seat: Seat, *, is_again: bool) -> None:
+        """Judge models until the run is over."""
+        launch, vectors = self._common.launch, FrameVectors(self._common.layout)
+        self._mailbox.meters = Meters(self._common.run, "evaluator")
+        peer = Peer(seat.number, seat.session, seat.doors, seat.origin)
+        evaluate(launch, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
+
+    def judged(self, wait_s: float = _HEARD_S) -> Judged | None:
+        """Return what has been found next, None if nothing has for a while."""
+        return self._mailbox.taken(wait_s)
+
+    def wake(self) -> None:
+        """Interrupt a rest until the next point."""
+        self._mailbox.woken.set()
+
+
+class Mailbox:
+    """What the evaluator takes for its pipe to the supervisor.
+
+    The evaluator goes on when the driver has what was found: its next question says so. Thus the
+    driver knows whatever the servers know.
+    """
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+        self.meters: Meters | None = None
+        self._found: queue.SimpleQueue[Judged] = queue.SimpleQueue()
+        self._received = threading.Semaphore(0)
+        self._is_sent = False
+
+    def send(self, judged: Judged) -> None:
+        """Hand over what has been found."""
+        if self.meters is not None:
+            self.meters.tell_loss(judged.evaluation.loss)
+        self._found.put(judged)
+        self._received.acquire()
+
+    def poll(self, timeout: float) -> bool:
+        """Rest, and return whether somebody has woken the evaluator."""
+        return self.woken.wait(timeout)
+
+    def taken(self, wait_s: float) -> Judged | None:
+        """Return what is handed over next; the one before has been received."""
+        if self._is_sent:
+            self._received.release()
+        self._is_sent = False
+        try:
+            judged = self._found.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+        self._is_sent = True
+        return judged

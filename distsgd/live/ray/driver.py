@@ -1,0 +1,128 @@
+"""What ties the driver of a run to its actors: the clerk, what the evaluator finds, clocks."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any
+
+from distsgd.live.local.clerk import Errand, relay
+from distsgd.live.messages.link import Ended, Peer
+from distsgd.live.peers.evaluator import Judged
+from distsgd.live.ray.session import package
+
+QUESTIONS = 5
+"""Questions for another machine's clock; the one that was answered soonest counts."""
+
+
+def offset(ask: Callable[[], float]) -> float:
+    """Return how far another machine's clock is ahead of this one's [s].
+
+    Its answer is as old as half of the time that the question took, give or take that half: the
+    error is at most half of the shortest time.
+
+    Parameters
+    ----------
+    ask : callable
+        Returns the other clock's time [s].
+    """
+    shortest_s, found = float("inf"), 0.0
+    for _ in range(QUESTIONS):
+        before = time.monotonic()
+        there = ask()
+        after = time.monotonic()
+        if after - before < shortest_s:
+            shortest_s, found = after - before, there - (before + after) / 2
+    return found
+
+
+class Clerk:
+    """Speaks to the lead for the supervisor, in a thread, until there is another lead."""
+
+    def __init__(self) -> None:
+        self._pipe, _ = Pipe()
+        self._end: Callable[[], None] = lambda: None
+
+    def start(self, lead: Peer) -> None:
+        """Speak to a lead, and to nobody else any more.
+
+        Parameters
+        ----------
+        lead : Peer
+            The launcher, with the lead's door.
+        """
+        self.close()
+        is_over = threading.Event()
+        self._pipe, there = Pipe()
+        peer = lead._replace(is_over=is_over.is_set)
+        thread = threading.Thread(None, _relay, "clerk", (peer, there), daemon=True)
+        thread.start()
+
+        def end() -> None:
+            is_over.set()
+            thread.join()
+
+        self._end = end
+
+    def tell(self, errand: Errand) -> None:
+        """Tell the lead; if it is dead, the next one will be told."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(errand)
+
+    def heard(self) -> list[tuple[Errand, bytes]]:
+        """Return what the lead has answered since the last time, to which errand."""
+        heard = []
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll():
+                heard.append(self._pipe.recv())
+        return heard
+
+    def close(self) -> None:
+        """Stop speaking; who waits for a dead lead does so for another second."""
+        self._pipe.close()
+        self._end()
+        self._end = lambda: None
+
+
+def _relay(peer: Peer, pipe: Connection) -> None:
+    with pipe, contextlib.suppress(Ended, EOFError, OSError):
+        relay(peer, pipe)
+
+
+class Findings:
+    """What the evaluator has found.
+
+    Parameters
+    ----------
+    ray : module
+        The package.
+    """
+
+    def __init__(self, ray: ModuleType) -> None:
+        self._ray = ray
+        self._actor: Any = None
+        self._asked: Any = None
+
+    def listen(self, actor: Any) -> None:  # noqa: ANN401 # ray ships no types for it
+        """Ask this evaluator from now on."""
+        self._actor, self._asked = actor, actor.judged.remote()
+
+    def heard(self) -> list[Judged]:
+        """Return what has been handed over since the last time."""
+        if self._asked is None or not self._ray.wait([self._asked], timeout=0)[0]:
+            return []
+        asked, self._asked = self._asked, None
+        try:
+            judged = self._ray.get(asked)
+            self._asked = self._actor.judged.remote()
+        except package("ray.exceptions").RayError:  # its end will be told
+            return []
+        return [] if judged is None else [judged]
+
+    def wake(self) -> None:
+        """Interrupt the evaluator's rest."""
+        if self._actor is not None:
+            self._actor.wake.remote()

@@ -1,0 +1,80 @@
+"""Live runs on a Ray cluster, seen from the program that wants them.
+
+1. Ray places the processes, says when one of them ends, and starts another. They are the loops of
+   a run on one machine, and the numbers travel over ZeroMQ.
+2. All is encrypted with CURVE, under keys of this run alone, which go to the actors as Ray's other
+   messages do. Where all nodes are one machine, shards listen on loopback and nothing is encrypted.
+3. The bits of a replay are those of the run if all nodes have the driver's packages, which is
+   checked, and processors for which its linear algebra computes alike, which is not.
+"""
+
+import math
+import secrets
+import time
+from contextlib import closing
+
+from distsgd.algorithm import Push, verb
+from distsgd.live.local.launch import run_of
+from distsgd.live.local.roles import stream_of
+from distsgd.live.local.supervision import Outcome, Supervision
+from distsgd.live.ray.nodes import kept, reserved
+from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.session import connected
+from distsgd.live.request import Hooks, Launch
+from distsgd.run import Run
+
+ASK_S = 0.2
+"""Time between two questions to the caller's hooks."""
+
+
+def launch_ray(case: Launch, hooks: Hooks) -> Run:
+    """Run a message-passing algorithm with the processes of a Ray cluster.
+
+    Parameters
+    ----------
+    case : Launch
+        What to run; its address is that of the cluster.
+    hooks : Hooks
+        What to ask and tell meanwhile.
+
+    Returns
+    -------
+    Run
+        Its trace is the order that reality has chosen.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster cannot be joined, has no room, or a node cannot take part.
+    DistsgdError
+        If a worker or a server has failed.
+    WorkerLost
+        If workers or servers are lost again and again, or find no room again.
+    """
+    verb(case.algorithm.cycle, Push).quorum_of(case.workers)
+    stream_of(case)
+    run = f"distsgd-{secrets.token_hex(3)}"
+    n_cpus = math.ceil(case.ray.total(case.shards, case.workers).get("CPU", 1.0))
+    with (
+        connected(case.address, processes=n_cpus) as session,
+        reserved(session, case, run) as group,
+        kept(session, case, run) as folder,
+    ):
+        with closing(Actors(session, group, case, folder, run)) as actors:
+            outcome = _watched(Supervision(case, actors), actors, hooks)
+        return run_of(case, outcome, folder, "ray")
+
+
+def _watched(supervision: Supervision, actors: Actors, hooks: Hooks) -> Outcome:
+    """Supervise the run until it is over."""
+    supervision.start()
+    due_at = 0.0
+    while not supervision.is_over:
+        supervision.heed(actors.wait())
+        if time.monotonic() >= due_at:
+            due_at = time.monotonic() + ASK_S
+            if hooks.stop():
+                supervision.stop()
+            if hooks.watch is not None:
+                hooks.watch(supervision.progress())
+    return supervision.outcome()

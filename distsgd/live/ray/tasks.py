@@ -1,0 +1,145 @@
+"""Work over a Ray cluster: `distsgd.experiment.pool.work` with tasks instead of processes.
+
+1. What all pieces have in common goes into the object store once, as bytes: a node gets it once,
+   and a process of it unpacks it once.
+2. Results come back as bytes too, and are unpacked here: an array that Ray lends would fill its
+   store for as long as the run is kept.
+3. An interruption cancels the tasks. What has been given by then is the caller's.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
+
+from distsgd.errors import ConfigError
+from distsgd.live.ray.session import Session, connected, package
+
+Common = TypeVar("Common")
+Piece = TypeVar("Piece")
+Done = TypeVar("Done")
+
+AHEAD = 4
+"""Tasks in flight per CPU: none waits for the driver, and a cluster sees that it may grow."""
+FEWEST = 16
+"""Tasks in flight at least, also on a cluster whose nodes are yet to come."""
+RETRIES = 3
+"""Times that a task is done again whose process or node ended."""
+PATIENCE_S = 300.0
+"""How long a cluster may have no CPU at all, while its nodes start [s]."""
+
+
+def work(
+    do: Callable[[Common, Piece], Done], common: Common, pieces: Sequence[Piece], *,
+    processes: int | None = None,
+) -> Iterator[tuple[Piece, Done]]:  # fmt: skip
+    """Do every piece of work as a task of Ray, and give each with its result as it is done.
+
+    Parameters
+    ----------
+    do : callable
+        Function of `common` and a piece, which all nodes can import or which pickles by value.
+    common : object
+        What all pieces need.
+    pieces : sequence
+        What is to be done; small, since each is sent for itself.
+    processes : int, optional
+        How many work at once; by default one per CPU of the cluster.
+
+    Yields
+    ------
+    tuple
+        A piece and its result.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster cannot be used, or ended a task; or whatever `do` raises.
+    """
+    if not pieces:
+        return
+    with connected(processes=processes) as session:
+        task = session.ray.remote(num_cpus=1, max_retries=RETRIES)(_done)
+        # In a list it stays a reference: as an argument it would be copied for every task.
+        sent = [session.ray.put(cloudpickle.dumps((do, common)))]
+        yield from _results(session, partial(task.remote, sent), iter(pieces), processes)
+
+
+def _results(
+    session: Session, submit: Callable[[bytes], Any], waiting: Iterator[Piece], most: int | None
+) -> Iterator[tuple[Piece, Any]]:
+    running: dict[Any, Piece] = {}
+    try:
+        while True:
+            room = max(0, _in_flight(session.n_cpus, most) - len(running))
+            for piece in itertools.islice(waiting, room):
+                running[submit(cloudpickle.dumps(piece))] = piece
+            if not running:
+                return
+            for done in _finished(session, list(running)):
+                yield running.pop(done), _result(session, done)
+    finally:
+        for left in running:
+            session.ray.cancel(left, force=True)
+
+
+def _in_flight(n_cpus: int, most: int | None) -> int:
+    """Return how many tasks to have sent; fewer than `most` CPUs keep to their number anyway."""
+    return most if most is not None and most < n_cpus else max(FEWEST, AHEAD * n_cpus)
+
+
+def _finished(session: Session, running: list[Any]) -> list[Any]:
+    """Wait for one, and return all that are done."""
+    if not session.ray.wait(running, timeout=PATIENCE_S)[0] and session.n_cpus < 1:
+        msg = (
+            f"the Ray cluster has had no CPU for {PATIENCE_S:g} s; add a node to it, or give its"
+            " head some with ray start --head --num-cpus"
+        )
+        raise ConfigError(msg)
+    found: list[Any] = session.ray.wait(running, num_returns=len(running), timeout=0)[0]
+    return found
+
+
+def _result(session: Session, done: Any) -> Any:  # noqa: ANN401 # what `do` returns
+    errors = package("ray.exceptions")
+    try:
+        return cloudpickle.loads(session.ray.get(done))
+    except errors.RayTaskError as error:
+        raise _own_error(error) from None
+    except errors.RayError as error:
+        msg = (
+            f"Ray ended a task ({type(error).__name__}), perhaps for lack of memory; run the same"
+            " command again to go on, with fewer processes"
+        )
+        raise ConfigError(msg) from None
+
+
+def _own_error(error: Any) -> Exception:  # noqa: ANN401 # a class of ray, which is imported late
+    """Return what the task raised, or a sentence about a package that its node lacks."""
+    missing = re.search(r"No module named '([^']+)'", str(error))
+    if missing:
+        return ConfigError(
+            f"a node of the Ray cluster has no package {missing[1]}; install distsgd there with all"
+            " it needs"
+        )
+    cause: Exception = error.cause or error
+    return cause
+
+
+def _done(sent: list[Any], piece: bytes) -> bytes:
+    """Do a piece of work in a process of Ray."""
+    do, common = _received(sent[0])
+    content: bytes = cloudpickle.dumps(do(common, cloudpickle.loads(piece)))
+    return content
+
+
+@lru_cache(maxsize=1)
+def _received(sent: Any) -> Any:  # noqa: ANN401 # what was sent
+    unpacked = cloudpickle.loads(package("ray").get(sent))
+    # After unpacking, which imports the libraries: the sums of each depend on its threads.
+    threadpool_limits(1)
+    return unpacked

@@ -1,0 +1,1 @@
+"""The server: who is served when, the columns, and checkpoints."""

@@ -1,0 +1,181 @@
+"""What every shard does: it carries decisions out, in order, and answers whom they concern."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distsgd.errors import WireError
+from distsgd.live.messages.columns import Columns, Vectors
+from distsgd.live.messages.rings import Line
+from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, encode
+from distsgd.live.server.checkpoint import Name, discard, remove_older, save_columns
+from distsgd.live.server.decisions import Action, Decision
+from distsgd.live.server.sessions import Drops, Peer
+from distsgd.live.server.store import Store
+
+_BRINGING = frozenset({Kind.PUSH, Kind.EXCHANGE})
+
+
+class Shard:
+    """Columns, peers and a socket; `distsgd.live.server.serve` makes a lead or a follower of it.
+
+    Parameters
+    ----------
+    number : int
+        Which shard.
+    store : Store
+        Its columns.
+    vectors : SharedVectors or FrameVectors
+        Where those of messages lie.
+    socket : Line
+        What it hears and answers through.
+    peers : dict of int to Peer
+        Everybody who may speak to it.
+    folder : Path
+        Where checkpoints are written.
+    life : int, default 0
+        How often the servers have been started before.
+    """
+
+    def __init__(
+        self, number: int, store: Store, vectors: Vectors, socket: Line, *,
+        peers: dict[int, Peer], folder: Path, life: int = 0,
+    ) -> None:  # fmt: skip
+        self.number, self.life, self.folder = number, life, folder
+        self.store, self.vectors, self.peers = store, vectors, peers
+        self.drops = Drops(number)
+        self.is_over = self.is_stopped = False
+        self.unsaved: Exception | None = None
+        """Why the last checkpoint could not be written."""
+        self._socket = socket
+        self._do = [self._nothing] * (1 + max(Action))
+        for action, do in (
+            (Action.START, self._welcome), (Action.JOIN, self._welcome),
+            (Action.PULL, self._answer),
+            (Action.HOLD, self._hold), (Action.DROP, self._drop), (Action.CLOSE, store.close),
+            (Action.RELEASE, self._release), (Action.LEAVE, self._leave),
+            (Action.ADMIT, self._admit), (Action.SNAPSHOT, self._show),
+            (Action.CHECKPOINT, self._save), (Action.END, self._end), (Action.STOP, self._stop),
+        ):  # fmt: skip
+            self._do[action] = do
+
+    def carry_out(self, decisions: Sequence[Decision]) -> None:
+        """Do what has been decided."""
+        for decision in decisions:
+            self._do[decision.action](decision)
+
+    def take(self, header: Header, frames: Frames) -> None:
+        """Check a worker's frames, and keep those of a push until it is taken.
+
+        Raises
+        ------
+        WireError
+            If they are not the columns of such a request.
+        """
+        if header.kind in _BRINGING:
+            columns = self.vectors.message(self.number, header.peer, header.push, frames)
+            if not self.vectors.is_shared:
+                self.peers[header.peer].pushes[header.sequence] = columns
+        elif frames:
+            msg = f"a {Kind(header.kind).name.lower()} must have no frames, not {len(frames)}"
+            raise WireError(msg)
+
+    def reply(
+        self, peer: Peer, kind: Kind, sequence: int, *,
+        step: int = 0, version: int = 0, time: float = 0.0, frames: Frames = (),
+    ) -> None:  # fmt: skip
+        """Answer a request, and keep the answer in case that it comes again."""
+        header = Header(
+            kind, peer.number, self.life, peer.session, sequence, 0, step, version, time
+        )
+        reply = (encode(header), *frames)
+        peer.accepted = max(peer.accepted, sequence)
+        peer.keep(sequence, reply)
+        if peer.identity:
+            self._send(peer.identity, reply)
+
+    def send(self, peer: Peer, sequence: int, identity: bytes) -> None:
+        """Send a reply again, if it is kept."""
+        reply = peer.replies.get(sequence)
+        if reply is not None:
+            self._send(identity, reply)
+
+    def _send(self, identity: bytes, reply: Frames) -> None:
+        self._socket.send_multipart((identity, *reply), copy=len(reply) == 1)
+
+    def tell(self, identity: bytes, header: Header, kind: Kind) -> None:
+        """Answer a request that is not served, without keeping the answer."""
+        told = Header(kind, header.peer, self.life, header.session, header.sequence)
+        self._socket.send_multipart((identity, encode(told)))
+
+    def tell_workers(self) -> None:
+        """Tell all workers that the run is over, whatever they wait for."""
+        for peer in self.peers.values():
+            if peer.number < LEAD and peer.identity:
+                header = Header(Kind.END, peer.number, 0, peer.session, peer.accepted)
+                self.tell(peer.identity, header, Kind.END)
+
+    def _welcome(self, decision: Decision) -> None:
+        worker = self.peers[decision.worker]
+        frames: Frames = ()
+        self.store.detach(worker.number)
+        if decision.version > 0:
+            frames = self.vectors.answer(self.number, worker.number, [self.store.x])
+        self._reply_to(worker, Kind.WELCOME, decision, frames)
+
+    def _answer(self, decision: Decision) -> None:
+        columns = self.store.read(decision.version)
+        frames = self.vectors.answer(self.number, decision.worker, columns)
+        self._reply_to(self.peers[decision.worker], Kind.VALUES, decision, frames)
+
+    def _hold(self, decision: Decision) -> None:
+        self.store.hold(decision.worker, self._push_of(decision))
+
+    def _push_of(self, decision: Decision) -> Columns:
+        worker = self.peers[decision.worker]
+        worker.accepted = max(worker.accepted, decision.sequence)
+        if self.vectors.is_shared:
+            return self.vectors.message(self.number, decision.worker, decision.push, ())
+        return worker.pushes.pop(decision.sequence)
+
+    def _drop(self, decision: Decision) -> None:
+        worker = self.peers[decision.worker]
+        worker.accepted = max(worker.accepted, decision.sequence)
+        worker.pushes.pop(decision.sequence, None)
+
+    def _release(self, decision: Decision) -> None:
+        self._reply_to(self.peers[decision.worker], Kind.TAKEN, decision, ())
+
+    def _leave(self, decision: Decision) -> None:
+        self.store.detach(decision.worker)
+
+    def _admit(self, decision: Decision) -> None:
+        self.peers[decision.worker].renew(decision.version)
+
+    def _show(self, decision: Decision) -> None:
+        frames = self.vectors.answer(self.number, None, [self.store.x])
+        self._reply_to(self.peers[EVALUATOR], Kind.VALUES, decision, frames)
+
+    def _save(self, decision: Decision) -> None:
+        name = Name(self.life, decision.version)
+        try:
+            save_columns(self.folder, name, self.number, self.store.columns)
+            remove_older(self.folder, self.number)
+            self.unsaved = None
+        except Exception as error:  # noqa: BLE001 # a store raises what it likes
+            self.unsaved = error
+            discard(self.folder, f"{name}.{self.number}.*")
+
+    def _nothing(self, decision: Decision) -> None:
+        """Do nothing: there is no action of this number."""
+
+    def _end(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
+        self.is_over = True
+
+    def _stop(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
+        self.is_stopped = True
+
+    def _reply_to(self, peer: Peer, kind: Kind, decision: Decision, frames: Frames) -> None:
+        self.reply(
+            peer, kind, decision.sequence, step=decision.step, version=decision.version,
+            time=decision.time, frames=frames,
+        )  # fmt: skip

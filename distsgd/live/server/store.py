@@ -1,0 +1,180 @@
+"""The server's columns in one shard, and what decisions do to them.
+
+1. The numbers are those of a fold: pushes are added in worker order, divided by their number, and
+   given to the server's rule with what is known at that update.
+2. Small slices are updated by NumPy, which calls the rule as it stands. For large ones NumPy's
+   intermediate results do not stay near the core: a generated loop makes one pass, in place.
+3. A push that is held is a view of the memory or of the frames in which it came. It is copied only
+   if its worker is given up, since the next process of that worker writes there.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
+from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.live.messages.columns import Columns, Layout
+from distsgd.live.server.decisions import Decision
+from distsgd.rules.formulas import whole
+
+COMPILED_FROM = 65_536
+"""Numbers of a slice from which on the compiled loop pays: measured, it takes a quarter of NumPy's
+100 us for plain SGD there, a twentieth at a million, and less than a second to compile."""
+
+
+class _Held(NamedTuple):
+    worker: int
+    columns: Columns
+
+
+class Store:
+    """The columns of one shard.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        Whose server this is.
+    start : ndarray
+        The shard's slice of the starting point, float64[n].
+    workers : int
+        Workers of the run.
+    n_past : int, default 0
+        Versions to keep beside the newest one.
+    columns : mapping, optional
+        The state to go on from, by column: float64[n] each.
+    version : int, default 0
+        Its version.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, start: NDArray[np.float64], workers: int, *, n_past: int = 0,
+        columns: Mapping[str, NDArray[np.float64]] | None = None, version: int = 0,
+    ) -> None:  # fmt: skip
+        self._workers, self.version = workers, version
+        h = floats(algorithm)
+        self._state: State = _state(algorithm, h, start, columns or {})
+        self._apply: _Compiled | _Interpreted = (
+            _Compiled if start.size >= COMPILED_FROM else _Interpreted
+        )(algorithm, h)
+        self._reads = algorithm.server.reads
+        self._held: list[_Held] = []
+        self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
+        self._keep()
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """The state by column."""
+        return dict(self._state._asdict())
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The model: a view, until the next update."""
+        x: NDArray[np.float64] = self._state.x
+        return x
+
+    def hold(self, worker: int, columns: Columns) -> None:
+        """Keep a push for its round."""
+        self._held.append(_Held(worker, columns))
+
+    def detach(self, worker: int) -> None:
+        """Copy what a worker has pushed, since its out-box will be written again."""
+        self._held = [
+            _Held(one.worker, [np.array(column) for column in one.columns])
+            if one.worker == worker else one
+            for one in self._held
+        ]  # fmt: skip
+
+    def close(self, decision: Decision) -> None:
+        """Apply the mean of what is held, and raise the version."""
+        members = self._held
+        if len(members) > 1:  # two pushes of one worker stay in the order in which they came
+            members.sort(key=lambda one: one.worker)
+        at = At(
+            decision.version, decision.staleness, self._workers, decision.step, decision.factor
+        )  # fmt: skip
+        self._state = self._apply(self._state, [one.columns for one in members], at)
+        self._held = []
+        self.version = decision.version + 1
+        self._keep()
+
+    def read(self, version: int) -> Columns:
+        """Return the columns of a pull at a version that is kept: views, until the next update."""
+        return self._past[version - self.version - 1][1]
+
+    def _keep(self) -> None:
+        columns: Columns = [getattr(self._state, name) for name in self._reads]
+        if self._apply.is_in_place and self._past.maxlen != 1:
+            columns = [np.array(column) for column in columns]
+        self._past.append((self.version, columns))
+
+
+def prepare(algorithm: Algorithm, layout: Layout) -> None:
+    """Compile what the shards of a run need, once for all processes that are forked afterwards."""
+    largest = -(-layout.dimension // layout.shards)
+    if largest >= COMPILED_FROM:
+        h = floats(algorithm)
+        state = _state(algorithm, h, np.zeros(1), {})
+        message, at = [np.zeros(1)] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
+        for n_members in {1, verb(algorithm.cycle, Push).quorum_of(layout.workers)}:
+            _Compiled(algorithm, h)(state, [message] * n_members, at)
+
+
+class _Interpreted:
+    """The server's rule as NumPy calls it: new arrays, so that those that are kept never change."""
+
+    is_in_place = False
+
+    def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
+        self._h, self._rule = h, Rules.of(algorithm).apply
+        self._message = Contract.of(algorithm).message
+
+    def __call__(self, state: State, members: list[Columns], at: At) -> State:
+        total = members[0]
+        for message in members[1:]:
+            total = [np.add(one, other) for one, other in zip(total, message, strict=True)]
+        mean = self._message(*(column / len(members) for column in total))
+        found = self._rule(self._h, state, mean, at)
+        return type(found)(*(whole(column, state.x.size) for column in found))
+
+
+class _Compiled:
+    """The generated loop around the rule; it stores into the arrays of the state."""
+
+    is_in_place = True
+
+    def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
+        generated = loops(Halves.of(algorithm))
+        self._h, self._state = generated.hyper(*h), generated.state
+        self._message, self._loops = generated.message, generated.by_name
+
+    def __call__(self, state: State, members: list[Columns], at: At) -> State:
+        if len(members) > 1:
+            total = [np.array(column) for column in members[0]]
+            for message in members[1:]:
+                for column, other in zip(total, message, strict=True):
+                    np.add(column, other, out=column)
+            mean = self._message(*total)
+            self._loops["apply_mean"](self._h, self._state(*state), mean, len(members), at)
+        else:
+            one = self._message(*members[0])
+            self._loops["apply_one"](self._h, self._state(*state), one, at)
+        return state
+
+
+def _state(
+    algorithm: Algorithm,
+    h: Any,  # noqa: ANN401 # a NamedTuple
+    start: NDArray[np.float64],
+    known: Mapping[str, NDArray[np.float64]],
+) -> State:
+    first = Rules.of(algorithm).server_init(h, start)
+    columns = {**first._asdict(), **known}.values()
+    return type(first)(*(_filled(column, start.size) for column in columns))
+
+
+def _filled(column: Any, size: int) -> NDArray[np.float64]:  # noqa: ANN401 # a number or an array
+    return np.array(np.broadcast_to(np.asarray(column, np.float64), size))

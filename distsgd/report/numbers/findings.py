@@ -1,0 +1,308 @@
+"""What the runs of a comparison say about each other: contrasts, growth, profiles, scaling.
+
+Everything here is a pure function of marks: a mark is what one run came to.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import msgspec
+
+from distsgd.experiment.trials import UNKNOWN, Factors, Tuned
+from distsgd.report.numbers.marks import Mark
+from distsgd.statistics.contrasts import performance_profiles, speed_ups
+from distsgd.statistics.inference import Comparisons, Known, Ratio, alone, compare_all, quotients
+from distsgd.statistics.spreads import median_time
+
+Quantity: TypeAlias = Literal["seconds", "machine_seconds", "loss_at_equal_time", "loss"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+"""What algorithms are compared by; times are those to the target."""
+
+Table: TypeAlias = dict[str, dict[int, Known]]
+"""A quantity by algorithm and seed."""
+
+
+class Contrast(msgspec.Struct, frozen=True):
+    """How many times as much an algorithm needs as the first one, seed by seed.
+
+    `against` is the algorithm with the lowest median of the `quantity` on this problem and fleet.
+    `low` and `high` are simultaneous intervals: all that can be formed on a problem and fleet hold
+    together with 95 %. They know how well each number is known, and by how much another seed of
+    tuning would have changed it. None where nothing can be said. See `inference.compare_all`.
+    """
+
+    problem: str
+    fleet: str
+    quantity: Quantity
+    algorithm: str
+    against: str
+    low: float | None
+    median: float | None
+    high: float | None
+    n_pairs: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the algorithm needs more than the first one, as sure as the interval is."""
+        return self.low is not None and self.low > 1
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """How many times as large the final loss of an algorithm is on `fleet` as on `fresh`.
+
+    A simultaneous 95 % interval. `rivals` are the algorithms whose growth is not settled to be
+    another one.
+    """
+
+    problem: str
+    fresh: str
+    fleet: str
+    algorithm: str
+    low: float | None
+    median: float | None
+    high: float | None
+    rivals: list[str]
+
+
+class ProfileLine(msgspec.Struct, frozen=True):
+    """Share of the pairs of problem and fleet on which `algorithm` met the target within a factor.
+
+    The factor is of the least median time of all algorithms there.
+    """
+
+    algorithm: str
+    factor: list[float]
+    share: list[float]
+
+
+class Scaling(msgspec.Struct, frozen=True):
+    """What more workers bring to an algorithm, on fleets that differ in nothing else.
+
+    All lists go by `workers`: names of the fleets, median time to the target [s], see `speed_ups`,
+    and a 95 % interval of the speed-up, seed by seed.
+    """
+
+    problem: str
+    algorithm: str
+    fleets: list[str]
+    workers: list[int]
+    seconds: list[float | None]
+    speed_up: list[float | None]
+    efficiency: list[float | None]
+    low: list[float | None] = []
+    high: list[float | None] = []
+
+
+class Tunings(NamedTuple):
+    """What tuning leaves open, and on which fleet what runs on a fleet was tuned."""
+
+    tuned: Sequence[Tuned] = ()
+    fleets: Mapping[str, str] = {}
+    """For a live fleet, the one it takes after; for every fleet, the only one tuned on."""
+
+    def noise(self, problem: str, fleet: str, quantity: Quantity) -> dict[str, Factors]:
+        """Return by how much another seed of tuning would have changed a quantity."""
+        place = problem, self.fleets.get(fleet, fleet)
+        own = [one for one in self.tuned if (one.problem, one.fleet) == place]
+        return {one.algorithm: _factors(one, quantity) for one in own}
+
+
+def _factors(one: Tuned, quantity: Quantity) -> Factors:
+    known = {"seconds": one.seconds, "machine_seconds": one.seconds, "loss": one.loss}
+    return known.get(quantity, UNKNOWN)
+
+
+def contrasts(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Contrast]:  # noqa: B008 # immutable
+    """Return how each algorithm compares with the first one, on each problem and fleet.
+
+    Parameters
+    ----------
+    marks : sequence of Mark
+        What ran.
+    tunings : Tunings, optional
+        What tuning leaves open.
+
+    Returns
+    -------
+    list of Contrast
+        Quantity by quantity; none where no median is known.
+    """
+    return [
+        contrast
+        for quantity in QUANTITIES
+        for (problem, fleet), case in by_case(marks).items()
+        for contrast in _against_first(
+            (problem, fleet, quantity), table_of(case, quantity),
+            tunings.noise(problem, fleet, quantity),
+        )
+    ]  # fmt: skip
+
+
+def _against_first(
+    place: tuple[str, str, Quantity], table: Table, noise: Mapping[str, Factors]
+) -> list[Contrast]:
+    first = first_of(table)
+    if first is None or len(table) < 2:
+        return []
+    compared = compare_all(table, noise)
+    return [
+        Contrast(*place, name, first, **compared.ratio(name, first)._asdict())
+        for name in table if name != first
+    ]  # fmt: skip
+
+
+def first_of(table: Table) -> str | None:
+    """Return the algorithm with the lowest median, None if no median is known."""
+    known = {name: median for name, own in table.items() if (median := median_of(own)) is not None}
+    return min(known, key=known.__getitem__, default=None)
+
+
+def median_of(values: Mapping[int, Known]) -> float | None:
+    """Return the median over seeds; None if half of them have no upper end."""
+    return median_time([one.high if math.isfinite(one.high) else None for one in values.values()])
+
+
+def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> list[Growth]:
+    """Return by how much the final loss of each algorithm grew from one fleet to another.
+
+    Parameters
+    ----------
+    marks : sequence of Mark
+        What ran on one problem.
+    fresh, fleet : str
+        The two fleets.
+    tunings : Tunings
+        What tuning leaves open on each of them.
+
+    Returns
+    -------
+    list of Growth
+        The largest median first; algorithms that did not run on both are left out.
+    """
+    problem = marks[0].problem if marks else ""
+    before, after = (
+        table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet)
+    )
+    table = {name: quotients(after[name], before[name]) for name in after if name in before}
+    table = {name: own for name, own in table.items() if own}
+    noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
+    compared = compare_all(table, {name: _both(name, *noises) for name in table})
+    found = [
+        Growth(problem, fresh, fleet, name, *alone(own)[:3], rivals=_rivals(name, table, compared))
+        for name, own in table.items()
+    ]
+    # What diverged on the stale fleet in every run has grown beyond every number.
+    return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
+
+
+def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) -> Factors:
+    one, other = (noise.get(name, Factors(1.0, 1.0)) for noise in (over, under))
+    return Factors(one.low / other.high, one.high / other.low if other.low else math.inf)
+
+
+def _rivals(name: str, table: Table, compared: Comparisons) -> list[str]:
+    return [other for other in table if other != name and not compared.is_settled(name, other)]
+
+
+def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
+    """Return each algorithm's performance profile of median times to the target."""
+    times = [_medians(case) for case in by_case(marks).values()]
+    algorithms = dict.fromkeys(mark.algorithm for mark in marks)
+    costs = {name: [one.get(name) for one in times] for name in algorithms}
+    if not any(cost is not None for row in costs.values() for cost in row):
+        return []
+    found = performance_profiles(costs)
+    return [
+        ProfileLine(name, one.factor.tolist(), one.share.tolist()) for name, one in found.items()
+    ]
+
+
+def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list[Scaling]:
+    """Return what more workers bring, on fleets whose settings differ in their number only.
+
+    Parameters
+    ----------
+    marks : sequence of Mark
+        What ran.
+    fleets : mapping of str to dict
+        Settings of each fleet.
+
+    Returns
+    -------
+    list of Scaling
+        One per problem and algorithm that met the target somewhere, for each group of such fleets.
+    """
+    times = {place: table_of(case, "seconds") for place, case in by_case(marks).items()}
+    return [
+        line
+        for group in _families(fleets)
+        for problem in dict.fromkeys(mark.problem for mark in marks)
+        for name in dict.fromkeys(mark.algorithm for mark in marks)
+        for line in _scaled(
+            problem,
+            name,
+            {
+                count: (fleet, times.get((problem, fleet), {}).get(name, {}))
+                for count, fleet in group
+            },
+        )
+    ]
+
+
+def _scaled(
+    problem: str, algorithm: str, found: Mapping[int, tuple[str, Mapping[int, Known]]]
+) -> list[Scaling]:
+    times = {count: median_of(own) if own else None for count, (_, own) in found.items()}
+    if all(time is None for time in times.values()):
+        return []
+    gains, fewest = speed_ups(times), found[min(found)][1]
+    ratios = [_speed_up(fewest, found[count][1]) for count in gains]
+    return [
+        Scaling(
+            problem, algorithm, [found[count][0] for count in gains], list(gains),
+            [times[count] for count in gains],
+            [one.speed_up for one in gains.values()], [one.efficiency for one in gains.values()],
+            [one.low for one in ratios], [one.high for one in ratios],
+        )
+    ]  # fmt: skip
+
+
+def _speed_up(few: Mapping[int, Known], many: Mapping[int, Known]) -> Ratio:
+    if few is many:
+        return Ratio(1.0, 1.0, 1.0, len(few))
+    return alone(quotients(few, many))
+
+
+def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]]]:
+    """Return the groups of fleets that differ in the number of workers only, as (workers, name)."""
+    groups: dict[str, dict[int, str]] = {}
+    for name, settings in fleets.items():
+        if "workers" in settings:
+            others = {key: value for key, value in settings.items() if key != "workers"}
+            same = groups.setdefault(json.dumps(others, sort_keys=True), {})
+            same.setdefault(settings["workers"], name)
+    return [list(group.items()) for group in groups.values() if len(group) > 1]
+
+
+def by_case(marks: Sequence[Mark]) -> dict[tuple[str, str], list[Mark]]:
+    """Return the marks of each problem and fleet."""
+    cases: dict[tuple[str, str], list[Mark]] = {}
+    for mark in marks:
+        cases.setdefault((mark.problem, mark.fleet), []).append(mark)
+    return cases
+
+
+def table_of(case: Sequence[Mark], quantity: Quantity) -> Table:
+    """Return a quantity by algorithm and seed, where it is known."""
+    values: Table = {}
+    for mark in case:
+        own: Known | None = getattr(mark, quantity)
+        if own is not None:
+            values.setdefault(mark.algorithm, {})[mark.seed] = own
+    return values
+
+
+def _medians(case: Sequence[Mark]) -> dict[str, float | None]:
+    return {name: median_of(own) for name, own in table_of(case, "seconds").items()}

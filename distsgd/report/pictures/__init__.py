@@ -1,0 +1,1 @@
+"""What runs say in pictures, one kind per file."""

@@ -1,0 +1,313 @@
+"""How much the learning rate matters: what tuning saw, and what staleness leaves of it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+
+from distsgd.experiment.trials import Judged, Trial, judged_by
+from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.report.pictures.charts import (
+    Picture,
+    Row,
+    View,
+    case_name,
+    colour,
+    dashes,
+    drawn,
+    logarithmic,
+    marks,
+    short,
+    told,
+    view,
+)
+from distsgd.report.pictures.staleness import stalenesses
+
+RATE = "learning_rate"
+_COSTS = {"seconds": "time to the target [s]", "loss": "final training loss"}
+
+
+def sensitivity_picture(summary: Summary) -> Picture | None:
+    """Return what tuning judged by against the learning rate, None if none was tuned.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison, its trials among them.
+
+    Returns
+    -------
+    Picture or None
+        A view per problem and fleet on which rates were tried; a cross is a rate at which half of
+        the trial's runs or more missed the target or, without one, had no finite loss.
+    """
+    cases: dict[str, list[Trial]] = {}
+    for trial in summary.trials:
+        if RATE in trial.parameters:
+            name = case_name(summary, (trial.problem, trial.fleet))
+            cases.setdefault(name, []).append(trial)
+    views = {
+        name: _sensitivity(list(summary.algorithms), own)
+        for name, own in cases.items()
+        if any(math.isfinite(trial.loss) for trial in own)
+    }
+    note = (
+        "Every trial of tuning: the median, over seeds that the comparison does not use, of what "
+        "it was judged by. The wider a valley, the less the algorithm depends on its rate. A cross "
+        "on the upper edge: half of the runs or more missed the target, or diverged."
+    )
+    title = "Sensitivity to the learning rate"
+    return Picture("sensitivity", None, title, note, views) if views else None
+
+
+def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
+    judged = judged_by(trials)
+    rows = _best_of_rate(trials, judged)
+    finite = [row["cost"] for row in rows if row["cost"] is not None]
+    low, high = _extent(finite)
+    kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
+    edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
+    scale = alt.Scale(type=kind, domain=[low / 1.1 if low > 0 else low, edge], nice=False)
+    rates = [row["learning rate"] for row in rows]
+    across = logarithmic(
+        "learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g"
+    )
+    base = (
+        drawn("trials")
+        .transform_filter("isValid(datum.cost)")
+        .encode(
+            x=across,
+            y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale),
+            color=colour(algorithms),
+        )
+    )
+    lost = drawn("lost").encode(x=across, y=alt.Y("edge:Q", scale=scale), color=colour(algorithms))
+    layers = [
+        base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=dashes(algorithms)),
+        base.mark_circle(size=50, opacity=1, clip=True).encode(
+            tooltip=told("learning rate", "cost")
+        ),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(
+            tooltip=told("learning rate")
+        ),
+    ]
+    lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] is None]
+    return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
+
+
+def _extent(losses: Sequence[float]) -> tuple[float, float]:
+    """Return the lowest loss, and the highest that is shown: far above the best all are alike."""
+    low, high = min(losses), max(losses)
+    return low, min(high, 100 * low) if low > 0 else high
+
+
+def _best_of_rate(trials: Sequence[Trial], judged: Judged) -> list[Row]:
+    """Return the lowest cost at each rate: other parameters may have been tried beside it."""
+    best: dict[tuple[str, float], float] = {}
+    for trial in trials:
+        place = (trial.algorithm, trial.parameters[RATE])
+        best[place] = min(getattr(trial, judged), best.get(place, math.inf))
+    return [
+        {
+            "algorithm": algorithm, "learning rate": rate,
+            "cost": short(cost) if math.isfinite(cost) else None,
+        }
+        for (algorithm, rate), cost in sorted(best.items())
+    ]  # fmt: skip
+
+
+def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
+    """Return the final loss over learning rate and staleness, None if only one was tried.
+
+    Parameters
+    ----------
+    summary : Summary
+        The numbers of the comparison: its trials, and its results.
+    outcomes : sequence of Outcome
+        Its runs, which know their rates.
+
+    Returns
+    -------
+    Picture or None
+        A view per algorithm that is ever stale, with at least two rates and two stalenesses. On a
+        quadratic a line shows where theory says that plain SGD begins to diverge.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    stale = _stale(summary)
+    for row in [*_tried(summary), *_ran(summary, outcomes)]:
+        if row["algorithm"] in stale:
+            groups.setdefault((row["problem"], row["algorithm"]), []).append(row)
+    views = {}
+    for (problem, algorithm), own in groups.items():
+        several = len(summary.problems) > 1
+        if _is_a_map(own):
+            name = f"{algorithm}, {problem}" if several else algorithm
+            views[name] = _map(_lowest(own), steepest(summary.problems[problem]))
+    note = (
+        "Median final training loss, the lighter the lower; a cross: the runs diverged. Staleness "
+        "is the mean that the algorithm had on a fleet."
+    )
+    if any(steepest(problem) for problem in summary.problems.values()):
+        note += (
+            " The line is the theory of plain SGD with constant staleness on this quadratic: "
+            "rates above it diverge."
+        )
+    title = "Learning rate and staleness"
+    return Picture("learning-rate-map", None, title, note, views) if views else None
+
+
+def _stale(summary: Summary) -> set[str]:
+    """Return the names of those that read stale parameters anywhere: others have no map."""
+    names = _families(summary)
+    return {
+        names[result.algorithm]
+        for result in summary.results
+        if result.algorithm in names and result.staleness and result.staleness.mean > 0
+    }
+
+
+def _tried(summary: Summary) -> list[Row]:
+    levels = stalenesses(summary)
+    return [
+        _cell(trial.problem, trial.algorithm, trial.parameters[RATE],
+              levels[trial.fleet, trial.algorithm], trial.loss)
+        for trial in summary.trials
+        if RATE in trial.parameters and (trial.fleet, trial.algorithm) in levels
+        and trial.problem in summary.problems
+    ]  # fmt: skip
+
+
+def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return a row per result, under the name of its algorithm or of those that differ in rate."""
+    levels, names = stalenesses(summary), _families(summary)
+    runs = {(one.problem, one.fleet, one.algorithm): one.run for one in outcomes if one.run}
+    rows = []
+    for result in summary.results:
+        run = runs.get((result.problem, result.fleet, result.algorithm))
+        hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
+        place = result.fleet, result.algorithm
+        is_known = RATE in hyper and place in levels and result.engine == "simulate"
+        if is_known and result.loss is not None:
+            name, level = names[result.algorithm], levels[place]
+            rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
+    return rows
+
+
+def _families(summary: Summary) -> dict[str, str]:
+    """Return for each algorithm its name, or what it shares with those of another rate only."""
+    groups: dict[str, list[str]] = {}
+    for name, settings in summary.algorithms.items():
+        hyper = {key: value for key, value in settings.get("hyper", {}).items() if key != RATE}
+        same = json.dumps(settings | {"hyper": hyper}, sort_keys=True)
+        groups.setdefault(same, []).append(name)
+    return {
+        name: own[0] if len(own) == 1 else str(summary.algorithms[own[0]]["name"])
+        for own in groups.values()
+        for name in own
+    }
+
+
+def _cell(problem: str, algorithm: str, rate: float, level: float, loss: float) -> Row:
+    known = short(loss) if math.isfinite(loss) else None
+    return {
+        "problem": problem, "algorithm": algorithm, "learning rate": short(rate),
+        "staleness": level, "loss": known,
+    }  # fmt: skip
+
+
+def _is_a_map(rows: Sequence[Row]) -> bool:
+    tried = [{row[key] for row in rows} for key in ("staleness", "learning rate")]
+    return all(len(values) > 1 for values in tried) and any(row["loss"] for row in rows)
+
+
+def _lowest(rows: Sequence[Row]) -> list[Row]:
+    """Return one row per rate and staleness: the lowest loss that was seen there."""
+    found: dict[tuple[float, float], Row] = {}
+    for row in sorted(rows, key=lambda row: math.inf if row["loss"] is None else row["loss"]):
+        found.setdefault((row["learning rate"], row["staleness"]), row)
+    return list(found.values())
+
+
+def steepest(problem: Mapping[str, Any]) -> float | None:
+    """Return the largest curvature of a quadratic by its settings, None for another problem."""
+    return max(problem["curvature"]) if problem.get("name") == "quadratic" else None
+
+
+def largest_rate(staleness: float, curvature: float) -> float:
+    r"""Return the learning rate above which plain SGD with a constant staleness diverges.
+
+    .. math:: \eta(\tau) = \frac{2}{h} \sin\frac{\pi}{2 (2 \tau + 1)}
+
+    Parameters
+    ----------
+    staleness : float
+        :math:`\tau` [versions], >= 0.
+    curvature : float
+        The largest one, :math:`h`, > 0.
+
+    Returns
+    -------
+    float
+        2 / h for fresh gradients.
+    """
+    return 2.0 / curvature * math.sin(math.pi / (2.0 * (2.0 * staleness + 1.0)))
+
+
+def _map(rows: list[Row], curvature: float | None) -> View:
+    levels = sorted({row["staleness"] for row in rows})
+    for level in levels:
+        _give_edges([row for row in rows if row["staleness"] == level])
+    across = alt.X("staleness:O", title="staleness [versions]", axis=alt.Axis(labelAngle=0))
+    scale = alt.Scale(
+        type="log",
+        domain=[min(row["low"] for row in rows), max(row["high"] for row in rows)],
+        nice=False,
+    )
+    up = alt.Y("low:Q", title="learning rate", scale=scale)
+    shade = _shade([row["loss"] for row in rows if row["loss"] is not None])
+    known = marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
+    lost = marks("cells").transform_filter("!isValid(datum.loss)")
+    layers = [
+        known.encode(
+            x=across, y=up, y2=alt.Y2("high:Q"), color=shade,
+            tooltip=told("staleness", "learning rate", "loss"),
+        ),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
+            x=across, y=alt.Y("learning rate:Q", scale=scale), color=alt.ColorValue("gray"),
+            tooltip=told("staleness", "learning rate"),
+        ),
+    ]  # fmt: skip
+    tables = {"cells": rows}
+    if curvature:
+        tables["theory"] = [
+            {"staleness": level, "rate": largest_rate(level, curvature)} for level in levels
+        ]
+        line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
+        up = alt.Y("rate:Q", scale=scale)
+        layers.append(line.encode(x=across, y=up, color=alt.ColorValue("#d55e00")))
+    return view(tables, *layers, height=340)
+
+
+def _shade(losses: Sequence[float]) -> alt.Color:
+    kind: Literal["log", "linear"] = "log" if min(losses) > 0 else "linear"
+    scale = alt.Scale(
+        type=kind, scheme="viridis", reverse=True, domain=_extent(losses), clamp=True
+    )  # fmt: skip
+    legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
+    return alt.Color("loss:Q", scale=scale, legend=legend)
+
+
+def _give_edges(column: Sequence[Row]) -> None:
+    """Let each cell of a column reach half-way to the rates next to its own."""
+    rows = sorted(column, key=lambda row: float(row["learning rate"]))
+    logs = np.log([row["learning rate"] for row in rows])
+    middle = (logs[1:] + logs[:-1]) / 2
+    # A column of one rate reaches as far as one with a factor of 2 between its rates.
+    outer = (logs[1] - logs[0], logs[-1] - logs[-2]) if len(logs) > 1 else (math.log(2),) * 2
+    ends = np.exp([logs[0] - outer[0] / 2, *middle, logs[-1] + outer[1] / 2]).tolist()
+    for row, (low, high) in zip(rows, pairwise(ends), strict=True):
+        row["low"], row["high"] = short(low), short(high)

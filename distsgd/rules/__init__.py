@@ -1,0 +1,1 @@
+"""What a rule or another callable does: formulas and digests."""
