@@ -44,7 +44,9 @@ class Scenario(NamedTuple):
     @property
     def truth(self) -> np.ndarray:
         """Logarithms of the algorithms' effects, the least first."""
-        return np.arange(self.n_algorithms) * self.apart
+        effects = np.arange(self.n_algorithms) * self.apart
+        effects[-1] += self.spoil == "slowest misses all"
+        return effects
 
     @property
     def end(self) -> float:
@@ -95,7 +97,7 @@ def _spoiled(
     if how == "all miss one":
         low[:, 0], high[:, 0] = low[:, 0].min(), math.inf
     if how == "slowest misses all":
-        low[-1], high[-1] = np.minimum(low[-1], low[:-1].max()), math.inf
+        low[-1], high[-1] = low[:-1].max(axis=0), math.inf
     return (int(rng.integers(low.shape[0])), 0) if how == "one lacks a seed" else None
 
 
