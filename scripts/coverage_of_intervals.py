@@ -7,8 +7,8 @@ algorithm's and a seed's effect and of noise, so that the logarithm of the ratio
 seed has a deviation of 0.2. `holds` is the share of tables of which all intervals hold the truth,
 `false` that of tables in which any order is claimed that is none, `missed most` how often the worst
 single interval fails. With one of nine 1.5 times as fast, `each` is the share of the others found
-slower, `all` that of tables in which all are. --bootstrap takes the percentile bootstrap of the median
-against the lowest median instead, each of whose intervals should hold with 95 %.
+slower, `all` that of tables in which all are. --bootstrap takes the percentile bootstrap of the
+median against the lowest median instead, each of whose intervals should hold with 95 %.
 """
 
 import math
