@@ -5,11 +5,12 @@ Usage: python scripts/bench.py [--quick] [NAME ...]     NAME: schedule, fold, st
 
 import importlib
 import sys
+import warnings
 from pathlib import Path
 
 from table import Line
 
-from distsgd.errors import DistsgdError, unknown_name
+from distsgd.errors import DistsgdError, DistsgdWarning, unknown_name
 from distsgd.report.terminal import console, print_table
 
 
@@ -25,6 +26,8 @@ def chosen(names: list[str]) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Print the rows of every module, or of those that are named."""
+    # A benchmark of what a run costs to begin has a budget of next to nothing, on purpose.
+    warnings.simplefilter("ignore", DistsgdWarning)
     names = chosen([argument for argument in arguments if argument != "--quick"])
     modules = [importlib.import_module(f"bench_{name}") for name in names]
     rows = [row for module in modules for row in module.rows(quick="--quick" in arguments)]

@@ -4,6 +4,7 @@ import multiprocessing
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def many_workers(workers: int) -> tuple[float, float, float]:
     """Return the peak memory before and after two updates per worker [bytes], and the time [s]."""
     problem, algorithm = ds.problems.softmax(ds.data.digits()), ds.algorithms.downpour(RATE)
     fleet = ds.Fleet(workers=workers, compute=ds.exponential(1.0))
+    warnings.simplefilter("ignore", ds.DistsgdWarning)  # the loops are compiled, and no more
     ds.simulate(algorithm, problem, fleet, updates=10, driver="compiled")
     before, start = peak_bytes(), time.perf_counter()
     ds.simulate(algorithm, problem, fleet, updates=2 * workers, evaluations=2)

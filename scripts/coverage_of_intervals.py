@@ -1,14 +1,14 @@
 """How often intervals hold, orders are claimed falsely, and true differences are found.
 
-Usage: python scripts/coverage_of_intervals.py [--quick] [--tries 2000] [--old]
+Usage: python scripts/coverage_of_intervals.py [--quick] [--tries 2000] [--bootstrap]
 
 Tables of times are drawn from a randomised block design with a known answer: logarithms of an
 algorithm's and a seed's effect and of noise, so that the logarithm of the ratio of two runs of one
 seed has a deviation of 0.2. `holds` is the share of tables of which all intervals hold the truth,
 `false` that of tables in which any order is claimed that is none, `missed most` how often the worst
 single interval fails. With one of nine 1.5 times as fast, `each` is the share of the others found
-slower, `all` that of tables in which all are. --old takes the percentile bootstrap of the median
-against the lowest median instead, each of whose intervals should hold with 95 %.
+slower, `all` that of tables in which all are. --bootstrap takes the percentile bootstrap of the
+median against the lowest median instead, each of whose intervals should hold with 95 %.
 """
 
 import math
@@ -44,7 +44,9 @@ class Scenario(NamedTuple):
     @property
     def truth(self) -> np.ndarray:
         """Logarithms of the algorithms' effects, the least first."""
-        return np.arange(self.n_algorithms) * self.apart
+        effects = np.arange(self.n_algorithms) * self.apart
+        effects[-1] += self.spoil == "slowest misses all"
+        return effects
 
     @property
     def end(self) -> float:
@@ -95,7 +97,7 @@ def _spoiled(
     if how == "all miss one":
         low[:, 0], high[:, 0] = low[:, 0].min(), math.inf
     if how == "slowest misses all":
-        low[-1], high[-1] = np.minimum(low[-1], low[:-1].max()), math.inf
+        low[-1], high[-1] = low[:-1].max(axis=0), math.inf
     return (int(rng.integers(low.shape[0])), 0) if how == "one lacks a seed" else None
 
 
@@ -107,12 +109,12 @@ class Score(NamedTuple):
     worst: float
 
 
-def ratios(table: Table, *, is_old: bool = False) -> dict[tuple[str, str], Ratio]:
-    """Return the ratios with their intervals, by the method in use or by the old one."""
-    return dict(_old(table) if is_old else compare_all(table).ratios)
+def ratios(table: Table, *, is_bootstrap: bool = False) -> dict[tuple[str, str], Ratio]:
+    """Return the ratios with their intervals, by the method in use or by a bootstrap."""
+    return dict(_bootstrap(table) if is_bootstrap else compare_all(table).ratios)
 
 
-def _old(table: Table) -> dict[tuple[str, str], Ratio]:
+def _bootstrap(table: Table) -> dict[tuple[str, str], Ratio]:
     """Return the percentile bootstrap of the median ratio to the lowest median, where it is."""
     times = {name: np.array([one.high for one in own.values()]) for name, own in table.items()}
     first = min(times, key=lambda name: float(np.median(times[name])))
@@ -127,11 +129,13 @@ def _old(table: Table) -> dict[tuple[str, str], Ratio]:
     return found
 
 
-def score(scenario: Scenario, tries: int, *, is_old: bool = False) -> Score:
+def score(scenario: Scenario, tries: int, *, is_bootstrap: bool = False) -> Score:
     """Return how often the intervals hold, over tables from fixed seeds."""
     n_held, n_false, failed = 0, 0, Counter[tuple[str, str]]()
     for number in range(tries):
-        found = ratios(draw(scenario, np.random.default_rng([7, number])), is_old=is_old)
+        found = ratios(
+            draw(scenario, np.random.default_rng([7, number])), is_bootstrap=is_bootstrap
+        )
         known = {pair: (one.low, one.high) for pair, one in found.items() if one.low is not None}
         effects = scenario.truth
         actual = {(a, b): math.exp(effects[int(a)] - effects[int(b)]) for a, b in known}
@@ -192,14 +196,19 @@ UNUSUAL = {
 
 def main(arguments: list[str]) -> None:
     """Print the tables."""
-    quick, is_old = "--quick" in arguments, "--old" in arguments
+    quick, is_bootstrap = "--quick" in arguments, "--bootstrap" in arguments
     tries = int(arguments[arguments.index("--tries") + 1]) if "--tries" in arguments else 2000
-    scenarios = EQUAL if is_old else EQUAL | UNUSUAL
+    scenarios = EQUAL if is_bootstrap else EQUAL | UNUSUAL
     if quick:
-        scenarios, tries = dict(list(scenarios.items())[:: 9 if is_old else 7]), min(tries, 20)
-    rows = [[name, *score(one, tries, is_old=is_old)] for name, one in scenarios.items()]
+        scenarios, tries = (
+            dict(list(scenarios.items())[:: 9 if is_bootstrap else 7]),
+            min(tries, 20),
+        )
+    rows = [
+        [name, *score(one, tries, is_bootstrap=is_bootstrap)] for name, one in scenarios.items()
+    ]
     show(f"intervals, {tries} tries", ["tables", "holds", "false", "missed most"], _shares(rows))
-    if not is_old:
+    if not is_bootstrap:
         powers = [[n_seeds, *power(n_seeds, tries)] for n_seeds in SEEDS]
         show("one of nine is 1.5 times as fast", ["seeds", "each", "all"], _shares(powers))
 

@@ -41,21 +41,22 @@ def accumulate(h: Hyper, s: Accumulated, m: Gradient) -> Accumulated:
 
 
 class Averaged(NamedTuple):
-    """Dual averaging's server: the parameters, the sum of gradients, and that of their squares."""
+    """Dual averaging's server: parameters, where they began, sums of gradients and of squares."""
 
     x: Column
+    start: Column
     g_sum: Column
     z: Column
 
 
 def average(h: Hyper, s: Averaged, m: Gradient) -> Averaged:
-    """Apply the rate of now to all gradients, from x = 0: AsyncAda-DA."""
+    """Apply the rate of now to all gradients since the start: AsyncAda-DA."""
     g_sum, z = s.g_sum + m.g, s.z + m.g * m.g
-    return Averaged(-h.learning_rate * g_sum / sqrt(z), g_sum, z)
+    return Averaged(s.start - h.learning_rate * g_sum / sqrt(z), s.start, g_sum, z)
 
 
 adagrad_server = Server(lambda h, x: Accumulated(x, 0.0 * x + h.z0), ("x",), accumulate)
-averaging_server = Server(lambda h, x: Averaged(x, 0.0 * x, 0.0 * x + h.z0), ("x",), average)
+averaging_server = Server(lambda h, x: Averaged(x, x, 0.0 * x, 0.0 * x + h.z0), ("x",), average)
 
 
 def adagrad(learning_rate: float) -> Algorithm:

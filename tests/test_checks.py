@@ -164,6 +164,7 @@ OURS = {
     "noisy quadratic": ds.problems.quadratic([1.0, 2.0], noise=10.0),
     "digits": ds.problems.softmax(ds.data.digits(), 1e-4),
     "network": ds.problems.network(DATA, (8, 4), l2=0.1),
+    "unused features": ds.problems.logistic(ds.data.sparse(200, 300, 10), l2=0.1),
     "one sample": ds.problems.least_squares(ds.data.from_arrays([[1.0]], [2.5], test=0)),
     **{
         f"{name}, {data.name}": ds.problems.registry[name](data, l2=0.1)

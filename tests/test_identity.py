@@ -339,18 +339,20 @@ class Guarded(Mine):
         self.lock = threading.Lock()
 
 
+@pytest.mark.filterwarnings("ignore:problem Half:distsgd.DistsgdWarning")
 def test_problems_of_users_are_told_apart() -> None:
     """A problem's methods and numbers identify it, whatever its settings say."""
     one, other, half = Mine([1.0, 2.0]), Mine([1.0, 3.0]), Half([1.0, 2.0])
     assert problem_settings(one) == problem_settings(Mine([1.0, 2.0]))
     assert len({str(problem_settings(problem)) for problem in (one, other, half)}) == 3
     assert problem_settings(QUADRATIC) == QUADRATIC.settings
-    run = ds.simulate(scaled(0.1), one, FLEET, updates=5)
+    run = ds.simulate(scaled(0.1), one, FLEET, updates=5, batch=1)
     assert ds.replay(run, scaled(0.1), Mine([1.0, 2.0])).hash == run.hash
     with pytest.raises(ConfigError, match=r"problem to replay .* its methods or attributes are"):
         ds.replay(run, scaled(0.1), half)
 
 
+@pytest.mark.filterwarnings("ignore:problem Half:distsgd.DistsgdWarning")
 def test_problems_of_one_name_have_runs_of_their_own() -> None:
     """A comparison of two problems with equal settings minimises each of them."""
     problems = {"whole": Mine([1.0, 2.0]), "half": Half([1.0, 2.0])}

@@ -359,6 +359,7 @@ def test_a_run_ends_where_its_numbers_say(
     assert status_of(np.array([x]), loss, 0.4, is_stopped=is_stopped) == status
 
 
+@pytest.mark.filterwarnings("ignore::distsgd.DistsgdWarning")  # refused all the same
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -381,6 +382,7 @@ def test_what_has_no_meaning_is_refused(arguments: dict[str, object], message: s
         ds.launch(HOGWILD, PROBLEMS["logistic"], **arguments)
 
 
+@pytest.mark.filterwarnings("ignore::distsgd.DistsgdWarning")  # refused all the same
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -408,6 +410,7 @@ def test_every_argument_of_launch_is_checked(arguments: dict[str, object], messa
         ds.launch(ds.algorithms.downpour(0.1), PROBLEMS["logistic"], **{"epochs": 1} | arguments)
 
 
+@pytest.mark.filterwarnings("ignore::distsgd.DistsgdWarning")  # refused all the same
 def test_what_is_not_sparse_is_refused() -> None:
     """Dense gradients, and algorithms that wait or remember, are refused with what to use."""
     with pytest.raises(ConfigError, match="use a linear problem on sparse data"):

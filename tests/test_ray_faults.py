@@ -385,7 +385,7 @@ def test_a_cluster_that_cannot_run_it_is_a_mistake(
 ) -> None:
     """Too little room, and storage that a node cannot use, are one sentence before the start."""
     with pytest.raises(ConfigError, match=words):
-        ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=1, **({"workers": 2} | options))
+        ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=20, **({"workers": 2} | options))
     check_nothing_is_left(machines)
 
 
@@ -396,7 +396,7 @@ def test_nobody_waits_for_ever_for_a_busy_cluster(machines: Machines) -> None:
     assert others.wait(LIMIT_S)
     try:
         with pytest.raises(ConfigError, match=r"\(3 free\): that was not enough for 1 s"):
-            ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=1, ray=RayOptions(patience=1.0))
+            ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=20, ray=RayOptions(patience=1.0))
     finally:
         groups.remove_placement_group(others)
     check_nothing_is_left(machines)

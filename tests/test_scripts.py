@@ -137,7 +137,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), fl
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), list(zip(PYTHON, ("done 0.", "done ", "On fleet, "), strict=True))
+    ("code", "says"), list(zip(PYTHON, ("done 0.", "done ", "On fleet: "), strict=True))
 )
 def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
     """The Python of README runs as it stands, and says what it found."""

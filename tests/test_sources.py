@@ -13,6 +13,7 @@ from distsgd.run import Run, load
 
 EXPERIMENT = """
 updates = 12
+batch = 8
 seeds = 1
 tuning.seeds = [100]
 
@@ -93,7 +94,7 @@ def test_a_run_that_differs_gives_1(saved: Path, capsys: pytest.CaptureFixture[s
 def without_source(algorithm: object, file: Path, folder: Path) -> Path:
     """Save a run that a program has made."""
     data = ds.data.svmlight(file.parent / "rows.svm", test=0.25)
-    run: Run = ds.simulate(algorithm, ds.problems.softmax(data), ds.Fleet(2), updates=5)
+    run: Run = ds.simulate(algorithm, ds.problems.softmax(data), ds.Fleet(2), updates=5, batch=8)
     return run.save(folder)
 
 

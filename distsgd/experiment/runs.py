@@ -73,7 +73,6 @@ NO_TARGETS: Mapping[str, float] = MappingProxyType({})
 class _Common(NamedTuple):
     setup: Setup
     folder: Path | None
-    is_fresh: bool
     watch: LiveWatch | None = None
 
 
@@ -83,6 +82,8 @@ class _Piece(NamedTuple):
     name: str
     job: Job
     targets: tuple[float, ...]
+    is_saved: bool
+    """Whether the run itself is there, and lacks crossings only."""
 
 
 def run_jobs(
@@ -119,7 +120,7 @@ def run_jobs(
         wanted = {targets[job.problem] for job in own if job.problem in targets}
         saved = None if place.is_fresh else _saved(place.folder, name)
         if saved is None or not wanted <= {one.target for one in saved.crossings}:
-            missing.append(_Piece(name, own[0], tuple(sorted(wanted))))
+            missing.append(_Piece(name, own[0], tuple(sorted(wanted)), saved is not None))
         else:
             yield from ((job, saved) for job in own)
     for piece, done in _all_made(setup, missing, place):
@@ -135,7 +136,7 @@ def _all_made(
 ) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
     yield from _all_modelled(setup, modelled, place)
-    common = _Common(setup, place.folder, place.is_fresh, place.watch)
+    common = _Common(setup, place.folder, place.watch)
     yield from work(_made, common, live, processes=1)
 
 
@@ -143,11 +144,11 @@ def _all_modelled(
     setup: Setup, pieces: Sequence[_Piece], place: Place
 ) -> Iterator[tuple[_Piece, Run | str]]:
     if place.on == "local":
-        common = _Common(setup, place.folder, place.is_fresh)
+        common = _Common(setup, place.folder)
         yield from work(_made, common, pieces, processes=n_processes(place.processes))
         return
     # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    common = _Common(setup, None, is_fresh=True)
+    common = _Common(setup, None)
     for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
         yield piece, _kept(done, place.folder)
 
@@ -194,7 +195,7 @@ def _saved(folder: Path | None, name: str) -> Run | None:
 
 def _made(common: _Common, piece: _Piece) -> Run | str:
     try:
-        saved = None if common.is_fresh else _saved(common.folder, piece.name)
+        saved = _saved(common.folder, piece.name) if piece.is_saved else None
         run = saved or _run(common, piece)
         crossed = _crossed(common.setup, piece, run)
     except ConfigError:

@@ -249,6 +249,8 @@ def _doubt(problem: Problem, x: Floats) -> str:
     if n_samples * x.size > MOST_WORK:
         return ""
     directions = np.random.default_rng(1).choice([-1.0, 1.0], size=(3, x.size))
+    if problem.support is not None:  # a feature that is in no sample is not regularised
+        directions *= problem.support.rows.counts > 0
     slopes, errors = _projected(problem, x, directions)
     for direction, slope, error in zip(directions, slopes, errors, strict=True):
         rise, doubtful = _difference(problem, x, direction)

@@ -27,8 +27,13 @@ CONFIDENCE = 0.95
 NODES = (1, 2, 3, 4, 5, 6, 8, 12, 20, 40, 120, 100_000)
 """Degrees of freedom between which critical values are interpolated."""
 
-SHARED = 0.25
-"""Correlation of the variances of two differences that have one algorithm in common."""
+SHARED = 0.5
+"""How much alike variances of pairs with one algorithm in common are taken to be, as a correlation.
+
+For normal noise it is 0.25. A larger one finds unequal variances sooner and is a little cautious
+otherwise: of nine equal algorithms with 3 seeds 3 % have a false order, with 0.25 4 %; with four
+times the deviation in two of them 8 % instead of 9 %.
+"""
 
 SMALLEST = 0.01
 """A variance below this quantile of its law counts as the quantile: rounding makes it 0."""

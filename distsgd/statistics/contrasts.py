@@ -1,93 +1,15 @@
-"""Contrasts: one algorithm against another, more workers against fewer, one value against others.
+"""Contrasts of medians: profiles, more workers against fewer, one value against others.
 
-1. Two algorithms are compared seed by seed, since a seed means the same machines and samples.
-2. A miss (None) is later than every time. It is never left out where the other one arrived.
-3. What cannot be said from so few values is None, not a guess.
+A miss (None) is later than every time. What is sure of a ratio says `inference`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from distsgd.statistics.spreads import Numbers, check_any
-
-FEW_PAIRS = 3
-"""Below this many pairs nothing is said about how sure a ratio is."""
-
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-"""Of a bootstrap interval: how often the pairs are drawn again, and which share it spans."""
-
-
-class Ratio(NamedTuple):
-    """How many times as much one algorithm needs as another, with its interval."""
-
-    low: float | None
-    median: float | None
-    high: float | None
-    n_pairs: int
-
-
-def paired_ratio(
-    those: Mapping[int, float | None], against: Mapping[int, float | None], *, seed: int = 0
-) -> Ratio:
-    """Return the median over common seeds of `those` divided by `against`, and its interval.
-
-    A miss (None) is later than every time: the ratio of its seed is infinite, or 0 if only the
-    other one missed. A seed that both missed says nothing about their ratio.
-
-    Parameters
-    ----------
-    those, against : mapping of int to float or None
-        A positive number per seed, such as a time to target; None for a miss.
-    seed : int, default 0
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    Ratio
-        The interval is the percentile bootstrap's: the middle 95 % of the medians of 2,000 samples
-        of pairs, drawn with replacement. It is None for fewer than 3 pairs, the median for none.
-
-    References
-    ----------
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
-    """
-    found = [_quotient(those[key], against[key]) for key in sorted(those.keys() & against.keys())]
-    ratios = np.array([ratio for ratio in found if ratio is not None])
-    n_pairs = len(ratios)
-    if not n_pairs:
-        return Ratio(None, None, None, 0)
-    median = _geometric_median(ratios)
-    if n_pairs < FEW_PAIRS:
-        return Ratio(None, median, None, n_pairs)
-    drawn = np.random.default_rng(seed).integers(0, n_pairs, (RESAMPLES, n_pairs))
-    tail = (1 - CONFIDENCE) / 2
-    low = np.quantile(_medians(ratios[drawn], "lower"), tail, method="lower")
-    high = np.quantile(_medians(ratios[drawn], "higher"), 1 - tail, method="higher")
-    return Ratio(float(low), median, float(high), n_pairs)
-
-
-def _quotient(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None or not (math.isfinite(one) and math.isfinite(other)):
-        lost = [value is None or not math.isfinite(value) for value in (one, other)]
-        return None if all(lost) else math.inf if lost[0] else 0.0
-    return one / other if other > 0 else None
-
-
-def _medians(rows: Numbers, method: Literal["lower", "higher"]) -> Numbers:
-    medians: Numbers = np.quantile(rows, 0.5, axis=1, method=method)
-    return medians
-
-
-def _geometric_median(ratios: Numbers) -> float | None:
-    """Return the median, between two middle ones their geometric mean: inverting inverts it."""
-    low, high = (float(_medians(ratios[None], method)[0]) for method in ("lower", "higher"))
-    if low == high:
-        return low
-    return None if low == 0 and high == math.inf else math.sqrt(low) * math.sqrt(high)
 
 
 class Profile(NamedTuple):
