@@ -168,3 +168,13 @@ def test_what_suffered_most_is_settled_against_all() -> None:
     assert most.rivals == least.rivals == []
     for one in growths([*fresh, *stale[:4], *fresh[4:]], "few", "far", Tunings()):
         assert one.algorithm == "a"
+
+
+def test_the_noise_of_tuning_is_in_a_growth() -> None:
+    """The interval of a growth is as wide as other choices of tuning could make it."""
+    found = marks([1.0] * 3, losses=[0.1, 0.11, 0.12])
+    found += marks([1.0] * 3, fleet="far", losses=[0.2, 0.23, 0.25])
+    noisy = Tuned("p", "far", "a", {}, 9, [], loss=Factors(0.5, 3.0))
+    (plain,) = growths(found, "few", "far", Tunings())
+    (wide,) = growths(found, "few", "far", Tunings([noisy]))
+    assert (wide.low, wide.high) == pytest.approx((0.5 * plain.low, 3.0 * plain.high))

@@ -52,8 +52,8 @@ class Contrast(msgspec.Struct, frozen=True):
 class Growth(msgspec.Struct, frozen=True):
     """How many times as large the final loss of an algorithm is on `fleet` as on `fresh`.
 
-    A simultaneous 95 % interval. `rivals` are the algorithms whose growth is not settled to be
-    another one.
+    A 95 % interval, which knows what another seed of tuning would have changed. `rivals` are the
+    algorithms whose growth is not settled to be another one.
     """
 
     problem: str
@@ -188,11 +188,15 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
     table = {name: quotients(after[name], before[name]) for name in after if name in before}
     table = {name: own for name, own in table.items() if own}
     noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
-    compared = compare_all(table, {name: _both(name, *noises) for name in table})
+    noise = {name: _both(name, *noises) for name in table}
+    compared = compare_all(table, noise)
     found = [
-        Growth(problem, fresh, fleet, name, *alone(own)[:3], rivals=_rivals(name, table, compared))
+        Growth(
+            problem, fresh, fleet, name, *alone(own).widened(noise[name], (1.0, 1.0))[:3],
+            rivals=_rivals(name, table, compared),
+        )
         for name, own in table.items()
-    ]
+    ]  # fmt: skip
     # What diverged on the stale fleet in every run has grown beyond every number.
     return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
 
