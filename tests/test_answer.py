@@ -66,6 +66,14 @@ def test_an_order_that_seeds_do_not_settle_is_not_claimed(found: Callable[..., s
     assert "soonest" not in text
 
 
+def test_too_few_seeds_are_said_plainly(found: Callable[..., str]) -> None:
+    """Where nothing is settled, the answer says above which ratio these seeds would settle it."""
+    text = found({"one": falling(10, 20, 10), "other": falling(20, 10, 21)})
+    assert "With 3 seeds of 2 algorithms, a ratio is settled only if it is above about" in text
+    apart = found({"one": falling(5, 6, 5, 6), "other": falling(30, 33, 31, 35)})
+    assert "a ratio is settled only" not in apart
+
+
 def test_equal_times_claim_no_order(found: Callable[..., str]) -> None:
     """Two algorithms that meet the target at the same updates are in no order."""
     text = found({"one": falling(5, 6, 7), "other": falling(5, 6, 7)})

@@ -18,10 +18,13 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.algorithms.parts import Parameters, sgd
 from distsgd.errors import ConfigError
+from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import Place, run_jobs
 from distsgd.experiment.setup import Job, Setup
 from distsgd.problem import Evaluation, Problem, problem_settings
-from distsgd.rules.identity import UnidentifiedError, digest, unidentified
+from distsgd.report.numbers.summary import summarise
+from distsgd.report.warnings import warnings
+from distsgd.rules.identity import UnidentifiedError, digest
 
 QUADRATIC = ds.problems.quadratic([1.0, 0.5])
 FLEET = ds.Fleet(2, ds.exponential(1.0))
@@ -387,8 +390,12 @@ def test_a_run_that_cannot_be_identified_is_never_shared(
     assert len({run.hash for run in runs}) == 4
     assert len(list((tmp_path / "runs").iterdir())) == 4
     assert len({run.x.tobytes() for run in runs}) == 1
-    (sentence,) = unidentified(runs[0].settings)
+    known = runs[0].settings["algorithm"], runs[0].settings["problem"]
+    (sentence,) = [one["unidentified"] for one in known if "unidentified" in one]
     assert sentence.startswith(says)
+    outcome = Outcome("a", "f", 0, runs[0])
+    said = warnings(summarise([outcome], {}, is_complete=True))
+    assert said == [f"Warning: {sentence}."]
     saved = ds.load(tmp_path / "runs" / runs[0].hash)
     with pytest.raises(ConfigError, match=r"to replay cannot be told from others: the .* uses"):
         ds.replay(saved, algorithm, problem)

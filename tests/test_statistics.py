@@ -14,7 +14,6 @@ from distsgd.statistics.spreads import (
     median_time,
     shares,
     spread,
-    time_to,
 )  # fmt: skip
 
 INF, NAN = math.inf, math.nan
@@ -89,15 +88,6 @@ def test_statistics_of_nothing_are_an_error() -> None:
     for make in (lambda: spread(np.array([])), lambda: median_time([]), lambda: band([])):
         with pytest.raises(ConfigError, match="at least one"):
             make()
-
-
-def test_time_to_target_by_hand() -> None:
-    """The time to a target is that of the first evaluation at or below it, else there is none."""
-    falling = curve([0, 3, 7, 9], [4, 2, 1, 3])
-    assert time_to(2.0, falling) == 3.0
-    assert time_to(1.5, falling) == 7.0
-    assert time_to(0.5, falling) is None
-    assert time_to(0.5, curve([0, 1], [4, NAN])) is None
 
 
 @pytest.mark.parametrize(

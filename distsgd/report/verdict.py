@@ -8,7 +8,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from distsgd.report.numbers.findings import Contrast, Quantity
@@ -23,6 +23,8 @@ class Case(NamedTuple):
     place: str
     results: Sequence[Result]
     contrasts: Sequence[Contrast]
+    reasons: Mapping[Quantity, str]
+    """Why no order of a quantity is known."""
     budget: str
 
     def by(self, quantity: Quantity) -> dict[str, Contrast]:
@@ -43,13 +45,20 @@ def case_of(summary: Summary, problem: str, fleet: str, place: str) -> Case:
     return Case(
         place, summary.of_fleet(fleet, problem),
         [one for one in summary.contrasts if (one.problem, one.fleet) == (problem, fleet)],
+        {
+            one.quantity: one.reason for one in summary.unsettled
+            if (one.problem, one.fleet) == (problem, fleet)
+        },
         f"{number(amount)} {unit}",
     )  # fmt: skip
 
 
 def verdict(case: Case) -> str:
     """Return the answer for one problem on one fleet."""
-    texts = [_soonest(case), _machine_time(case), _losses(case), _mostly_diverged(case.results)]
+    texts = [
+        _soonest(case), _unsettled(case), _machine_time(case), _losses(case),
+        _mostly_diverged(case.results),
+    ]  # fmt: skip
     return f"On {case.place}: {' '.join(text for text in texts if text)}"
 
 
@@ -81,6 +90,13 @@ def _soonest(case: Case) -> str:
     else:
         text = f"{first.algorithm} meets {target} soonest, after {after}"
     return f"{text}{_against_one_machine(first, case)}.{_missed(case.results)}"
+
+
+def _unsettled(case: Case) -> str:
+    """Return what it would take to settle an order, where none is; of one seed nothing more."""
+    judged: Quantity = "seconds" if any(one.time_to_target for one in case.results) else "loss"
+    seeds = max((one.n_pairs for one in case.contrasts), default=0)
+    return case.reasons.get(judged, "") if seeds > 1 else ""
 
 
 def _against_one_machine(first: Result, case: Case) -> str:

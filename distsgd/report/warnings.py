@@ -1,8 +1,7 @@
 """What a reader must know before any number: settings that are hardly meant, runs that failed."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from distsgd.experiment.trials import Trial
 from distsgd.report.numbers.summary import Summary
@@ -11,20 +10,13 @@ from distsgd.report.numbers.summary import Summary
 def warnings(summary: Summary) -> list[str]:
     """Return the warnings of a comparison, in sentences; nothing if there is nothing to say."""
     described = {**summary.algorithms, **summary.problems}
-    unknown = dict.fromkeys(text for one in described.values() for text in _unidentified(one))
+    unknown = dict.fromkeys(
+        one["unidentified"] for one in described.values() if "unidentified" in one
+    )
     doubts = [f"Warning: {text}." for text in (*summary.settings.get("warnings", ()), *unknown)]
     errors = [line.error for line in summary.runs if line.status == "failed"]
     failed = _failed("runs", errors, len(summary.runs))
     return doubts + failed + _failed_trials(summary.trials)
-
-
-def _unidentified(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why parts of an algorithm or a problem cannot be told from others."""
-    for key, value in settings.items():
-        if key == "unidentified":
-            yield str(value)
-        elif isinstance(value, Mapping):
-            yield from _unidentified(value)
 
 
 def _failed_trials(trials: Sequence[Trial]) -> list[str]:

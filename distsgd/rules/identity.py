@@ -86,12 +86,6 @@ def identified(place: str, value: object) -> dict[str, Any]:
         return {"unidentified": why, "token": secrets.token_hex(16)}
 
 
-def unidentified(settings: Mapping[str, Any]) -> list[str]:
-    """Return why the run with these `settings` is equal to no other, as sentences."""
-    parts = (settings.get(name, {}) for name in ("algorithm", "problem"))
-    return [part["unidentified"] for part in parts if "unidentified" in part]
-
-
 class _Walk:
     """One walk over what a value refers to, which may refer back to it."""
 

@@ -133,12 +133,6 @@ def band(curves: Sequence[Curve]) -> Band:
     return Band(at, *_quantiles(np.stack([held(curve, at) for curve in curves])))
 
 
-def time_to(target: float, curve: Curve) -> float | None:
-    """Return the position of the first evaluation at or below `target`, None if there is none."""
-    met = np.flatnonzero(curve.values <= target)
-    return float(curve.positions[met[0]]) if len(met) else None
-
-
 def median_time(times: Sequence[float | None]) -> float | None:
     """Return the median of `times`, where None is later than every time; None if the median is."""
     check_any(len(times))

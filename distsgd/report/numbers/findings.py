@@ -49,6 +49,15 @@ class Contrast(msgspec.Struct, frozen=True):
         return self.low is not None and self.low > 1
 
 
+class Unsettled(msgspec.Struct, frozen=True):
+    """Why no order of a quantity is known on a problem and fleet, in a sentence."""
+
+    problem: str
+    fleet: str
+    quantity: Quantity
+    reason: str
+
+
 class Growth(msgspec.Struct, frozen=True):
     """How many times as large the final loss of an algorithm is on `fleet` as on `fresh`.
 
@@ -138,6 +147,35 @@ def contrasts(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Contr
             tunings.noise(problem, fleet, quantity),
         )
     ]  # fmt: skip
+
+
+def unsettled(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Unsettled]:  # noqa: B008 # immutable
+    """Return where no two algorithms are settled, and what it would take.
+
+    Parameters
+    ----------
+    marks : sequence of Mark
+        What ran.
+    tunings : Tunings, optional
+        What tuning leaves open.
+
+    Returns
+    -------
+    list of Unsettled
+        Quantity by quantity.
+    """
+    return [
+        Unsettled(problem, fleet, quantity, reason)
+        for quantity in QUANTITIES
+        for (problem, fleet), case in by_case(marks).items()
+        if (reason := _reason(
+            table_of(case, quantity), tunings.noise(problem, fleet, quantity)
+        ))
+    ]  # fmt: skip
+
+
+def _reason(table: Table, noise: Mapping[str, Factors]) -> str:
+    return compare_all(table, noise).reason
 
 
 def _against_first(

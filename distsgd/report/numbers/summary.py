@@ -35,10 +35,12 @@ from distsgd.report.numbers.findings import (
     ProfileLine,
     Scaling,
     Tunings,
+    Unsettled,
     contrasts,
     growths,
     profiles,
     scaling,
+    unsettled,
 )  # fmt: skip
 from distsgd.report.numbers.marks import Mark, marks, reached, workers_of
 from distsgd.run import Run
@@ -145,6 +147,7 @@ class Summary(msgspec.Struct, frozen=True):
     problems: dict[str, Settings] = {}
     targets: dict[str, Target] = {}
     contrasts: list[Contrast] = []
+    unsettled: list[Unsettled] = []
     growths: list[Growth] = []
     profiles: list[ProfileLine] = []
     scaling: list[Scaling] = []
@@ -234,6 +237,7 @@ def summarise(
         problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
         targets=known,
         contrasts=contrasts(found, tunings),
+        unsettled=unsettled(found, tunings),
         growths=_growths(found, results, tunings),
         profiles=profiles(_of_first_engine(found, settings)),
         scaling=scaling(found, fleets),
