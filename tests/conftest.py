@@ -9,7 +9,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 os.environ.pop("RAY_ADDRESS", None)
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -54,3 +55,18 @@ def make_run() -> MakeRun:
         )
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let Ray leave sockets of its own to the garbage collector, whenever that runs."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _what_ray_has_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what Ray has left in the test that used it, so that it is not met in another one."""
+    yield
+    if request.node.get_closest_marker("ray"):
+        gc.collect()
