@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 
 from distsgd.data import Data, Sparse
 from distsgd.errors import ConfigError, check_count, check_number, check_room
-from distsgd.kernels.draws.noise import START, fill_normal
+from distsgd.kernels.draws.noise import fill_normal
+from distsgd.kernels.draws.random import START
 from distsgd.kernels.gradients.network import (
     rectify,
     rectify_slopes,

@@ -14,10 +14,6 @@ from distsgd.kernels.draws.random import (
     uniform,
 )
 
-START, ROWS, VALUES, WEIGHTS, FLIPS = range(5, 10)
-"""Purposes beside those of `random`: starting points; the columns, values, planted weights and
-flipped labels of synthetic data."""
-
 
 @compiled
 def normal(key: Integer, n: Integer) -> float:

@@ -21,8 +21,13 @@ from distsgd.kernels import Function, compiled
 
 Integer: TypeAlias = int | np.integer[Any]
 
-SAMPLES, COMPUTE, FAILURE, READS, NOISE = range(5)
-"""Purposes: each has streams of its own, so that none disturbs another."""
+(
+    SAMPLES, COMPUTE, FAILURE, READS, NOISE,  # of every run
+    START, ROWS, VALUES, WEIGHTS, FLIPS,      # where networks begin; synthetic data
+    PARTS, SHARES, BOOSTS,                    # which samples a worker has
+    DELAY, PASSES,                            # of live workers
+) = range(15)  # fmt: skip
+"""Purposes, all of them: each has streams of its own, so that none disturbs another."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

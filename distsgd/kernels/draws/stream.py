@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 from distsgd.kernels import compiled
 from distsgd.kernels.draws.random import SAMPLES, Integer, below, draw, stream_key
 
-PARTS, SHARES, BOOSTS = range(10, 13)
-"""Purposes beside those of `random` and `noise`: who gets which sample, and how many of a class."""
-
 _ROUNDS = 8
 """After 8 rounds all permutations of up to 6 places are equally frequent, after 6 not yet."""
 _ONE, _HALF = np.uint64(1), np.uint64(32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import At
 from distsgd.kernels import compiled, specialised
 from distsgd.kernels.atomic import hold, prefetch, release, stored, wait_for
-from distsgd.kernels.draws.random import below, draw, stream_key
+from distsgd.kernels.draws.random import PASSES, below, draw, stream_key
 from distsgd.kernels.draws.stream import shuffled
 from distsgd.kernels.fold.rules import Halves, Loop, loops
 from distsgd.kernels.fold.sparse import Room, find_support, support_gradient
@@ -25,8 +25,6 @@ AHEAD = np.uint64(256)
 memory takes. Processors do so by themselves, but not across pages."""
 VALUES_PER_LINE, COLUMNS_PER_LINE = np.uint64(8), np.uint64(16)
 """In 64 bytes."""
-PASSES = 14
-"""Purpose of the orders of epochs, beside those of `random`, `noise` and `stream`."""
 
 
 class Memory(NamedTuple):

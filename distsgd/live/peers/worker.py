@@ -32,6 +32,7 @@ from distsgd.algorithm import (
 )
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
+from distsgd.kernels.draws.random import DELAY
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
@@ -39,9 +40,6 @@ from distsgd.live.messages.wire import Header, Kind, encode
 from distsgd.order.laws import Law
 from distsgd.problem import Problem
 from distsgd.rules.formulas import whole
-
-DELAY = 13
-"""Purpose of the streams of injected delays, beside those of `distsgd.kernels`."""
 
 
 class Case(NamedTuple):
