@@ -1,4 +1,4 @@
-"""What the command ``submit`` does, once its arguments are parsed. All return the exit code."""
+"""The command ``submit``: send a comparison to a Ray cluster, follow it, fetch its report."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -41,7 +41,7 @@ LiveWatch: TypeAlias = Callable[[Job, Progress], None]
 """What is told of a live run on its way, a few times a second."""
 
 LITTLE = 5_000
-"""Small gradients that take about as long as it takes to start a process."""
+"""Number of small gradients that take as long as starting a process."""
 SMALL_GRADIENT = 30_000
 """Numbers that a small gradient touches; below that, the step around it takes the time."""
 

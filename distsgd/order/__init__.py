@@ -1,1 +1,1 @@
-"""Who is served when."""
+"""The order of service on a model of machines: laws, fleets, schedules."""

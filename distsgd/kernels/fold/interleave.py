@@ -161,7 +161,7 @@ def _computing(loop: dict[str, Loop]) -> Loop:
 
 @functools.cache
 def interleaved(halves: Halves) -> Loop:
-    """Return the kernel that has every access up to a time, after `start`."""
+    """Return the kernel that carries out, after `start`, all accesses up to a time."""
     loop = loops(halves).by_name
     read_one, load_one, store_one = loop["read_one"], loop["load_one"], loop["store_one"]
     compute = _computing(loop)

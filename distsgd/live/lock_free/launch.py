@@ -53,7 +53,7 @@ _FEWEST_BLOCKS = 1024
 _POLL_S = 0.2
 """How often the caller is asked whether to stop, and told how far the run has come."""
 _MEANINGLESS = ("partition", "staleness", "delay", "shards", "on_loss", "address")
-"""Arguments about servers, about what they serve, and about whose turn it is to be lost."""
+"""Arguments of `launch` that only a run with a server has."""
 
 
 def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) -> Run:

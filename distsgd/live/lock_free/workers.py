@@ -1,4 +1,4 @@
-"""The workers of a lock-free run, and the nursery that forks them and holds their barrier.
+"""The workers of a lock-free run, and the process that forks them and holds their barrier.
 
 It is imported by processes that fork, so it imports nothing that starts threads.
 """

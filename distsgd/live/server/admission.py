@@ -1,4 +1,4 @@
-"""Who may be heard: what every shard looks at before it listens to a message."""
+"""Admission: what every shard checks of a message before it acts on it."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Who is served when: requests in, decisions and trace rows out. No socket, no clock, no numbers.
+"""Service: requests in, decisions and trace rows out. No socket, no clock, no numbers.
 
 1. The rules are those of a simulation (`distsgd.order.schedule`): a push is held until its round
    closes; a push and the pull that came along are served back to back, unless the pull has to

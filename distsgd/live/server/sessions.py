@@ -1,4 +1,4 @@
-"""Whom a shard knows: sessions, sequence numbers, and what has been answered."""
+"""Sessions of a shard: sequence numbers, and what has been answered."""
 
 import logging
 from collections import Counter

@@ -68,7 +68,7 @@ class Standing:
     number: int
     is_alive: bool = True
     has_rows: bool = False
-    """Whether its next start is a row."""
+    """Whether the trace has a row of it, so that its next start is recorded as a join."""
     is_started: bool = False
     has_left: bool = False
     """Whether its last row says that it left."""

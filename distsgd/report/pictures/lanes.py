@@ -86,7 +86,7 @@ def lanes(run: Run) -> View:
     Returns
     -------
     View
-        Of so many messages that each worker of those shown sends `MESSAGES` on average.
+        As long as it takes the workers that are shown to send `MESSAGES` each, on average.
     """
     around, window = _middle(run.trace)
     begin, end = float(window["time"][0]), float(window["time"][-1])
