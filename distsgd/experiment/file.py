@@ -215,7 +215,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
 
 
 def builtin(changes: Sequence[str] = ()) -> Experiment:
-    """Return the experiment that comes with distsgd: every algorithm, softmax on digits."""
+    """Return the experiment that comes with distsgd: every algorithm, two problems on digits."""
     file = resources.files("distsgd").joinpath("builtin.toml")
     return parse(file.read_text(encoding="utf-8"), "builtin.toml", changes)
 

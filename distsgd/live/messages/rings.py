@@ -1,4 +1,4 @@
-"""Bells: how workers and shards that share memory exchange messages without frames.
+"""Rings in shared memory, through which workers and shards exchange messages without frames.
 
 1. ZeroMQ hands a message over to a thread of its own and back again, on either side. Where a
    message is a header only, a slot of shared memory and a counter of the kernel (eventfd) do with

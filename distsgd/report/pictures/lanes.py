@@ -1,4 +1,4 @@
-"""A stretch of time on a fleet: a lane per worker, one for the queue and one for the server."""
+"""Timelines: a lane per worker, one for the queue and one for the server."""
 
 from collections.abc import Sequence
 from typing import Any
