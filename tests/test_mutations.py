@@ -14,6 +14,7 @@ import distsgd as ds
 from distsgd import ConfigError, data, tables
 from distsgd.errors import DistsgdWarning
 from distsgd.experiment import Experiment, builtin, parse
+from distsgd.fleet import StaleReads
 from distsgd.run import identify
 from distsgd.search import Tunable, grid
 from distsgd.setup import Job, Setup
@@ -65,7 +66,7 @@ def run(setup: Setup, dice: random.Random) -> str:
     job = Job(problem, site, label, setup.cases[0], algorithm)
     assert len(identify(setup.run_settings(job))) == len(identify(setup.settings)) == 64
     machines = setup.machines_of(site)
-    if not isinstance(machines, (ds.Fleet, ds.fleet.StaleReads)):
+    if not isinstance(machines, (ds.Fleet, StaleReads)):
         return "live"
     manner = setup.manner | {"evaluations": 2, "driver": "interpreted"}
     return simulate(

@@ -10,6 +10,7 @@ import scipy.sparse
 import distsgd as ds
 from distsgd import ConfigError, DistsgdWarning, watching
 from distsgd.cli import main
+from distsgd.errors import check_seed
 from distsgd.experiment import parse
 from distsgd.report.summary import Outcome, Summary, summarise
 from distsgd.report.warnings import warnings
@@ -392,3 +393,10 @@ def test_progress_without_a_terminal(
     out, errors = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"1 of 4 runs \(25 %\) after \d+ s, a on m\n", errors)
+
+
+def test_the_largest_seed_is_a_seed() -> None:
+    """A whole number below 2**63 is a seed, though as a float it is that bound."""
+    assert check_seed(2**63 - 1) == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"seed must be < 2\*\*63"):
+        check_seed(2**63)
