@@ -96,7 +96,7 @@ def check_count(name: str, value: float, *, at_least: int = 1) -> int:
     if not number.is_integer() or number < at_least:
         msg = f"{name} must be a whole number >= {at_least}, not {shown(value)}"
         raise ConfigError(msg)
-    if number >= 2.0**63:
+    if int(value) >= 2**63:  # as a float the largest number below is this one
         msg = f"{name} must be < 2**63, not {number:g}"
         raise ConfigError(msg)
     return int(value)

@@ -13,11 +13,16 @@ from mutations import MORE, Table, edited, mutated
 import distsgd as ds
 from distsgd import ConfigError, data
 from distsgd.errors import DistsgdWarning
+<<<<<<< HEAD
 from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment, builtin, parse
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable, grid
 from distsgd.fold.simulate import simulate
+=======
+from distsgd.experiment import Experiment, builtin, parse
+from distsgd.order.fleet import StaleReads
+>>>>>>> int2
 from distsgd.run import identify
 
 TEXT = (Path(ds.__file__).parent / "builtin.toml").read_text(encoding="utf-8")
@@ -66,7 +71,7 @@ def run(setup: Setup, dice: random.Random) -> str:
     job = Job(problem, site, label, setup.cases[0], algorithm)
     assert len(identify(setup.run_settings(job))) == len(identify(setup.settings)) == 64
     machines = setup.machines_of(site)
-    if not isinstance(machines, (ds.Fleet, ds.fleet.StaleReads)):
+    if not isinstance(machines, (ds.Fleet, StaleReads)):
         return "live"
     manner = setup.manner | {"evaluations": 2, "driver": "interpreted"}
     return simulate(

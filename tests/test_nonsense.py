@@ -8,12 +8,20 @@ import pytest
 import scipy.sparse
 
 import distsgd as ds
+<<<<<<< HEAD
 from distsgd import ConfigError, DistsgdWarning
 from distsgd.commands import progress as watching
 from distsgd.commands.cli import main
 from distsgd.experiment.file import parse
 from distsgd.experiment.setup import Setup
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
+=======
+from distsgd import ConfigError, DistsgdWarning, watching
+from distsgd.cli import main
+from distsgd.errors import check_seed
+from distsgd.experiment import parse
+from distsgd.report.summary import Outcome, Summary, summarise
+>>>>>>> int2
 from distsgd.report.warnings import warnings
 
 QUADRATIC = ds.problems.quadratic([1.0, 2.0])
@@ -393,3 +401,10 @@ def test_progress_without_a_terminal(
     out, errors = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"1 of 4 runs \(25 %\) after \d+ s, a on m\n", errors)
+
+
+def test_the_largest_seed_is_a_seed() -> None:
+    """A whole number below 2**63 is a seed, though as a float it is that bound."""
+    assert check_seed(2**63 - 1) == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"seed must be < 2\*\*63"):
+        check_seed(2**63)
