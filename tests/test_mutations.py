@@ -13,16 +13,12 @@ from mutations import MORE, Table, edited, mutated
 import distsgd as ds
 from distsgd import ConfigError, data
 from distsgd.errors import DistsgdWarning
-<<<<<<< HEAD
 from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment, builtin, parse
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable, grid
 from distsgd.fold.simulate import simulate
-=======
-from distsgd.experiment import Experiment, builtin, parse
 from distsgd.order.fleet import StaleReads
->>>>>>> int2
 from distsgd.run import identify
 
 TEXT = (Path(ds.__file__).parent / "builtin.toml").read_text(encoding="utf-8")

@@ -8,20 +8,13 @@ import pytest
 import scipy.sparse
 
 import distsgd as ds
-<<<<<<< HEAD
 from distsgd import ConfigError, DistsgdWarning
 from distsgd.commands import progress as watching
 from distsgd.commands.cli import main
+from distsgd.errors import check_seed
 from distsgd.experiment.file import parse
 from distsgd.experiment.setup import Setup
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
-=======
-from distsgd import ConfigError, DistsgdWarning, watching
-from distsgd.cli import main
-from distsgd.errors import check_seed
-from distsgd.experiment import parse
-from distsgd.report.summary import Outcome, Summary, summarise
->>>>>>> int2
 from distsgd.report.warnings import warnings
 
 QUADRATIC = ds.problems.quadratic([1.0, 2.0])
