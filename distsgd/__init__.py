@@ -7,6 +7,8 @@ The names below are all that a user needs; each is imported when it is first ask
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distsgd.version import VERSION
+
 if TYPE_CHECKING:
     from distsgd import algorithms as algorithms
     from distsgd import data as data
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from distsgd.run import load as load
     from distsgd.trace import Trace as Trace
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.cycle import (
+from distsgd.errors import ConfigError, check_number, wrong_kind
+from distsgd.rules.columns import Graph, Symbol
+from distsgd.rules.cycle import (
     Cycle,
     Pull,
     Push,
@@ -32,8 +34,6 @@ from distsgd.cycle import (
     check_cycle,
     verb,
 )  # fmt: skip
-from distsgd.errors import ConfigError, check_number, wrong_kind
-from distsgd.rules.columns import Graph, Symbol
 from distsgd.rules.formulas import (
     COLUMN,
     SYMBOLIC,

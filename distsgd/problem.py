@@ -1,17 +1,15 @@
 """The contract of a problem: an objective, its gradients, and what compiled sparse loops need."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distsgd.errors import ConfigError
 from distsgd.rules.identity import identified
+from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Support
-
-if TYPE_CHECKING:  # data are read with kernels, which stand above this contract
-    from distsgd.data import Data
 
 Settings: TypeAlias = Mapping[str, Any]
 """Names and numbers that identify a problem, ready for JSON."""
@@ -57,7 +55,7 @@ class Problem(Protocol):
         """What identifies the problem: its name and numbers, and the digest of its data."""
 
     @property
-    def data(self) -> "Data | None":
+    def data(self) -> Data | None:
         """The samples and their labels, None when samples are virtual."""
 
     @property
@@ -137,7 +135,7 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
     return known | identified(f"the problem {problem.name}", problem)
 
 
-def data_settings(data: "Data") -> Settings:
+def data_settings(data: Data) -> Settings:
     """Return what identifies `data`, ready for JSON."""
     return {"name": data.name, "digest": data.digest}
 

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distsgd import __version__
 from distsgd.errors import ConfigError
 from distsgd.files import (
     damaged,
@@ -35,6 +34,7 @@ from distsgd.files import (
     unwritable,
 )
 from distsgd.trace import ROW, Trace
+from distsgd.version import VERSION
 
 Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
 """How a run ended: its budget is spent, its target is met, its numbers left the finite ones, or
@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
 
 @cache  # looking them up takes longer than a short run
 def _versions() -> Mapping[str, str]:
-    known = {"distsgd": __version__, "python": platform.python_version()}
+    known = {"distsgd": VERSION, "python": platform.python_version()}
     return known | {package: metadata.version(package) for package in _PACKAGES}
 
 
@@ -74,7 +74,7 @@ def is_live(settings: Settings) -> bool:
     return settings.get("fleet", {}).get("kind") in LIVE
 
 
-def identify(settings: Settings, version: str = __version__) -> str:
+def identify(settings: Settings, version: str = VERSION) -> str:
     """Return the SHA-256 that names a run: of its settings and distsgd's version.
 
     It is known before the run is computed, and equal for equal runs.

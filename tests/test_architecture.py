@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -19,16 +20,16 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "lives"},
-        {"cycle", "files", "rules", "sparse", "statistics", "trace"},
-        {"algorithm", "problem", "run"},
-        {"algorithms", "kernels"},
+        {"errors", "lives", "version"},
+        {"files", "rules", "sparse", "statistics", "trace"},
+        {"algorithm", "run", "samples"},
+        {"algorithms", "kernels", "problem"},
         {"data", "order"},
         {"fold", "problems"},
         {"live"},
         {"experiment"},
         {"report"},
-        {"commands"},
+        {"__init__", "commands"},
         {"__main__"},
     ],
     "kernels": [
@@ -60,8 +61,8 @@ LAYERS: dict[str, list[set[str]]] = {
 A room is a folder, or a module that stands beside folders. It imports rooms of lower layers only.
 """
 
-HAVE_CONTENT = {"kernels"}
-"""Rooms whose ``__init__`` holds what their modules import."""
+HAVE_CONTENT = {"", "kernels"}
+"""Rooms whose ``__init__`` is more than a sentence."""
 
 MOST_FILES = 15
 """Files of a room, the `__init__` left out."""
@@ -85,24 +86,15 @@ NUMPYDOC_IGNORED = {
 
 def room(path: Path, within: str = "") -> str | None:
     """Return the room of a source file in the package or in one of its rooms, None if outside."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    own = parts[0] if not within else parts[1] if parts[0] == within else "__init__"
-    has_place = own != "__init__" or (parts[0] == within and within in HAVE_CONTENT)
-    return own if has_place else None
+    if not path.is_relative_to(PACKAGE / within):
+        return None
+    own = path.relative_to(PACKAGE / within).with_suffix("").parts[0]
+    return None if own == "__init__" and within not in HAVE_CONTENT else own
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the modules that a source file imports at run time, anywhere in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    """Yield the modules that a source file imports, anywhere in it, for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -116,11 +108,12 @@ MODULES |= {
 }  # fmt: skip
 
 
+@cache
 def modules_of(path: Path) -> set[Path]:
     """Return the source files of the package that a source file imports."""
     names = [name for name in imported(path) if name.startswith("distsgd")]
     found = {MODULES.get(name) or MODULES[name.rpartition(".")[0]] for name in names}
-    return found - {path, PACKAGE / "__init__.py"}
+    return found - {path}
 
 
 def layer(name: str, within: str) -> int:

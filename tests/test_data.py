@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from distsgd.data import Data, Sparse, digits, from_arrays, sparse
-from distsgd.data import statistics as module
 from distsgd.data.split import split
-from distsgd.data.statistics import statistics
 from distsgd.errors import ConfigError
 from distsgd.kernels.draws.sampling import find_leaf, set_weight
+from distsgd.samples import overlap as module
+from distsgd.samples.overlap import statistics
 from distsgd.sparse import explicit, from_scipy
 
 X = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]

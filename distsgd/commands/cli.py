@@ -10,8 +10,8 @@ from typing import Annotated, TypeAlias
 import typer
 from typer.exceptions import TyperException
 
-from distsgd import __version__
 from distsgd.errors import DistsgdError
+from distsgd.version import VERSION
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: the caller's mistake, which one sentence explains; Ctrl-C."""
@@ -49,7 +49,7 @@ Quick: TypeAlias = Annotated[
 
 def _show_version(is_asked: bool) -> None:
     if is_asked:
-        print(f"distsgd {__version__}")
+        print(f"distsgd {VERSION}")
         raise typer.Exit
 
 

@@ -1,11 +1,11 @@
 """Data: bundled, from files, synthetic or the caller's own, always checked and split."""
 
-from distsgd.data.dataset import Data
 from distsgd.data.digits import digits
 from distsgd.data.split import from_arrays
-from distsgd.data.statistics import Statistics
 from distsgd.data.svmlight import svmlight
 from distsgd.data.synthetic import sparse
+from distsgd.samples.dataset import Data
+from distsgd.samples.overlap import Statistics
 from distsgd.sparse import Sparse
 
 __all__ = ["Data", "Sparse", "Statistics", "digits", "from_arrays", "sparse", "svmlight"]

@@ -1,7 +1,7 @@
 """The default data: small, real, and installed with scikit-learn."""
 
-from distsgd.data.dataset import Data
 from distsgd.data.split import from_arrays
+from distsgd.samples.dataset import Data
 
 
 def digits(*, test: float = 0.2, seed: int = 0) -> Data:

@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.dataset import Data
 from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
 from distsgd.kernels.draws.laws import GAMMA, LAW, fill
 from distsgd.kernels.draws.noise import fill_uniform
 from distsgd.kernels.draws.random import BOOSTS, PARTS, SHARES
+from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Integers
 
 PartsName: TypeAlias = Literal["shared", "sharded", "skewed"]

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.dataset import Data
-from distsgd.data.scaling import Scale, scaled
 from distsgd.errors import ConfigError, check_number, check_seed, unknown_name
+from distsgd.samples.dataset import Data
+from distsgd.samples.scaling import Scale, scaled
 from distsgd.sparse import Floats, Integers, Sparse, from_scipy, frozen
 
 Labels: TypeAlias = tuple[Integers | Floats, tuple[str, ...]]

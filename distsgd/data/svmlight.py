@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
-from distsgd.data.dataset import Data
-from distsgd.data.scaling import Scale
 from distsgd.data.split import from_arrays
 from distsgd.errors import ConfigError
+from distsgd.samples.dataset import Data
+from distsgd.samples.scaling import Scale
 
 _MOST_COLUMNS = 2**31 - 1
 """The parser's bound, above which it fails."""

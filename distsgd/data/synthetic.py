@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.dataset import Data
 from distsgd.data.split import from_arrays
 from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed
 from distsgd.kernels.draws.noise import fill_normal, fill_uniform
 from distsgd.kernels.draws.random import FLIPS, ROWS, VALUES, WEIGHTS
 from distsgd.kernels.draws.sampling import fill_columns
+from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Integers, Sparse, sparse_rows
 
 

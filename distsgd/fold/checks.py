@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data import Data
 from distsgd.errors import ConfigError, raised, wrong_kind
 from distsgd.problem import Batches, Evaluation, Problem
+from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Support
 
 BATCH = 32

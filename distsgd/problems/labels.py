@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data import Data
 from distsgd.errors import ConfigError, wrong_kind
+from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats
 
 Classes: TypeAlias = NDArray[np.uint32]

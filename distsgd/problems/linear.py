@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from distsgd.data import Data, Sparse
 from distsgd.errors import check_number
 from distsgd.kernels.gradients.linear import batch_gradients, compiled_slope, margins
 from distsgd.problem import (
@@ -35,7 +34,8 @@ from distsgd.problem import (
     dense_bytes,
 )
 from distsgd.problems.labels import numbers, signs
-from distsgd.sparse import Floats, Support, explicit
+from distsgd.samples.dataset import Data
+from distsgd.sparse import Floats, Sparse, Support, explicit
 
 
 class MarginLoss(NamedTuple):

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from distsgd.data import Data, Sparse
 from distsgd.errors import ConfigError, check_count, check_number, check_room
 from distsgd.kernels.draws.noise import fill_normal
 from distsgd.kernels.draws.random import START
@@ -39,7 +38,8 @@ from distsgd.problem import (
     dense_bytes,
 )
 from distsgd.problems.labels import Classes, classes
-from distsgd.sparse import Floats
+from distsgd.samples.dataset import Data
+from distsgd.sparse import Floats, Sparse
 
 _DENSE_BYTES = 1e9
 """Largest table that sparse data are turned into."""

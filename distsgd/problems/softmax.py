@@ -1,7 +1,7 @@
 """Softmax regression: the network without a hidden layer."""
 
-from distsgd.data import Data
 from distsgd.problems.network import Network, make_network
+from distsgd.samples.dataset import Data
 
 
 def softmax(data: Data, l2: float = 0.0) -> Network:

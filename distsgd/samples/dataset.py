@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.scaling import Scales, scales
-from distsgd.data.statistics import Statistics, statistics
 from distsgd.errors import ConfigError
+from distsgd.samples.overlap import Statistics, statistics
+from distsgd.samples.scaling import Scales, scales
 from distsgd.sparse import Floats, Integers, Sparse
 
 

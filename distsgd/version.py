@@ -1,0 +1,3 @@
+"""The version of distsgd, which names every run beside its settings."""
+
+VERSION = "0.1.0"
