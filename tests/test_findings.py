@@ -9,6 +9,7 @@ from distsgd.experiment.trials import Factors, Tuned
 from distsgd.report.numbers.findings import (
     Tunings,
     by_case,
+    compared,
     contrasts,
     first_of,
     growths,
@@ -52,7 +53,7 @@ def test_a_reference_has_a_positive_factor() -> None:
 def test_contrasts_are_against_the_first() -> None:
     """Each algorithm is compared with the lowest median of its problem and fleet, seed by seed."""
     found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
-    seconds, machine, loss = contrasts(found)
+    seconds, machine, loss = contrasts(compared(found))
     assert [one.quantity for one in (seconds, machine, loss)] == [
         "seconds", "machine_seconds", "loss",
     ]  # fmt: skip
@@ -68,7 +69,7 @@ def test_intervals_are_those_of_all_algorithms_together() -> None:
     found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
     found += marks([5.0, 5.5, 4.0], algorithm="c")
     table = table_of(found, "seconds")
-    for one in contrasts(found):
+    for one in contrasts(compared(found)):
         if one.quantity == "seconds":
             ratio = compare_all(table).ratio(one.algorithm, one.against)
             assert (one.low, one.median, one.high) == ratio[:3]
@@ -78,8 +79,10 @@ def test_the_noise_of_tuning_is_in_the_interval() -> None:
     """An order that another seed of tuning could turn round is not settled."""
     found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
     noisy = Tuned("p", "few", "b", {}, 9, [], seconds=Factors(1.0, 3.0), loss=Factors(1.0, 1.0))
-    (seconds,) = (one for one in contrasts(found, Tunings([noisy])) if one.quantity == "seconds")
-    (plain,) = (one for one in contrasts(found) if one.quantity == "seconds")
+    (seconds,) = (
+        one for one in contrasts(compared(found, Tunings([noisy]))) if one.quantity == "seconds"
+    )
+    (plain,) = (one for one in contrasts(compared(found)) if one.quantity == "seconds")
     assert plain.is_settled
     assert not seconds.is_settled
     assert seconds.low == pytest.approx(plain.low / 3)
@@ -105,14 +108,14 @@ def test_the_first_may_have_missed_less_than_half() -> None:
 def test_no_algorithm_is_first_where_all_missed() -> None:
     """A target that was not reached gives no contrast of times, no profile and no scaling."""
     found = marks([None, None]) + marks([None, 1.0], algorithm="b")
-    assert {one.quantity for one in contrasts(found)} == {"loss"}
+    assert {one.quantity for one in contrasts(compared(found))} == {"loss"}
     assert profiles(found) == []
     assert scaling(found, {"few": MACHINES}) == []
 
 
 def test_a_single_algorithm_has_no_contrast() -> None:
     """One algorithm alone is compared with no other, and is the first in its profile."""
-    assert contrasts(marks([1.0, 2.0])) == []
+    assert contrasts(compared(marks([1.0, 2.0]))) == []
     (alone,) = profiles(marks([1.0, 2.0]))
     assert (alone.factor, alone.share) == ([1.0], [1.0])
 

@@ -123,8 +123,18 @@ def _factors(one: Tuned, quantity: Quantity) -> Factors:
     return known.get(quantity, UNKNOWN)
 
 
-def contrasts(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Contrast]:  # noqa: B008 # immutable
-    """Return how each algorithm compares with the first one, on each problem and fleet.
+class Compared(NamedTuple):
+    """A quantity of the algorithms on a problem and fleet, and what the seeds settle of it."""
+
+    problem: str
+    fleet: str
+    quantity: Quantity
+    table: Table
+    comparisons: Comparisons
+
+
+def compared(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Compared]:  # noqa: B008 # immutable
+    """Return every quantity of every problem and fleet, each two algorithms compared once.
 
     Parameters
     ----------
@@ -135,60 +145,31 @@ def contrasts(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Contr
 
     Returns
     -------
-    list of Contrast
-        Quantity by quantity; none where no median is known.
-    """
-    return [
-        contrast
-        for quantity in QUANTITIES
-        for (problem, fleet), case in by_case(marks).items()
-        for contrast in _against_first(
-            (problem, fleet, quantity), table_of(case, quantity),
-            tunings.noise(problem, fleet, quantity),
-        )
-    ]  # fmt: skip
-
-
-def unsettled(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Unsettled]:  # noqa: B008 # immutable
-    """Return where no two algorithms are settled, and what it would take.
-
-    Parameters
-    ----------
-    marks : sequence of Mark
-        What ran.
-    tunings : Tunings, optional
-        What tuning leaves open.
-
-    Returns
-    -------
-    list of Unsettled
+    list of Compared
         Quantity by quantity.
     """
     return [
-        Unsettled(problem, fleet, quantity, reason)
+        Compared(
+            problem, fleet, quantity, table := table_of(case, quantity),
+            compare_all(table, tunings.noise(problem, fleet, quantity)),
+        )
         for quantity in QUANTITIES
         for (problem, fleet), case in by_case(marks).items()
-        if (reason := _reason(
-            table_of(case, quantity), tunings.noise(problem, fleet, quantity)
-        ))
     ]  # fmt: skip
 
 
-def _reason(table: Table, noise: Mapping[str, Factors]) -> str:
-    return compare_all(table, noise).reason
-
-
-def _against_first(
-    place: tuple[str, str, Quantity], table: Table, noise: Mapping[str, Factors]
-) -> list[Contrast]:
-    first = first_of(table)
-    if first is None or len(table) < 2:
-        return []
-    compared = compare_all(table, noise)
+def contrasts(found: Sequence[Compared]) -> list[Contrast]:
+    """Return how each algorithm compares with the first one; none where no median is known."""
     return [
-        Contrast(*place, name, first, **compared.ratio(name, first)._asdict())
-        for name in table if name != first
+        Contrast(*one[:3], name, first, **one.comparisons.ratio(name, first)._asdict())
+        for one in found if (first := first_of(one.table)) is not None
+        for name in one.table if name != first
     ]  # fmt: skip
+
+
+def unsettled(found: Sequence[Compared]) -> list[Unsettled]:
+    """Return where no two algorithms are settled, and what it would take."""
+    return [Unsettled(*one[:3], reason) for one in found if (reason := one.comparisons.reason)]
 
 
 def first_of(table: Table) -> str | None:

@@ -36,6 +36,7 @@ from distsgd.report.numbers.findings import (
     Scaling,
     Tunings,
     Unsettled,
+    compared,
     contrasts,
     growths,
     profiles,
@@ -219,6 +220,7 @@ def summarise(
         for one, run in finished
     }
     tunings = Tunings(tuned, _tuned_on(fleets, settings))
+    orders = compared(found, tunings)
     results = [
         _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet))
         for cell in cells.values()
@@ -236,8 +238,8 @@ def summarise(
         ],
         problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
         targets=known,
-        contrasts=contrasts(found, tunings),
-        unsettled=unsettled(found, tunings),
+        contrasts=contrasts(orders),
+        unsettled=unsettled(orders),
         growths=_growths(found, results, tunings),
         profiles=profiles(_of_first_engine(found, settings)),
         scaling=scaling(found, fleets),
