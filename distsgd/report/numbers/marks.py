@@ -53,31 +53,46 @@ def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> l
     list of Mark
         In the order of the outcomes that have a run.
     """
-    cases: dict[tuple[str, str], list[Run]] = {}
+    runs: dict[tuple[str, str], list[Run]] = {}
     for one in outcomes:
         if one.run is not None:
-            cases.setdefault((one.problem, one.fleet), []).append(one.run)
+            runs.setdefault((one.problem, one.fleet), []).append(one.run)
+    cases = {place: _case(own) for place, own in runs.items()}
     return [
         _mark(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
         for one in outcomes if one.run is not None
     ]  # fmt: skip
 
 
-def _mark(outcome: Outcome, run: Run, case: Sequence[Run], target: float | None) -> Mark:
+class _Case(NamedTuple):
+    """What the runs of a problem and fleet have in common."""
+
+    equal_time: float
+    last_end: float
+    worst_loss: float
+
+
+def _case(runs: Sequence[Run]) -> _Case:
+    losses = [float(run.history["loss"][-1]) for run in runs]
+    worst = max((loss for loss in losses if math.isfinite(loss)), default=1.0)
+    return _Case(equal_time(runs), max(end_of(run) for run in runs), worst)
+
+
+def _mark(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Mark:
     seconds = None if target is None else _not_before(reached(run, target), run, case)
-    workers, equal = workers_of(run), equal_time(case)
+    workers = workers_of(run)
     machine = None if seconds is None else Known(seconds.low * workers, seconds.high * workers)
     return Mark(
         outcome.problem, outcome.fleet, outcome.algorithm, outcome.seed, seconds, machine,
-        _final(run, case), _at(equal, run), equal,
+        _final(run, case), _at(case.equal_time, run), case.equal_time,
     )  # fmt: skip
 
 
-def _not_before(time: Known, run: Run, case: Sequence[Run]) -> Known:
-    """Return the time to a target; a run that diverged will not meet it in anybody's budget."""
+def _not_before(time: Known, run: Run, case: _Case) -> Known:
+    """Return the time to a target; a run that diverged does not meet it within any budget."""
     if run.status != "diverged" or math.isfinite(time.high):
         return time
-    return Known(max(time.low, *(end_of(one) for one in case)), math.inf)
+    return Known(max(time.low, case.last_end), math.inf)
 
 
 def reached(run: Run, target: float, column: str | None = None) -> Known:
@@ -128,12 +143,9 @@ def workers_of(run: Run) -> int:
     return took_part or int(run.settings["fleet"].get("workers", 1))
 
 
-def _final(run: Run, case: Sequence[Run]) -> Known:
-    losses = [float(one.history["loss"][-1]) for one in case]
-    own = float(run.history["loss"][-1])
-    if math.isfinite(own):
-        return Known(own, own)
-    return Known(max((loss for loss in losses if math.isfinite(loss)), default=1.0), math.inf)
+def _final(run: Run, case: _Case) -> Known:
+    loss = float(run.history["loss"][-1])
+    return Known(loss, loss) if math.isfinite(loss) else Known(case.worst_loss, math.inf)
 
 
 def equal_time(case: Sequence[Run]) -> float:

@@ -26,7 +26,6 @@ from distsgd.report.numbers.engines import (
     engine_on,
     live_fleets,
     mean_staleness,
-    seconds_column,
     stalenesses_of,
 )  # fmt: skip
 from distsgd.report.numbers.findings import (
@@ -45,7 +44,8 @@ from distsgd.report.numbers.findings import (
 )  # fmt: skip
 from distsgd.report.numbers.marks import Mark, marks, reached, workers_of
 from distsgd.run import Run
-from distsgd.statistics.spreads import Curve, Numbers, Spread, band_name, median_time, spread
+from distsgd.statistics.inference import Known
+from distsgd.statistics.spreads import Numbers, Spread, band_name, median_time, spread
 
 __all__ = ["Outcome", "Summary", "summarise"]
 
@@ -292,12 +292,6 @@ def _of_first_engine(marks: Sequence[Mark], settings: Settings) -> list[Mark]:
     return [mark for mark, engine in zip(marks, engines, strict=True) if engine == engines[0]]
 
 
-def loss_curve(run: Run, against: str) -> Curve:
-    """Return the training loss of `run` against the column `against` of its history."""
-    positions, values = _column(run, against), _column(run, "loss")
-    return Curve(positions, values, is_diverged=run.status == "diverged")
-
-
 def _column(run: Run, name: str) -> Numbers:
     return run.history[name].to_numpy().astype(np.float64)
 
@@ -362,18 +356,22 @@ def _utilisation(runs: Sequence[Run]) -> float | None:
 
 
 def _time_to_target(runs: Sequence[Run], found: Sequence[Mark], target: float) -> TimeToTarget:
-    columns = (seconds_column(runs[0]), "update", "gradients", "epoch")
-    several = [[reached(run, target, name) for run in runs] for name in columns]
-    seconds, updates, gradients, epochs = (
-        spread(np.array([time.high for time in times])) for times in several
-    )
-    met = [time for time in several[0] if math.isfinite(time.high)]
+    seconds = [mark.seconds for mark in found if mark.seconds is not None]
+    met = [time for time in seconds if math.isfinite(time.high)]
     machine = [mark.machine_seconds.high for mark in found if mark.machine_seconds is not None]
+    updates, gradients, epochs = (
+        _ends([reached(run, target, name) for run in runs])
+        for name in ("update", "gradients", "epoch")
+    )
     return TimeToTarget(
-        target, len(met), _median(time.high for time in several[0]), seconds, updates, gradients,
-        epochs, clock_of(engine_of(runs[0])), _median(machine),
+        target, len(met), _median(time.high for time in seconds), _ends(seconds), updates,
+        gradients, epochs, clock_of(engine_of(runs[0])), _median(machine),
         max((1.0 - time.low / time.high for time in met if time.high > 0), default=0.0),
     )  # fmt: skip
+
+
+def _ends(times: Sequence[Known]) -> Spread:
+    return spread(np.array([time.high for time in times]))
 
 
 def _median(times: Iterable[float]) -> float | None:

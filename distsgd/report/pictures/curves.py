@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import numpy.typing as npt
 
-from distsgd.report.numbers.summary import Outcome, Summary, loss_curve
+from distsgd.report.numbers.summary import Outcome, Summary
 from distsgd.report.pictures.charts import (
     UNITS,
     Case,
@@ -144,7 +144,14 @@ def _both(
 
 def _curves(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Curve]]:
     known = measured(runs, unit)
-    return {name: [loss_curve(run, unit.column) for run in own] for name, own in known.items()}
+    return {name: [_loss_curve(run, unit.column) for run in own] for name, own in known.items()}
+
+
+def _loss_curve(run: Run, against: str) -> Curve:
+    positions, losses = (
+        run.history[name].to_numpy().astype(np.float64) for name in (against, "loss")
+    )
+    return Curve(positions, losses, is_diverged=run.status == "diverged")
 
 
 def _has_moved(curves: Mapping[str, Sequence[Curve]]) -> bool:
