@@ -5,7 +5,7 @@ import pytest
 
 from distsgd import ConfigError
 from distsgd.experiment.target import Reference
-from distsgd.experiment.trials import Factors, Tuned
+from distsgd.experiment.trials import Tuned
 from distsgd.report.numbers.findings import (
     Tunings,
     by_case,
@@ -18,7 +18,7 @@ from distsgd.report.numbers.findings import (
     table_of,
 )  # fmt: skip
 from distsgd.report.numbers.marks import Mark
-from distsgd.statistics.inference import Known, compare_all
+from distsgd.statistics.inference import Factors, Known, compare_all
 
 MACHINES = {"kind": "fleet", "workers": 1, "latency": 0.1}
 MISSED = Known(9.0, math.inf)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distsgd.statistics.inference import (
+    Factors,
     Known,
     Ratio,
     alone,
@@ -189,7 +190,7 @@ def test_equal_numbers_claim_nothing(known: Known, n_seeds: int) -> None:
 @settings(max_examples=20, deadline=None)
 def test_noise_widens_as_said(table: Table, low: float, high: float) -> None:
     """Noise of one algorithm moves both ends of its ratios by its factors, the median by none."""
-    plain, noisy = compare_all(table), compare_all(table, {"a0": (low, high)})
+    plain, noisy = compare_all(table), compare_all(table, {"a0": Factors(low, high)})
     for other in list(table)[1:]:
         before, after = plain.ratio("a0", other), noisy.ratio("a0", other)
         assert after.median == before.median
@@ -202,11 +203,11 @@ def test_noise_widens_as_said(table: Table, low: float, high: float) -> None:
 def test_unknown_noise_settles_nothing() -> None:
     """An algorithm of which the tuning is not known has no order against any other one."""
     table = {"a": exact(1.0, 1.01, 1.0), "b": exact(9.0, 9.02, 9.01), "c": exact(5.0, 5.02, 5.0)}
-    compared = compare_all(table, {"b": (0.0, INF)})
+    compared = compare_all(table, {"b": Factors(0.0, INF)})
     assert compared.ratio("b", "a")[0::2] == (0.0, INF)
     assert extreme(table) == "b"
-    assert extreme(table, noise={"b": (0.0, INF)}) is None
-    assert leaders(table, largest=True, noise={"b": (0.0, INF)}) == ["b", "a", "c"]
+    assert extreme(table, noise={"b": Factors(0.0, INF)}) is None
+    assert leaders(table, largest=True, noise={"b": Factors(0.0, INF)}) == ["b", "a", "c"]
 
 
 def test_one_seed_says_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from distsgd.statistics.contrasts import Tolerance, tolerance
-from distsgd.statistics.inference import Known
+from distsgd.statistics.inference import SAME, Factors, Known
 from distsgd.statistics.spreads import median_time
 
 Judged: TypeAlias = Literal["seconds", "loss"]
@@ -64,13 +64,6 @@ class Trial(msgspec.Struct, frozen=True):
         """Return what the trial is judged by on one seed of tuning, that at `place`."""
         time = self.times[place] if self.times else None
         return Cost(_or_inf(time), _or_inf(self.losses[place]))
-
-
-class Factors(NamedTuple):
-    """By how much a number would have been another one, had another seed of tuning chosen."""
-
-    low: float
-    high: float
 
 
 UNKNOWN = Factors(0.0, math.inf)
@@ -164,7 +157,7 @@ def _factors(best: Trial, choices: Sequence[Trial], quantity: Judged) -> Factors
     if len(choices) < 2:
         return UNKNOWN
     known = [one for choice in choices for one in _ratios(choice, best, quantity)]
-    return Factors(min(known, default=1.0), max(known, default=1.0))
+    return Factors(min(known), max(known)) if known else SAME
 
 
 def _ratios(one: Trial, best: Trial, quantity: Judged) -> list[float]:

@@ -39,6 +39,16 @@ class Known(NamedTuple):
     high: float
 
 
+class Factors(NamedTuple):
+    """Between which factors another number would lie: (1, 1) is the same, (0, inf) unknown."""
+
+    low: float
+    high: float
+
+
+SAME = Factors(1.0, 1.0)
+
+
 class Ratio(NamedTuple):
     """How many times as much one needs as another, with its 95 % interval.
 
@@ -62,20 +72,16 @@ class Ratio(NamedTuple):
         low, median, high = (_reciprocal(end) for end in (self.high, self.median, self.low))
         return Ratio(low, median, high, self.n_pairs)
 
-    def widened(self, one: "Factors", against: "Factors") -> "Ratio":
+    def widened(self, one: Factors, against: Factors) -> "Ratio":
         """Return the ratio of two numbers that may be off by these factors."""
         if self.low is None or self.high is None:
             return self
-        high = self.high * one[1] / against[0] if against[0] > 0 else math.inf
-        return self._replace(low=self.low * one[0] / against[1], high=high)
+        high = self.high * one.high / against.low if against.low > 0 else math.inf
+        return self._replace(low=self.low * one.low / against.high, high=high)
 
 
 Table: TypeAlias = Mapping[str, Mapping[int, Known]]
 """Of each algorithm, a number per seed."""
-
-Factors: TypeAlias = tuple[float, float]
-"""By how much a number may be too large or too small: (1, 1) not at all, (0, inf) unknown."""
-
 
 UNKNOWN = Ratio(None, None, None, 0)
 NOTHING = Ratio(0.0, None, math.inf, 0)
@@ -140,7 +146,7 @@ def compare_all(table: Table, noise: Mapping[str, Factors] | None = None) -> Com
     table : mapping of str to mapping of int to Known
         Of each algorithm, a positive number per seed. A seed means the same machines and samples
         for all algorithms; not every algorithm needs to have every seed.
-    noise : mapping of str to tuple of float, optional
+    noise : mapping of str to Factors, optional
         Factors by which another tuning would have changed the numbers of an algorithm; each
         interval is made wider by them.
 
@@ -168,7 +174,7 @@ def compare_all(table: Table, noise: Mapping[str, Factors] | None = None) -> Com
     ratios = {}
     for (one, other), ratio in zip(pairs, found, strict=True):
         here, there = names[one], names[other]
-        factors = [(noise or {}).get(name, (1.0, 1.0)) for name in (here, there)]
+        factors = [(noise or {}).get(name, SAME) for name in (here, there)]
         ratios[here, there] = ratio.widened(*factors)
         ratios[there, here] = ratios[here, there].inverse()
     return Comparisons(ratios, len(seeds))
@@ -216,7 +222,7 @@ def leaders(
         Of each algorithm, a number per seed.
     largest : bool, default False
         Whether the largest number leads.
-    noise : mapping of str to tuple of float, optional
+    noise : mapping of str to Factors, optional
         See `compare_all`.
 
     Returns

@@ -10,10 +10,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
-from distsgd.experiment.trials import UNKNOWN, Factors, Tuned
+from distsgd.experiment.trials import UNKNOWN, Tuned
 from distsgd.report.numbers.marks import Mark
 from distsgd.statistics.contrasts import performance_profiles, speed_ups
-from distsgd.statistics.inference import Comparisons, Known, Ratio, alone, compare_all, quotients
+from distsgd.statistics.inference import (
+    SAME,
+    Comparisons,
+    Factors,
+    Known,
+    Ratio,
+    alone,
+    compare_all,
+    quotients,
+)  # fmt: skip
 from distsgd.statistics.spreads import median_time
 
 Quantity: TypeAlias = Literal["seconds", "machine_seconds", "loss_at_equal_time", "loss"]
@@ -211,7 +220,7 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
     compared = compare_all(table, noise)
     found = [
         Growth(
-            problem, fresh, fleet, name, *alone(own).widened(noise[name], (1.0, 1.0))[:3],
+            problem, fresh, fleet, name, *alone(own).widened(noise[name], SAME)[:3],
             rivals=_rivals(name, table, compared),
         )
         for name, own in table.items()
@@ -221,7 +230,7 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
 
 
 def _both(name: str, over: Mapping[str, Factors], under: Mapping[str, Factors]) -> Factors:
-    one, other = (noise.get(name, Factors(1.0, 1.0)) for noise in (over, under))
+    one, other = (noise.get(name, SAME) for noise in (over, under))
     return Factors(one.low / other.high, one.high / other.low if other.low else math.inf)
 
 
