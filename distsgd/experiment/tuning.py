@@ -128,13 +128,22 @@ def _tried(
     ]
     done: dict[int, Run | str] = {}
     every = [job for _, _, jobs in planned for job in jobs]
-    for job, run in run_jobs(setup, every, place, targets):
+    for job, run in _made(setup, every, place, watch, targets):
         done[id(job)] = run
-        if watch is not None:
-            watch(outcome_of(job, run))
     for group, values, jobs in planned:
         seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
         yield group, _trial(group, values, seeds, runs, targets.get(group.problem))
+
+
+def _made(
+    setup: Setup, jobs: Sequence[Job], place: Place, watch: Watch | None,
+    targets: Mapping[str, float] = NO_TARGETS,
+) -> Iterator[tuple[Job, Run | str]]:  # fmt: skip
+    """Make the runs of tuning; each is watched as it comes."""
+    for job, run in run_jobs(setup, jobs, place, targets):
+        if watch is not None:
+            watch(outcome_of(job, run))
+        yield job, run
 
 
 def _trial(
@@ -220,11 +229,9 @@ def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict
         for group, algorithm in algorithms.items() if group.fleet == site for seed in setup.cases
     ]  # fmt: skip
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
-    for job, run in run_jobs(alone, jobs, place):
+    for job, run in _made(alone, jobs, place, watch):
         loss = None if isinstance(run, str) else _final(run)
         losses[job.problem].append(math.inf if loss is None else loss)
-        if watch is not None:
-            watch(outcome_of(job, run))
     return {problem: _target(setup.target, site, own) for problem, own in losses.items()}
 
 
