@@ -177,21 +177,33 @@ def _mount(path: Path) -> Path:
     return place
 
 
-def kept_elsewhere(save: Callable[[Path], object], target: Path) -> str:
-    """Save what could not be saved at `target` in another folder.
+def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: bool) -> None:
+    """Write a folder; what cannot be made again is written elsewhere if that fails.
 
     Parameters
     ----------
     save : callable
         Writes a folder, completely or not at all; raises a `ConfigError`.
     target : Path
-        Where it should have been.
+        Where it should be.
+    is_unique : bool
+        Whether what is written cannot be made again.
 
-    Returns
-    -------
-    str
-        A sentence that says where it is.
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written; it says where the content is, if it is unique.
     """
+    try:
+        save(target)
+    except ConfigError as error:
+        if not is_unique:
+            raise
+        msg = f"{error}. {_kept_elsewhere(save, target)}"
+        raise ConfigError(msg) from None
+
+
+def _kept_elsewhere(save: Callable[[Path], object], target: Path) -> str:
     name = f"distsgd-kept-{secrets.token_hex(4)}"
     for place in _spare_places():
         with contextlib.suppress(ConfigError):

@@ -26,9 +26,9 @@ from distsgd.errors import ConfigError
 from distsgd.files import (
     damaged,
     digest,
-    kept_elsewhere,
     read,
     replacing,
+    save_or_keep,
     sealed,
     unsealed,
     unwritable,
@@ -214,13 +214,7 @@ class Run:
             If the folder holds something else than a run, or cannot be written.
         """
         target = Path(folder)
-        try:
-            self.write(target)
-        except ConfigError as error:
-            if not is_live(self.settings):
-                raise
-            msg = f"{error}. {kept_elsewhere(self.write, target)}"
-            raise ConfigError(msg) from None
+        save_or_keep(self.write, target, is_unique=is_live(self.settings))
         return target
 
     def write(self, folder: Path) -> None:

@@ -39,7 +39,7 @@ from distsgd.experiment.target import Reference, Target
 from distsgd.experiment.trials import Trial
 from distsgd.experiment.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
 from distsgd.experiment.values import Tunable, Tuning
-from distsgd.files import check_writable, kept_elsewhere, read, sealed, unsealed, write
+from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, write
 from distsgd.fold.fold import ReadsName
 from distsgd.live.options import Live
 from distsgd.problem import Problem
@@ -139,20 +139,17 @@ class Comparison:
             If the folder cannot be written.
         """
         target = Path(folder)
-        try:
-            return self._write(target)
-        except ConfigError as error:
-            if not any(one.run is not None and is_live(one.run.settings) for one in self.outcomes):
-                raise
-            msg = f"{error}. {kept_elsewhere(self._write, target)}"
-            raise ConfigError(msg) from None
+        runs = [one.run for one in self.outcomes if one.run is not None]
+        has_live = any(is_live(run.settings) for run in runs)
+        save_or_keep(self._write, target, is_unique=has_live)
+        return target
 
-    def _write(self, folder: Path) -> Path:
+    def _write(self, folder: Path) -> None:
         check_writable(folder)
         for outcome in self.outcomes:
             if outcome.run is not None:
                 outcome.run.write(run_folder(folder, outcome.run.hash))
-        return self.report(folder)
+        self.report(folder)
 
     def report(self, folder: Path) -> Path:
         """Write ``summary.json`` and ``report.html`` into `folder`, which holds the runs.
