@@ -244,7 +244,7 @@ def replay(
     algorithm : str or None
         Name of the algorithm in the experiment; None for the recorded one.
     out : Path or None
-        Folder of the replay; None for nowhere.
+        Folder of the replay; None if it is not to be saved.
 
     Returns
     -------
