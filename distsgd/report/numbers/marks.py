@@ -74,7 +74,7 @@ def _mark(outcome: Outcome, run: Run, case: Sequence[Run], target: float | None)
 
 
 def _not_before(time: Known, run: Run, case: Sequence[Run]) -> Known:
-    """Return the time to a target; a run that diverged will not meet it in anybody's budget."""
+    """Return the time to a target; a run that diverged will not meet it, whatever its budget."""
     if run.status != "diverged" or math.isfinite(time.high):
         return time
     return Known(max(time.low, *(end_of(one) for one in case)), math.inf)
