@@ -136,7 +136,7 @@ class Algorithm(NamedTuple):
     is evaluated outside the rules, so it may use any function."""
     lock_free: bool = False
     """Whether live workers change the server's columns themselves, in memory that they share, so
-    that nobody serves them and there is no order."""
+    that no server serves them and there is no order."""
 
 
 def floats(algorithm: Algorithm) -> Hyper:

@@ -223,7 +223,7 @@ def _spare_places() -> list[Path]:
 def open_standard_streams() -> None:
     """Open the null device in place of each standard stream that a daemon has closed.
 
-    Else a pipe gets its number, and what somebody prints goes into the pipe; or a library that
+    Else a pipe gets its number, and what the program prints goes into the pipe; or a library that
     flushes finds none.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) < _STANDARD:

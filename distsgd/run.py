@@ -38,7 +38,7 @@ from distsgd.version import VERSION
 
 Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
 """How a run ended: its budget is spent, its target is met, its numbers left the finite ones, or
-somebody stopped it."""
+its caller stopped it."""
 Settings: TypeAlias = dict[str, Any]
 """What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
 

@@ -110,7 +110,7 @@ class Support(NamedTuple):
     """float64[n]"""
     shrink: Floats
     """float64[d]: l2 n / d_u, where d_u counts the samples with feature u; 0 where d_u is 0.
-    Without a regulariser it is empty, so that nobody looks it up."""
+    Without a regulariser it is empty, so that no kernel looks it up."""
     slope: Callable[[float, float], float]
     """Derivative of a sample's loss as a function of (margin, label): plain scalar Python, which
     `kernels.linear.compiled_slope` compiles once per process."""

@@ -15,11 +15,11 @@
 7. `JOIN` begins a new life of a worker: it holds what its first state would be if the server's
    parameters at this version were the starting point, and goes on behind the `step` of its row
    before (0 if it has none). It counts as a pull of the server's version. What it had computed and
-   not pushed is lost: those steps are in no push, and nobody counts them as gradients. The first
+   not pushed is lost: those steps are in no push, and do not count as gradients. The first
    life of a worker begins without a row. A life may end unseen: a join needs no `LEAVE` before it.
 8. `LEAVE` ends a life: the server gave the worker up, and no row of it follows but a join. Its
    `step` is that of the worker's row before (0 if it has none). What it had pushed into an open
-   round stays there. If nobody else is waited for, the round closes here: the version rises by one
+   round stays there. If the round waits for no other push, it closes here: the version rises by one
    at a `LEAVE` if, and only if, pushes are held and the server applied them now.
 9. A round's pushes are averaged in worker order, two of one worker (of two lives) in the order of
    service; the round's `step` is that of the last of them in that order.
@@ -100,7 +100,7 @@ class Trace:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether nobody left or joined, pulls were fresh, and whose push was held waited."""
+        """Whether no worker left or joined, all pulls were fresh, and held workers waited."""
         rows = self.rows
         is_old = (rows["verb"] == PULL) & (rows["read"] < rows["version"])
         return not ((is_old | (rows["verb"] > DROP)).any() or self._goes_on_while_held())
@@ -185,9 +185,10 @@ class Trace:
     def verify(self, *, always_busy: bool = False) -> None:
         r"""Raise a `TraceError` unless a server can have served this order.
 
-        Time never runs back; nobody is in two places; the version rises by one, at pushes and at
-        losses that close a round only; every push has its pull; whoever left comes back by a join,
-        where its life ended; and the ages of reads are conserved: after update t,
+        Time never runs back, also along the rows of each worker; the version rises by one, at
+        pushes and at losses that close a round only; every push has its pull; a worker that left
+        comes back by a join, where its life ended; and the ages of reads are conserved: after
+        update t,
 
         .. math:: \sum_{i \in E_t} (u_i - v_i) + \sum_{i \in F_t} (t - v_i)
                   = \sum_{s \le t} |F_s| + \sum_{i \in E_t \cup F_t} (r_i - v_i),
@@ -201,8 +202,8 @@ class Trace:
         ----------
         always_busy : bool, default False
             Whether every worker but the one just served owes a push, as it does where each push is
-            an update, the next pull travels with it and nobody is lost: then all :math:`|F_t|` are
-            W - 1.
+            an update, the next pull travels with it and no worker is lost: then all :math:`|F_t|`
+            are W - 1.
 
         Raises
         ------

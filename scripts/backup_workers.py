@@ -9,7 +9,7 @@ it gains over b = 0.
 
 Chen, Pan, Monga, Bengio and Jozefowicz, "Revisiting Distributed Synchronous SGD", 2016, recommend
 b = 4 of 100. Were late workers interrupted, then with exponential times of mean 1 a round would
-take H_W - H_b, where H_n = 1 + 1/2 + ... + 1/n (the last row); here they finish what nobody wants.
+take H_W - H_b, where H_n = 1 + 1/2 + ... + 1/n (the last row); here they finish, and are dropped.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Updates that overwrite each other when nobody locks: counted against a sum that is known.
+"""Updates that overwrite each other when workers do not lock: counted against a sum that is known.
 
 Usage: python scripts/lost_updates.py [--quick]
 

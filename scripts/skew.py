@@ -50,7 +50,7 @@ def best(
 
 
 def main(arguments: list[str]) -> None:
-    """Print who owns which class, and the losses."""
+    """Print which worker owns which class, and the losses."""
     quick, data = "--quick" in arguments, ds.data.digits()
     problem = ds.problems.softmax(data, l2=1e-3)
     parts = SKEWED.divide(data, WORKERS, seed=0)

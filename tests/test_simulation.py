@@ -225,7 +225,8 @@ def test_a_run_without_order_or_of_another_version_is_not_replayed() -> None:
     """A lock-free run, and one of another distsgd, are refused with what to do instead."""
     algorithm, run = algorithms.downpour(0.1), live(algorithms.downpour(0.1), QUADRATIC)
     lock_free = run.settings | {"fleet": {"kind": "shared_memory", "workers": 2}}
-    with pytest.raises(ConfigError, match="cannot be replayed, because nobody served"):
+    sentence = "a lock-free run cannot be replayed, because no server served its workers"
+    with pytest.raises(ConfigError, match=sentence):
         ds.replay(replace(run, settings=lock_free), algorithm, QUADRATIC)
     old = run.versions | {"distsgd": "0.0.1"}
     with pytest.raises(ConfigError, match=r"made by distsgd 0.0.1, .* this one, \d.*make it again"):

@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 
 def centre_init(h: Hyper, x: Column) -> Centre:
-    """Start the centre where everybody starts."""
+    """Start the centre where all workers start."""
     return Centre(x)
 
 

@@ -1,4 +1,4 @@
-"""Hogwild!: nobody waits and nobody locks; the step size backs off after every epoch."""
+"""Hogwild!: no worker waits or locks; the step size backs off after every epoch."""
 
 import math
 from dataclasses import dataclass

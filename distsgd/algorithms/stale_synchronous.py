@@ -1,4 +1,4 @@
-"""Stale synchronous parallel: asynchronous, but nobody runs far ahead of the slowest."""
+"""Stale synchronous parallel: asynchronous, but no worker runs far ahead of the slowest."""
 
 from distsgd.algorithm import Algorithm, Pull, Push, Step
 from distsgd.algorithms.parts import Rate, gradient_worker, sgd

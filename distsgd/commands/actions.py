@@ -89,7 +89,7 @@ def compare(
     processes : int or None
         How many work at once; None for one per core if the work is worth starting them.
     on : str
-        Who makes simulated runs, see `jobs.Place`.
+        Where simulated runs are made, see `runs.Place`.
     fresh : bool
         Whether runs are made again that `out` has already.
     out : Path

@@ -24,7 +24,7 @@ from distsgd.report.text import number
 
 
 class Terminated(KeyboardInterrupt):
-    """Somebody ended the command with SIGTERM, which stops it as Ctrl-C does."""
+    """SIGTERM has come, which stops the command as Ctrl-C does."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def stop_asked() -> Iterator[Stop]:
 
 
 class Shown(NamedTuple):
-    """Whom to tell, so that a terminal shows it."""
+    """What is told how far runs are, so that a terminal shows it."""
 
     watch: Watch
     watch_live: LiveWatch

@@ -59,8 +59,8 @@ class Partition:
 
     .. math:: p_c \sim Dirichlet(\alpha, \dots, \alpha),
 
-    so that with a small :math:`\alpha` a worker sees few classes, and many or few samples. Whoever
-    would be left with nothing takes one sample of the largest part.
+    so that with a small :math:`\alpha` a worker sees few classes, and many or few samples. A
+    worker that would be left with nothing takes one sample of the largest part.
 
     Batches are drawn with ``"replacement"``, or ``"reshuffled"``: the worker walks through a random
     permutation of its part, and through a fresh one when that is used up; a batch may reach across.
@@ -69,7 +69,7 @@ class Partition:
     Parameters
     ----------
     parts : {"shared", "sharded", "skewed"}, default "shared"
-        Who sees what.
+        Which samples each worker sees.
     sampler : {"replacement", "reshuffled"}, default "replacement"
         How a worker draws.
     concentration : float, optional

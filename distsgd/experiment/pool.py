@@ -170,7 +170,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _take(handle: int, folder: Path) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     path = folder / LOCK
-    # Whoever held it may have removed the file between our opening and our locking it.
+    # The process that held it may have removed the file between our opening and our locking it.
     if not path.exists() or path.stat().st_ino != os.fstat(handle).st_ino:
         raise _in_use(folder)
 

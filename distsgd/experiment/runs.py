@@ -60,7 +60,7 @@ class Place(NamedTuple):
     watch: LiveWatch | None = None
     """What is told of live runs on their way."""
     on: str = "local"
-    """Who makes the modelled runs: processes of this machine, or the tasks of a Ray cluster."""
+    """Where modelled runs are made: in processes of this machine, or in tasks of a Ray cluster."""
 
 
 MACHINES = ("local", "ray")

@@ -96,7 +96,7 @@ class Setup:
         See `distsgd.simulate`.
 
     engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
-        Who gives the runs their order; with several, each fleet is compared on each.
+        What gives the runs their order; with several, each fleet is compared on each.
     live : Live, optional
         How live runs are made.
 
@@ -307,7 +307,7 @@ class Setup:
         }
 
     def _live_settings(self) -> dict[str, Any]:
-        """Return which fleets are live, and whom they take after."""
+        """Return which fleets are live, and which modelled fleet each takes after."""
         live = {
             label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
             for label, site in self.sites.items() if site.engine != "simulate"

@@ -17,7 +17,7 @@ from distsgd.problem import Problem
 AnyFleet: TypeAlias = Fleet | StaleReads
 Machines: TypeAlias = AnyFleet | LiveFleet
 Engine: TypeAlias = Literal["simulate", "local", "ray"]
-"""Who gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
+"""What gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _SUFFIXES: dict[Engine, str] = {"simulate": "", "local": ", live", "ray": ", live on Ray"}

@@ -14,7 +14,7 @@ def check_replayable(run: Run) -> None:
     """Raise a `ConfigError` if `run` has no order, or was made by another version of distsgd."""
     if run.settings.get("fleet", {}).get("kind") == "shared_memory":
         msg = (
-            "a lock-free run cannot be replayed, because nobody served its workers in an order; "
+            "a lock-free run cannot be replayed, because no server served its workers in an order; "
             "make it again, or simulate it with reads='interleaved'"
         )
         raise ConfigError(msg)

@@ -65,8 +65,8 @@ class Waves:
     """Walks through a plan in waves; the caller takes the steps of a wave, and serves its rows.
 
     All steps that a wave needs start from what is fixed before it begins, so their gradients are
-    evaluated as one batch. A dropped push needs none if its worker remembers nothing: nobody would
-    see that gradient.
+    evaluated as one batch. A dropped push needs none if its worker remembers nothing: no rule would
+    be given that gradient.
     """
 
     def __init__(self, case: Case) -> None:

@@ -1,7 +1,7 @@
 """The compiled drivers: generated loops call each rule per coordinate.
 
 `Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`) it
-keeps the versions that somebody holds, otherwise a state for each worker. `OnSupport` takes sparse
+keeps the versions that workers hold, otherwise a state for each worker. `OnSupport` takes sparse
 gradients, and keeps what each worker has in flight on the support of its batch.
 """
 

@@ -78,15 +78,15 @@ def fold(
     seed : int, default 0
         Seed of the samples, of their division and of the starting point.
     partition : Partition, optional
-        Who sees which samples; by default every worker draws from all, with replacement.
+        Which samples each worker sees; by default every worker draws from all, with replacement.
     reads : {"consistent", "interleaved"}, default "consistent"
         Whether a pull is a snapshot and a push is applied whole, or both coordinate by coordinate,
         between those of others (`distsgd.fold.interleaved`).
     atomic : bool, default True
         Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Who calls the rules; all have the same bits. Orders in which workers leave or join, or
-        pulls are stale, are interpreted.
+        Which code calls the rules; all have the same bits. Orders in which workers leave or
+        join, or pulls are stale, are interpreted.
 
     Yields
     ------

@@ -6,7 +6,7 @@
    of the step, and changes it evenly over the second half. Other cores do so in between. So a
    gradient is taken where no version ever was, and a change is seen before its step has ended.
 3. A change loads a coordinate, applies the server's rule and stores the result. If it is atomic,
-   nobody comes between. If not, what others store between load and store is overwritten: lost.
+   no other core comes between. If not, what others store meanwhile is overwritten: lost.
 4. Accesses at the same instant follow the workers' numbers.
 5. A step whose push lies behind the end of the trace changes nothing.
 
@@ -88,8 +88,8 @@ def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
     is_alone = before_step(algorithm.cycle, Pull) and pull.bound is None and push.quorum == 1
     if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
         msg = (
-            f"interleaved reads need workers that read, step and write again and again, and wait "
-            f"for nobody; use hogwild, or downpour with n_fetch = n_push = 1, not {algorithm.name}"
+            f"interleaved reads need workers that read, step and write again and again, and never "
+            f"wait; use hogwild, or downpour with n_fetch = n_push = 1, not {algorithm.name}"
         )
         raise ConfigError(msg)
     if problem.support is None:

@@ -73,7 +73,7 @@ def of_fleet(
     batch : int
         Samples of a gradient.
     partition : Partition
-        Who sees which samples.
+        Which samples each worker sees.
 
     Returns
     -------

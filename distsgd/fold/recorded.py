@@ -1,7 +1,7 @@
 """The driver of orders in which workers leave and join, or pulls return older versions.
 
-1. Rows stand as they were served, so messages are kept until their round closes: whoever sent one
-   may begin another life before that.
+1. Rows stand as they were served, so messages are kept until their round closes: the worker that
+   sent one may begin another life before that.
 2. The columns of a version are kept from the update that makes them to the last pull of them.
 """
 

@@ -43,7 +43,7 @@ class Ending(NamedTuple):
     target: float | None = None
     """Training loss that is good enough."""
     asked: Callable[[], bool] = lambda: False
-    """Whether somebody has asked to stop."""
+    """Whether the caller asks to stop."""
 
 
 def simulate(
@@ -95,7 +95,7 @@ def simulate(
         default every worker draws from all samples, with replacement.
     reads : {"consistent", "interleaved"}, default "consistent"
         Whether a worker reads one version, or coordinate by coordinate while others write: as in
-        Hogwild!, for sparse data and workers that wait for nobody (`distsgd.fold.interleaved`).
+        Hogwild!, for sparse data and workers that never wait (`distsgd.fold.interleaved`).
     atomic : bool, default True
         Whether interleaved changes of a coordinate are atomic. Otherwise some overwrite others;
         ``run.counts`` says how many are lost.
@@ -104,7 +104,7 @@ def simulate(
     stop : callable, optional
         Asked at each point of the history whether to end there.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Who calls the rules. All have the same bits; "auto" takes the fastest.
+        Which code calls the rules. All have the same bits; "auto" takes the fastest.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def replay(
     partition : Partition, optional
         As in `simulate`; by default that of the run. A trace alone does not know its own.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Who calls the rules. All have the same bits.
+        Which code calls the rules. All have the same bits.
 
     Returns
     -------

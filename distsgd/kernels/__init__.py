@@ -1,6 +1,6 @@
 """Everything compiled. No other room imports numba.
 
-1. Nothing here validates: whoever calls a kernel has checked every index and every size, since an
+1. Nothing here validates: the caller of a kernel has checked every index and every size, since an
    index off by one row is silent corruption in compiled code.
 2. Floating-point operations keep their order and are never contracted (numba's default), so that a
    kernel has the bits of the same expression in NumPy.

@@ -1,7 +1,7 @@
 """Instructions of the processor that numba itself has only for GPUs, or not at all.
 
 Processes that share memory need words that change at once: the entries of an array, of 64 bits
-each. Whoever reads memory at one place after the other asks for it ahead of time.
+each. A process that reads memory at one place after the other asks for it ahead of time.
 """
 
 import ctypes
@@ -101,7 +101,7 @@ def wait_for(array, index, value):
 
 @specialised
 def hold(locks, index, owner):
-    """Wait until nobody holds a lock, and make `owner`, which is not 0, its holder."""
+    """Wait until no worker holds a lock, and make `owner`, which is not 0, its holder."""
     while not exchanged(locks, index, 0, owner):
         wait_for(locks, index, 0)
 

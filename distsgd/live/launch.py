@@ -64,7 +64,7 @@ def launch(
 
     Most algorithms run on a parameter server, whose order of service is recorded: `replay` computes
     the run again, bit for bit. A lock-free one (`hogwild`) runs on memory that its workers share;
-    nobody serves them, so there is no order to record.
+    there is no server, so there is no order to record.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def launch(
     on_loss : {"replace", "shrink"}, default "replace"
         Whether a lost worker is replaced, or the others go on without it.
     heartbeat : float, default 1.0
-        Time between two signs of life [s], > 0. Who misses five of them is lost.
+        Time between two signs of life [s], > 0. A worker that misses five of them is lost.
     checkpoint_every : float, default 5.0
         Time between two checkpoints of the server [s], > 0.
     address : str, optional
@@ -176,7 +176,7 @@ def _engine(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> str:
         raise ConfigError(msg)
     if writes != "racy":
         msg = (
-            f"writes={writes!r} has a meaning for lock-free algorithms only, where nobody serves; "
+            f"writes={writes!r} has a meaning for lock-free algorithms only, which have no server; "
             f"leave it out for {algorithm.name}, or use hogwild"
         )
         raise ConfigError(msg)

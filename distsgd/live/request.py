@@ -37,11 +37,11 @@ class Progress(NamedTuple):
     gradients: int
     """Mini-batch gradients of all workers."""
     wall_seconds: float
-    """Time since the start, without evaluations where everybody waits for them [s]."""
+    """Time since the start, without evaluations where all workers wait for them [s]."""
     loss: float
     """The newest known, NaN before there is one."""
     staleness: float
-    """Mean so far, NaN where nobody knows it."""
+    """Mean so far, NaN where it is not known."""
     alive: int
     """Workers at work."""
     lost: int

@@ -50,7 +50,7 @@ class Law:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the law is ``constant(0)``: a duration of 0 that somebody asked for."""
+        """Whether the law is ``constant(0)``: a duration of 0 that the caller asked for."""
         return self.name == "constant" and self.parameters == (0.0,)
 
     def with_stragglers(self, probability: float, factor: float) -> "Law":

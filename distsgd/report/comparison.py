@@ -349,8 +349,8 @@ class Progress:
         watch_live : callable, optional
             Told of live runs on their way.
         on : {"local", "ray"}, default "local"
-            Who makes simulated runs: processes of this machine, or tasks of a Ray cluster, which
-            has as many at once as it has CPUs if `processes` is None.
+            Where simulated runs are made: in processes of this machine, or in tasks of a Ray
+            cluster, which has as many at once as it has CPUs if `processes` is None.
 
         Raises
         ------

@@ -35,7 +35,7 @@ def performance_profiles(costs: Mapping[str, Sequence[float | None]]) -> dict[st
     Returns
     -------
     dict of str to Profile
-        Steps from 1 on. A case that everybody missed counts among all cases.
+        Steps from 1 on. A case that all algorithms missed counts among all cases.
 
     References
     ----------

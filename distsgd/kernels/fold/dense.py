@@ -1,6 +1,6 @@
 """The rows of a plan, folded in compiled code: kernels for each way to hold what workers know.
 
-`shared`: a worker remembers nothing but the version that it pulled, and shares it with whoever
+`shared`: a worker remembers nothing but the version that it pulled, and shares it with workers that
 pulled it too. `private`: a worker has a state of its own. Both look ahead: `points` writes where
 the gradients of a wave are needed, `steps` takes the steps, `serve` folds the rows.
 
@@ -152,7 +152,7 @@ def private(halves: Halves) -> Kernels:
             if row.verb == PULL:
                 at = receiving(row, order)
                 receive(held.h, held.server, held.replicas, row.worker, at)
-            else:  # whoever sent a dropped push does not know that it is dropped
+            else:  # the worker does not know that its push will be dropped
                 at, is_first = sending(row, order), row.verb != PUSH or row.first
                 message(held.h, held.replicas, row.worker, at, is_first, held.round)
                 if row.members > 0:

@@ -62,7 +62,7 @@ _NUMBERS = {
 class Loops(NamedTuple):
     """The compiled loops of an algorithm by name, and the NamedTuples that they take.
 
-    These have the fields of the algorithm's own, but names that nobody else has: numba tells two
+    These have the fields of the algorithm's own, but names that no other class has: numba tells two
     classes apart by their names and fields, or else, thirty times slower, by a search.
     """
 
@@ -254,8 +254,8 @@ def lock_free_source(names: Names) -> str:
     What was read for the margin of a row is not kept, but read again where a rule needs it. Rows
     have distinct columns, so that one worker alone finds the same numbers.
 
-    A change that is atomic exchanges a single column only if nobody has changed it since it was
-    loaded, and begins again otherwise; several columns of a coordinate change under a lock.
+    A change that is atomic exchanges a single column only if no other worker has changed it since
+    it was loaded, and begins again otherwise; several columns of a coordinate change under a lock.
     """
     read = f"receive(h, init(h, 0.0), {values(names.reads, 'S.{}[i]')}, at)"
     changed = f"apply(h, State({values(names.state, 'S.{}[i]')}), m, applied)"

@@ -1,4 +1,4 @@
-"""Steps of workers that change shared columns themselves, nobody serving them.
+"""Steps of workers that change shared columns themselves, without a server.
 
 A sample that is a batch of its own is read and changed along its row, and nothing is copied. A
 larger batch has its gradient on its support first.
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
     server: Any
     """float64[d] per column."""
     locks: NDArray[np.int64]
-    """Who holds each coordinate, 0 if nobody does, int64[d]."""
+    """Number of the worker that holds each coordinate, plus 1; 0 if none does; int64[d]."""
     turn: NDArray[np.int64]
     """Steps of all workers that have been taken in turn, int64[1]."""
     taken: NDArray[np.int64]
@@ -129,8 +129,8 @@ def number_of(chunk, taken):
 def known(chunk, taken):
     """Return what a worker's rules are told at a step: when it reads, sends, and is applied.
 
-    Of versions nobody knows more than that all workers make steps: told is the version that there
-    would be if they took turns.
+    There is no server that counts versions: the rules are told the version that there would be if
+    the workers took turns.
     """
     version = chunk.version + number_of(chunk, taken)
     staleness = min(chunk.workers - 1, version)

@@ -7,8 +7,8 @@
    are one entry. A pull before a push is one entry; the push, sent when the reply is in, another.
 3. Entries leave the heap by (arrival, worker), so the links and the server, which serve first come,
    first served, need only remember until when they are busy.
-4. Who waits at the server (for a round to close, for slower workers, for a warm start to end) has
-   no entry. It comes back when a push is served: right behind that push, in worker order.
+4. A worker that waits at the server (for a round to close, for slower workers, for a warm start to
+   end) has no entry. It comes back when a push is served: right behind that push, in worker order.
 5. The entry on top stays there until its worker's next one is known, because one walk down the heap
    is cheaper than two. So others enter only after it has been replaced or removed.
 """
@@ -39,7 +39,7 @@ from distsgd.trace import DROP, PULL, PUSH
 def run(  # noqa: C901 # one loop over arrays at hand: passing them on costs half of the speed
     plan: Plan, machines: Machines, rows: np.ndarray
 ) -> np.ndarray:
-    """Serve messages until the budget is spent, or nobody can go on; return the rows served."""
+    """Serve messages until the budget is spent, or no worker can go on; return the rows served."""
     workers, held, members, failures, server, laws, samples, heap = machines
     start(plan, machines, workers.size if plan.others_after <= 0.0 else 1)
     while server.status == RUNNING:

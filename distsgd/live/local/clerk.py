@@ -27,7 +27,7 @@ def relay(peer: Peer, pipe: Connection) -> None:
     Parameters
     ----------
     peer : Peer
-        The launcher, whom the lead knows.
+        The launcher, which the lead knows.
     pipe : Connection
         Brings an `Errand` now and then; takes each errand with what the lead has answered, a
         `distsgd.live.messages.wire.State` as JSON.

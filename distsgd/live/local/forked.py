@@ -1,6 +1,6 @@
 """The crew of a live run on one machine: processes that the nursery forks.
 
-Nothing has to be undone at the end: whoever is left ends with the nursery.
+Nothing has to be undone at the end: the processes that are left end with the nursery.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def supervise(job: Job, pipe: Connection) -> None:
     Raises
     ------
     ConfigError
-        If nobody can listen at the address.
+        If no server can listen at the address.
     DistsgdError
         If a worker or a server has failed.
     WorkerLost
@@ -138,7 +138,7 @@ class Forks:
                 self._heard.append((role, self._pipes[role].recv()))
 
     def _forget(self, ended: Mapping[int, End]) -> dict[Role, End]:
-        """Return who has ended.
+        """Return the ends of processes, by role.
 
         What the evaluator has sent by then is still heard; what the lead has said is not, since it
         may be undone.

@@ -1,4 +1,4 @@
-"""Who takes part in a live run, and what each of them is told."""
+"""The processes of a live run, and what each of them is told."""
 
 import contextlib
 import ctypes
@@ -84,7 +84,7 @@ class Parties:
     Raises
     ------
     ConfigError
-        If nobody can listen at the address, or the samples cannot be divided.
+        If no server can listen at the address, or the samples cannot be divided.
     """
 
     def __init__(self, case: Launch, folder: Path) -> None:
@@ -155,7 +155,7 @@ class Parties:
         evaluate(self._case, self._vectors, self._peer(EVALUATOR), pipe, is_again=is_again)
 
     def relay(self, pipe: Connection) -> None:
-        """Be the clerk, who speaks to the lead alone."""
+        """Be the clerk, which speaks to the lead alone."""
         _call_it("clerk")
         peer = self._peer(LAUNCHER)
         relay(peer._replace(doors=peer.doors[:1]), pipe)

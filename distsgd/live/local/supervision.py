@@ -1,4 +1,4 @@
-"""The supervision of a live run: who is replaced, who starts again, what the lead is told.
+"""The supervision of a live run: which processes are replaced, and what the lead is told.
 
 1. A worker that was killed, or that misses its heartbeats, is replaced under a new session, or the
    others go on without it. One that fails ends the run, since the next one would fail too.
@@ -53,7 +53,7 @@ class Events(NamedTuple):
     told: list[tuple[Errand, bytes]]
     """What the lead has answered to which errand: a `State` as JSON."""
     ended: dict[Role, End]
-    """Who has ended, except those that were killed on purpose."""
+    """The processes that have ended, except those that were killed on purpose."""
 
 
 class Crew(Protocol):
@@ -93,7 +93,7 @@ class Supervision:
     case : Launch
         What is run.
     crew : Crew
-        Who runs it.
+        The processes that run it.
     """
 
     def __init__(self, case: Launch, crew: Crew) -> None:
@@ -113,7 +113,7 @@ class Supervision:
         return self._state.phase == "over"
 
     def start(self) -> None:
-        """Start everybody."""
+        """Start all processes of the run."""
         self._start_servers()
         for worker in range(self._case.workers):
             self._crew.start_worker(worker)
@@ -177,7 +177,7 @@ class Supervision:
         return sum(self._losses[role] for role in self._workers)
 
     def _start_servers(self) -> None:
-        """Start all that live and die together; they know who has been lost before."""
+        """Start the servers and the evaluator; tell the lead which workers have been given up."""
         self._crew.start_servers(self._life)
         for worker in sorted(self._given_up):
             replaces = self._case.on_loss == "replace"

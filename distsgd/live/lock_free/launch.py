@@ -104,7 +104,7 @@ def check_lock_free(case: Launch) -> Support:
     if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
         msg = (
             f"lock-free workers read, step and write again and again, leave alone what has no "
-            f"gradient, and wait for nobody; use hogwild, not {algorithm.name}"
+            f"gradient, and never wait; use hogwild, not {algorithm.name}"
         )
         raise ConfigError(msg)
     if problem.support is None:
@@ -129,8 +129,8 @@ def _check_default(case: Launch, name: str) -> None:
     usual = next(field.default for field in dataclasses.fields(case) if field.name == name)
     if getattr(case, name) != usual:
         msg = (
-            f"{name} has no meaning for {case.algorithm.name} on shared memory, where nobody "
-            f"serves and every sample is somebody's in each epoch; leave it out"
+            f"{name} has no meaning for {case.algorithm.name} on shared memory, where there is "
+            f"no server and each epoch gives every sample to one worker; leave it out"
         )
         raise ConfigError(msg)
 

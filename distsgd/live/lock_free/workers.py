@@ -188,7 +188,7 @@ class Tools:
         locks[locks == worker + 1] = 0
 
     def resumed(self, worker: int, count: int) -> int:
-        """Return the steps that are done; whoever takes turns knows them exactly."""
+        """Return the steps that are done; where workers take turns, the number is exact."""
         if self.job.case.writes != "round_robin":
             return int(self.memory.taken[worker])
         workers = self.job.case.workers
@@ -197,7 +197,7 @@ class Tools:
 
 
 def is_gathered(case: Launch) -> bool:
-    """Return whether workers have copies of popular coordinates; one alone has nobody to spare."""
+    """Return whether workers have copies of popular coordinates; a single worker needs none."""
     return case.writes == "gathered" and case.workers > 1
 
 

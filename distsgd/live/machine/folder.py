@@ -52,7 +52,7 @@ def remove_dead() -> None:
 
 
 def _locked(path: Path, stack: contextlib.ExitStack) -> Path | None:
-    """Lock a folder until `stack` ends; return None if it is locked, gone, or somebody else's."""
+    """Lock a folder until `stack` ends; return None if it is locked, gone, or another user's."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -60,7 +60,7 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> Path | None:
     stack.callback(os.close, handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # whoever cleans up may have removed a folder between its making and its locking
+        # another program may have removed the folder between its making and its locking
         is_same = path.stat().st_ino == os.fstat(handle).st_ino
     except OSError:
         return None

@@ -2,9 +2,9 @@
 
 1. A program may have threads, and a process with threads must not fork. So a fresh interpreter is
    started, which gets a function and its job over a private pipe, and forks.
-2. What the forked processes read, the data above all, exists once: nobody writes it, so nobody gets
-   a copy. What they share to write is an anonymous mapping made before the fork. It has no name, so
-   that nothing is left to clean up, whoever is killed.
+2. What the forked processes read, the data above all, exists once: no process writes it, so the
+   kernel makes no copy. What they share to write is an anonymous mapping made before the fork. It
+   has no name, so that nothing is left to clean up, whichever process is killed.
 3. Every process is killed by the kernel when the one that started it ends. The nursery ends at the
    end of its pipe, too.
 4. The nursery is a session of its own: Ctrl-C reaches the program alone, which decides.
@@ -69,7 +69,7 @@ class Waited(NamedTuple):
     message: Any
     """Message of the parent, None if there is none."""
     ended: dict[int, End]
-    """The processes that have ended, by number; nobody waits for them again."""
+    """The processes that have ended, by number; they are not waited for again."""
     ready: list[Connection]
     """The others that can be read, or have ended."""
 
@@ -180,7 +180,7 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
             wait_for([ended], GRACE_S)
         finally:
             os.close(ended)
-            # before it is waited for: until then nobody else can get its number
+            # before it is waited for: until then no other process can get its number
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return process.returncode
@@ -304,7 +304,7 @@ def _end(process: int) -> End:
 
 
 def _leave(code: int) -> NoReturn:
-    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it
+    with contextlib.suppress(OSError, ValueError):  # no process may be left to read it
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)

@@ -34,7 +34,7 @@ class Undone(Exception):  # noqa: N818 # it names what happened
 
 
 class Peer(NamedTuple):
-    """Who sends, and to whom."""
+    """The sender of requests, and its ways to the shards."""
 
     number: int
     """A worker's, or that of the launcher or the evaluator."""
@@ -69,7 +69,7 @@ class Link:
     Parameters
     ----------
     peer : Peer
-        Who sends.
+        The sender.
     context : zmq.Context
         Of this process.
     """

@@ -154,7 +154,7 @@ class Desk:
     told : ndarray
         Numbers of the last request of each worker, uint64[workers].
     router : Socket
-        For everybody else.
+        For all other peers.
     """
 
     rcvtimeo = -1
@@ -175,7 +175,7 @@ class Desk:
         self._poller.register(router.fileno(), select.POLLIN)
 
     def recv_multipart(self) -> list[bytes]:
-        """Return who speaks, a header and its frames, or raise `zmq.Again` if nobody does."""
+        """Return a sender's name, a header and its frames, or raise `zmq.Again` if none comes."""
         while not self._heard:
             is_woken = self._poller.poll(self.rcvtimeo)
             self._take()
@@ -184,7 +184,7 @@ class Desk:
         return self._heard.popleft()
 
     def send_multipart(self, parts: Frames, *, copy: bool = True) -> None:
-        """Send a header and its frames to whom the first part names."""
+        """Send a header and its frames to the peer that the first part names."""
         out = self._out.get(bytes(parts[0]))
         if out is None:
             self._router.send_multipart(parts, copy=copy)

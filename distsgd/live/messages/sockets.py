@@ -1,8 +1,8 @@
-"""Where servers listen, and whom they hear.
+"""Where servers listen, and which peers they hear.
 
 1. By default a server listens on a socket file in a private folder, which only its user can reach.
 2. On loopback other users of the machine can connect. What keeps them out is the session: a random
-   number of 63 bits that stands in every message and is never sent to anybody but its owner.
+   number of 63 bits that stands in every message of a peer, and that only it and the servers get.
 3. Any other address can be overheard. There each shard and each peer gets a pair of CURVE keys for
    this run alone; messages are encrypted, and a connection under another key is refused.
 """
@@ -55,7 +55,7 @@ class Door(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """Where a shard listens, and whom it lets in."""
+    """Where a shard listens, and which peers it lets in."""
 
     endpoint: str
     own: KeyPair | None = None
@@ -75,7 +75,7 @@ def endpoints(address: str | None, shards: int, folder: Path) -> list[str]:
     shards : int
         How many listen.
     folder : Path
-        Private: nobody else may enter it.
+        Private: no other user may enter it.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def listen(context: Context, gate: Gate, largest_bytes: int) -> Iterator[Socket]
     Raises
     ------
     ConfigError
-        If nobody can listen there.
+        If no socket can listen there.
     """
     with contextlib.ExitStack() as stack:
         if gate.own is not None:
@@ -154,7 +154,7 @@ def listen(context: Context, gate: Gate, largest_bytes: int) -> Iterator[Socket]
 
 
 def knock(context: Context, door: Door) -> Socket:
-    """Return a socket that is connected to a door, or will be when there is somebody."""
+    """Return a socket that is connected to a door, or will be when a shard listens there."""
     dealer = context.socket(zmq.DEALER)
     dealer.linger = 0
     if door.own is not None:
@@ -200,7 +200,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raise a `ConfigError` unless somebody can listen there."""
+    """Raise a `ConfigError` unless a socket can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,7 +5,7 @@
 2. Every request of a peer's session has a sequence number, one above the last. The reply echoes it.
    A request that comes again is not served again: its reply is sent again.
 3. A session is a random number that the launcher gives to a peer and to the servers. A worker that
-   was replaced has another one, so that whoever was given up cannot come back.
+   was replaced has another one, so that the one that was given up cannot come back.
 4. A life counts the restarts of the servers. A worker that has talked to an earlier one is told to
    join again, since what it has read may be undone.
 5. Times are seconds since the run began, by a clock that all peers of a machine share.
@@ -59,7 +59,7 @@ class Kind(IntEnum):
     """The launcher ends the run, which is saved as far as it has come; when it has been saved, the
     servers end."""
     ORDER = 11
-    """The lead tells the other shards whom to serve next."""
+    """The lead tells the other shards its decisions, in order."""
     EVALUATED = 12
     """The evaluator reports the losses of the model at `version`, in a frame of `LOSSES`."""
 

@@ -76,7 +76,7 @@ def work(
     vectors : SharedVectors or FrameVectors
         Where columns lie.
     peer : Peer
-        Who this worker is.
+        This worker's number, session, and ways to the shards.
     delay : Law, optional
         Time to sleep in each step [s].
     heartbeat_s : float, default 1.0

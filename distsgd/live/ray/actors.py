@@ -3,7 +3,7 @@
 1. An actor is asked to meet the driver first, which loads the case, and then to do its part. That
    call lasts as long as the run: when it ends, or its process, Ray tells the driver.
 2. The case lies in the object store of each node. What an actor gets of it are views of that
-   memory, which nobody may write, so that the data exist once per node.
+   memory, which no process may write, so that the data exist once per node.
 3. Nodes share no clock. The driver asks every actor for its own, and says when the run began by it.
 """
 
@@ -45,7 +45,7 @@ class Common(NamedTuple):
 
 
 class Met(NamedTuple):
-    """Who answers."""
+    """Where an actor runs, as it tells the driver."""
 
     machine: str
     """Names the boot of its machine, all of whose processes share a clock."""
@@ -85,7 +85,7 @@ class Actor:
         self._sent = sent
 
     def meet(self) -> Met:
-        """Load the case, compile what will be called, and say who this is."""
+        """Load the case, compile what will be called, and say where this runs."""
         ray = import_module("ray")
         self._common: Common = ray.get(self._sent[0])
         case = self._common.case
@@ -110,8 +110,8 @@ class Server(Actor):
     def open(self, is_one_machine: bool) -> str:
         """Reserve a port, and return the endpoint to listen at: on loopback, or the node's address.
 
-        The port stays bound, but nobody listens: under Linux another socket of this user may then
-        bind it too, and the kernel gives it to nobody who asks for any port.
+        The port stays bound, but no socket listens: under Linux another socket of this user may
+        then bind it too, and the kernel does not give it to a process that asks for any port.
         """
         util = import_module("ray").util
         host = "127.0.0.1" if is_one_machine else util.get_node_ip_address()
@@ -204,7 +204,7 @@ class Mailbox:
         self._received.acquire()
 
     def poll(self, timeout: float) -> bool:
-        """Rest, and return whether somebody has woken the evaluator."""
+        """Rest, and return whether the driver has woken the evaluator."""
         return self.woken.wait(timeout)
 
     def taken(self, wait_s: float) -> Judged | None:

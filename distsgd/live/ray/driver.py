@@ -47,7 +47,7 @@ class Clerk:
         self._end: Callable[[], None] = lambda: None
 
     def start(self, lead: Peer) -> None:
-        """Speak to a lead, and to nobody else any more.
+        """Speak to this lead from now on, and to no other.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Clerk:
         return heard
 
     def close(self) -> None:
-        """Stop speaking; who waits for a dead lead does so for another second."""
+        """Stop speaking; while the lead is dead, the thread takes up to a second to end."""
         self._pipe.close()
         self._end()
         self._end = lambda: None

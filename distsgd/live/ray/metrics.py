@@ -1,7 +1,7 @@
 """What a run on a Ray cluster tells Ray's metrics, from where Prometheus and a dashboard get it.
 
-1. The lead measures, from the rows of its trace, once a second; the evaluator adds the loss. Nobody
-   else has to know.
+1. The lead measures, from the rows of its trace, once a second; the evaluator adds the loss. No
+   other process has to know of metrics.
 2. Counters count every message. Histograms take at most `MOST_OBSERVED` of them each time, evenly
    spread, so that measuring takes the same time whatever the load.
 """

@@ -1,7 +1,7 @@
 """The nodes of a Ray cluster: whether they have room for a run, and can do what it needs of them.
 
-1. A run reserves all that it needs at once, or is refused in a sentence. It never waits for nodes
-   that nobody adds.
+1. A run reserves all that it needs at once, or is refused in a sentence. It does not wait
+   for ever for nodes to be added.
 2. Before a run starts, every node is visited: it must have the packages of the driver, since the
    numbers depend on them, and must see the folder of the checkpoints, since any node may have to go
    on from one.

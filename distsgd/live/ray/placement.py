@@ -2,8 +2,8 @@
 
 1. Every actor has a bundle of the placement group, and a name that the dashboard shows. None is
    detached: all end with the driver.
-2. Time begins when everybody has met the driver. Whoever starts later is asked to do its part when
-   it has met the driver, and nobody waits for that, except for servers: nobody works without them.
+2. Time begins when every actor has met the driver. One that starts later is asked to do its part
+   when it has met the driver. The driver waits for servers only: no worker works without them.
 3. When servers start again they listen elsewhere. Workers that live are told where.
 """
 
@@ -46,7 +46,7 @@ class _Start(NamedTuple):
 
 
 class Actors:
-    """The actors of a run, and the clerk, who is a thread of the driver.
+    """The actors of a run, and the clerk, which is a thread of the driver.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class Actors:
         self._findings.wake()
 
     def kill(self, roles: Collection[Role]) -> None:
-        """End actors, of whose end nobody will be told."""
+        """End actors; `wait` will not return their ends."""
         self._starting = {
             one: start for one, start in self._starting.items() if start.role not in roles
         }
@@ -165,14 +165,14 @@ class Actors:
         return Events(self._findings.heard(), told, ended)
 
     def close(self) -> None:
-        """End everybody who is left."""
+        """End the clerk, and all actors that are left."""
         self._clerk.close()
         self.kill(set(self._actors))
 
     # How it is done
 
     def _assemble(self) -> None:
-        """Have everybody meet the driver before the time begins."""
+        """Have all actors meet the driver before the time begins."""
         launch = self._launch
         counts = {"server": launch.shards, "worker": launch.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]

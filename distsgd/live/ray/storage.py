@@ -1,7 +1,7 @@
 """Where the servers of a cluster keep checkpoints: a folder that all nodes share, or a URI.
 
 A checkpoint is written with a few methods of `Path`; `RemoteFolder` has them for what a URI names,
-so that whoever writes one does not know which it is.
+so that the code that writes one does not know which it is.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class RemoteFolder:
             self._files.makedirs(self._path, exist_ok=exist_ok)
 
     def exists(self) -> bool:
-        """Return whether somebody has written it."""
+        """Return whether it has been written."""
         self._files.invalidate_cache()
         return bool(self._files.exists(self._path))
 
@@ -108,7 +108,7 @@ def remove(folder: Path) -> None:
 
 
 def _file_system(uri: str) -> tuple[Any, str]:
-    """Return who opens a URI, and the path there: fsspec, or else pyarrow."""
+    """Return the file system of a URI, by fsspec or else by pyarrow, and the path there."""
     from fsspec.core import url_to_fs  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 # comes with parts of ray
 
     try:

@@ -1,1 +1,1 @@
-"""The server: who is served when, the columns, and checkpoints."""
+"""The server: the order of service, the columns, and checkpoints."""

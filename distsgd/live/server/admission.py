@@ -9,7 +9,7 @@ from distsgd.live.server.shard import Shard
 
 
 class Heard(NamedTuple):
-    """A request of somebody who is known."""
+    """A request of a known peer."""
 
     peer: Peer
     header: Header
@@ -26,7 +26,7 @@ def hear(shard: Shard, parts: list[bytes], n_workers: int) -> Heard | None:
     Parameters
     ----------
     shard : Shard
-        Who has received it.
+        The shard that has received it.
     parts : list of bytes
         Where it comes from, its header, and its frames.
     n_workers : int

@@ -1,4 +1,4 @@
-"""Checkpoints of the servers: columns of each shard, rows, and where everybody stands.
+"""Checkpoints of the servers: columns of each shard, rows, and where every worker stands.
 
 1. A checkpoint is named by the life of the servers and a number, and lies between two rows of the
    order: all shards write theirs there, each on its own. It is complete when every part is there.
@@ -88,7 +88,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
 
 
 def discard(folder: Path, pattern: str) -> None:
-    """Remove files that nobody will read, as far as that is possible."""
+    """Remove files that no server will read, as far as that is possible."""
     with contextlib.suppress(Exception):  # a store raises what it likes
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

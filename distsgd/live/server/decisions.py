@@ -38,7 +38,7 @@ class Action(IntEnum):
     CHECKPOINT = 11
     """Write the checkpoint number `version`."""
     END = 12
-    """The run is over: nobody is served any more."""
+    """The run is over: no worker is served any more."""
     STOP = 13
     """The process ends."""
 

@@ -17,7 +17,7 @@ _PATIENCE = 10
 class Follower:
     """Carries out the lead's decisions, each as soon as what it needs is there.
 
-    Where columns lie in memory that all share, a push is there before anybody hears of it, and so
+    Where columns lie in memory that all share, a push is there before any shard hears of it, and so
     is the answer before its request. Frames have to come first.
 
     Parameters

@@ -1,7 +1,7 @@
-"""A shard of the parameter server: its socket, whom it answers, and when it ends.
+"""A shard of the parameter server: its socket, the peers that it answers, and when it ends.
 
-1. The first shard, the lead, decides who is served when (`order`), and tells the others. Each shard
-   applies the decisions to its slice (`store`) and answers the worker itself.
+1. The first shard, the lead, decides which worker is served when (`service`), and tells the others.
+   Each shard applies the decisions to its slice (`store`) and answers the worker itself.
 2. The run ends with its budget, at the target, when it diverges or when the launcher says so. From
    then on workers are told `END`, and the evaluator gets the last model. When that has been
    evaluated, the last checkpoint is written: it is what the launcher makes the run of.
@@ -41,7 +41,7 @@ from distsgd.order.laws import Law
 __all__ = ["Budget", "ServerCase", "serve"]
 
 _TICK_S = 0.02
-"""How long nobody looks at the clock, at most."""
+"""Time after which a shard looks at the clock again [s]."""
 _OTHERS_BYTES = 1 << 16
 """Room for a frame that is no column; an order has a few decisions for each worker."""
 
@@ -113,7 +113,7 @@ def serve(
     Raises
     ------
     ConfigError
-        If nobody can listen at the address, or the checkpoint is of another format.
+        If no server can listen at the address, or the checkpoint is of another format.
     WorkerLost
         If a shard cannot follow the lead, because a worker's message has come to the lead alone;
         all shards must then be started again with the next life.

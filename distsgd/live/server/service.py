@@ -2,14 +2,14 @@
 
 1. The rules are those of a simulation (`distsgd.order.schedule`): a push is held until its round
    closes; a push and the pull that came along are served back to back, unless the pull has to
-   wait; who waits is served right behind the push that ends the wait, in worker order.
+   wait; workers that wait are served right behind the push that ends the wait, in worker order.
 2. What a worker sends next is known from its cycle. Anything else is a `WireError`.
-3. A worker that was given up leaves a `LEAVE` row. Where it will be replaced, others wait for the
-   other one. Where workers shrink, nobody waits for it: a round needs no more pushes than can come.
+3. A worker that was given up leaves a `LEAVE` row. Where it is replaced, others wait for the new
+   one. Where workers shrink, no worker waits for it: a round needs no more pushes than can come.
 4. A worker that begins again leaves a `JOIN` row, and does in front of its step what a worker does
    at its start. The first start of a worker is no row.
 5. Times come from the workers. They are moved as far as is needed for an order that a server can
-   have served: nobody sends before it went on, nor after it was served.
+   have served: no worker sends before it went on, nor after it was served.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ _LATEST = 1000
 
 
 class Order:
-    """Decides whom to serve.
+    """Decides which workers to serve.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class Order:
         self._decide(Action.LEAVE, worker)
         closes = not worker.has_left and 0 < len(self._held) >= self._needed()
         self.version += closes
-        if not worker.has_left:  # whoever came in its place may never have begun
+        if not worker.has_left:  # a replacement may be lost before it begins
             self._write(worker, LEAVE, self.version, now)
             worker.has_left = True
         is_enough = self.version >= self._terms.budget.updates
@@ -188,7 +188,7 @@ class Order:
         return now > self._terms.budget.seconds
 
     def end(self, now: float) -> list[Decision]:
-        """End the run; those who wait are not served any more."""
+        """End the run; workers that wait are not served any more."""
         self._time = max(now, self._time)
         if not self.is_over:
             self._finish()

@@ -28,7 +28,7 @@ class Peer:
     pushes: dict[int, Columns] = field(default_factory=dict)
     """What has come in frames and has not been taken, by sequence number."""
     former: set[int] = field(default_factory=set)
-    """Sessions that it had before; whoever still uses one has been given up."""
+    """Sessions that it had before; a process that still uses one has been given up."""
 
     def renew(self, session: int) -> None:
         """Begin another session: nothing of the one before counts."""

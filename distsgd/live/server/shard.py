@@ -1,4 +1,4 @@
-"""What every shard does: it carries decisions out, in order, and answers whom they concern."""
+"""What every shard does: it carries decisions out, in order, and answers the workers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ class Shard:
     socket : Line
         What it hears and answers through.
     peers : dict of int to Peer
-        Everybody who may speak to it.
+        All that may speak to it, by number.
     folder : Path
         Where checkpoints are written.
     life : int, default 0

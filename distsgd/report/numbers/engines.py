@@ -1,4 +1,4 @@
-"""Simulated and live runs: which clock each has, who is whose twin, and how far they agree.
+"""Simulated and live runs: the clock of each, which are twins, and how far twins agree.
 
 Virtual and wall seconds never meet: not on an axis, not in a ratio, not in an order. What live and
 simulated runs share are updates, gradients, epochs and staleness.
@@ -94,7 +94,7 @@ def agreements(cells: Sequence[Runs], settings: Mapping[str, Any]) -> list[Agree
     cells : sequence of Runs
         All that ran.
     settings : dict
-        Settings of the comparison, which say who takes after whom.
+        Settings of the comparison, which name the modelled fleet of each live one.
 
     Returns
     -------

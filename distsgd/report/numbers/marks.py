@@ -89,7 +89,7 @@ def _mark(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Mark
 
 
 def _not_before(time: Known, run: Run, case: _Case) -> Known:
-    """Return the time to a target; a run that diverged does not meet it within any budget."""
+    """Return the time to a target; a run that diverged meets it within no budget."""
     if run.status != "diverged" or math.isfinite(time.high):
         return time
     return Known(max(time.low, case.last_end), math.inf)

@@ -287,7 +287,7 @@ def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -
 
 
 def _of_first_engine(marks: Sequence[Mark], settings: Settings) -> list[Mark]:
-    """Return the marks of one engine: how often somebody is near the best must not mix several."""
+    """Return the marks of one engine: times of different engines must not be compared."""
     engines = [engine_on(settings, mark.fleet) for mark in marks]
     return [mark for mark, engine in zip(marks, engines, strict=True) if engine == engines[0]]
 

@@ -140,7 +140,7 @@ def profile_picture(summary: Summary) -> Picture | None:
         "the left edge, how often it had the least median time, settled or not."
     )
     views = {"": view({"profiles": rows}, line, height=320)}
-    return Picture("profiles", None, "Who is near the best, and how often", note, views)
+    return Picture("profiles", None, "How often each algorithm is near the best", note, views)
 
 
 def speed_up_picture(summary: Summary) -> Picture | None:

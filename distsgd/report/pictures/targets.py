@@ -34,7 +34,7 @@ from distsgd.statistics.spreads import median_time
 
 
 def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> Picture | None:
-    """Return when each run in `case` first met the target, None if nobody set a target.
+    """Return when each run in `case` first met the target, None if there is no target.
 
     Parameters
     ----------
