@@ -1,7 +1,6 @@
 """What users are told: by commands, and of errors in their own code."""
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from small_setup import QUADRATIC, SERIAL, TOML
 
 import distsgd as ds
 from distsgd.commands import progress as watching
-from distsgd.commands.cli import main
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.warnings import warnings
 
@@ -57,20 +55,11 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """Return a function that runs the command line, with an experiment in `mine.toml`."""
+def call(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Return the function that runs the command line, with an experiment in `mine.toml`."""
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(TOML)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distsgd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code or 0, *capsys.readouterr())
-
-    return run
+    return call
 
 
 def test_the_version_is_shown(call: Call) -> None:
