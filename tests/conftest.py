@@ -1,4 +1,4 @@
-"""What all tests share: one thread per process, and runs made by hand."""
+"""What all tests share: one thread per process, runs made by hand, and the command line."""
 
 import os
 import secrets
@@ -10,16 +10,19 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)
 os.environ.pop("RAY_ADDRESS", None)
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
 import pytest
 
+from distsgd.commands.cli import main
 from distsgd.run import HISTORY, Run
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
 MakeRun = Callable[..., Run]
+Call = Callable[..., tuple[int, str, str]]
 
 
 def round_robin(updates: int) -> Trace:
@@ -55,6 +58,19 @@ def make_run() -> MakeRun:
         )
 
     return make
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs the command line, and gives exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distsgd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

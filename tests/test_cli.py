@@ -14,7 +14,6 @@ from distsgd import ConfigError
 from distsgd.algorithms import registry
 from distsgd.commands import actions as commands
 from distsgd.commands.actions import whole_numbers
-from distsgd.commands.cli import main
 from distsgd.experiment import runs as jobs
 from distsgd.experiment.pool import locked
 
@@ -49,19 +48,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "experiment.toml"
     path.write_text(EXPERIMENT)
     return path
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs the command line, and gives exit code, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distsgd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 def test_compare_writes_a_report(call: Call, file: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import random
 import re
 import tomllib
 from collections import Counter
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,17 @@ def run(setup: Setup, dice: random.Random) -> str:
     ).status  # fmt: skip
 
 
+def outcome(read: Callable[[], Experiment], dice: random.Random, what: str) -> str:
+    """Return how far an experiment came, if it can be read; any other error says what it was."""
+    try:
+        return tried(read(), dice)
+    except ConfigError:
+        return "unknown"
+    except BaseException as error:
+        error.add_note(what)
+        raise
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_a_mutated_experiment_runs_or_is_refused(part: int) -> None:
     """Whatever values and keys an experiment has, it runs, or one sentence says why not."""
@@ -82,13 +94,8 @@ def test_a_mutated_experiment_runs_or_is_refused(part: int) -> None:
     for number in range(N // 3 + 1):
         dice = random.Random(number)
         table, told = mutated(base, dice)
-        try:
-            found[tried(tables.typed(table, Experiment, "mine.toml"), dice)] += 1
-        except ConfigError:
-            found["unknown"] += 1
-        except BaseException as error:
-            error.add_note(f"mutation {number} of part {part}: {told}")
-            raise
+        read = partial(tables.typed, table, Experiment, "mine.toml")
+        found[outcome(read, dice, f"mutation {number} of part {part}: {told}")] += 1
     print(found)
     assert min(found["done"], found["refused"], found["unknown"]) > 0
 
@@ -99,13 +106,8 @@ def test_an_edited_experiment_runs_or_is_refused() -> None:
     for number in range(N // 4):
         dice = random.Random(number)
         text = edited(TEXT, dice)
-        try:
-            found[tried(parse(text, "mine.toml"), dice)] += 1
-        except ConfigError:
-            found["unknown"] += 1
-        except BaseException as error:
-            error.add_note(f"edit {number}: {text}")
-            raise
+        read = partial(parse, text, "mine.toml")
+        found[outcome(read, dice, f"edit {number}: {text}")] += 1
     print(found)
     assert min(found["done"], found["refused"], found["unknown"]) > 0
 

@@ -1,39 +1,23 @@
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
+from small_setup import DOWNPOUR, QUADRATIC, SERIAL, TOML, setup
 
 import distsgd as ds
 from distsgd import ConfigError, DistsgdWarning
-from distsgd.commands import progress as watching
-from distsgd.commands.cli import main
 from distsgd.errors import check_seed
 from distsgd.experiment.file import parse
-from distsgd.experiment.setup import Setup
-from distsgd.report.numbers.summary import Outcome, Summary, summarise
+from distsgd.report.numbers.summary import summarise
 from distsgd.report.warnings import warnings
 
-QUADRATIC = ds.problems.quadratic([1.0, 2.0])
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), np.arange(60) % 2
 SMALL = ds.problems.logistic(ds.data.from_arrays(X, Y, test=0))
 UNEQUAL = ds.problems.logistic(ds.data.from_arrays(X * [1, 1000, 1], Y, test=0))
-DOWNPOUR, SERIAL = ds.algorithms.downpour(0.1), ds.algorithms.serial(0.1)
-
-
-def setup(**changes: object) -> Setup:
-    """Return a small comparison with some changes."""
-    known = {
-        "algorithms": {"downpour": DOWNPOUR}, "problem": QUADRATIC,
-        "fleets": {"two": ds.Fleet(2)}, "budget": {"updates": 20}, "seeds": 1,
-    }  # fmt: skip
-    return Setup(**known | changes)
-
-
 SLOW_LINK = ds.Fleet(2, latency=200.0)
 DOUBTS = {
     "batch": ({"problem": SMALL, "batch": 61}, "batch 61 is larger than the 60 samples of logis"),
@@ -175,26 +159,6 @@ def test_whole_floats_are_counts_everywhere() -> None:
     assert repr(ds.Tuning(trials=7.0)) == repr(ds.Tuning())
 
 
-TOML = """
-updates = 20
-batch = 4
-seeds = [1, 2]
-[tuning]
-trials = 5
-[problem]
-name = "quadratic"
-curvature = [1, 2]
-[algorithms.a]
-algorithm = "downpour"
-learning_rate = 0.1
-n_push = 2
-[fleets.m]
-workers = 2
-[live]
-shards = 1
-"""
-
-
 def test_whole_floats_are_counts_in_toml() -> None:
     """Any whole number of a file may be written with a point; half a number may not."""
     points = re.sub(r"(\d+)(?=[\],\n])", r"\1.0", TOML).replace("0.1.0", "0.1")
@@ -281,119 +245,6 @@ def test_a_column_of_text_is_named() -> None:
         ds.data.from_arrays(rows, [0, 1])
     with pytest.raises(ConfigError, match="column 'colour' has values such as 'red'"):
         ds.data.from_arrays(Frame(rows), [0, 1])
-
-
-def failing_summary(n_failed: int, n_runs: int) -> Summary:
-    """Return the numbers of a comparison in which some runs failed."""
-    found = ds.compare(SERIAL, QUADRATIC, ds.Fleet(1), updates=3, seeds=n_runs)
-    error = "KeyError: 'feature' (mine.py:12, in loss)"
-    outcomes = [
-        Outcome(one.algorithm, one.fleet, one.seed, error=error, problem=one.problem)
-        if place < n_failed else one
-        for place, one in enumerate(found.outcomes)
-    ]  # fmt: skip
-    return summarise(outcomes, found.settings, is_complete=True)
-
-
-@pytest.mark.parametrize(("n_failed", "says"), [(2, "All 2 runs"), (1, "1 of 2 runs")])
-def test_an_error_of_a_user_is_told_with_its_place(n_failed: int, says: str) -> None:
-    """A report names the error that ended runs, and the line of the user's own code."""
-    (text,) = warnings(failing_summary(n_failed, 2))
-    assert text == f"{says} failed with an error: KeyError: 'feature' (mine.py:12, in loss)."
-    assert warnings(failing_summary(0, 1)) == []
-
-
-def test_an_error_in_a_run_has_the_user_s_line() -> None:
-    """A problem that fails late is told with file, line and function of the user's frame."""
-
-    class Late(type(QUADRATIC)):
-        def evaluate(self, x: np.ndarray) -> object:
-            if np.abs(x).max() < 0.9:
-                return {}["late"]
-            return super().evaluate(x)
-
-    late = Late(*(getattr(QUADRATIC, name) for name in ("curvature", "noise", "origin")))
-    found = ds.compare(SERIAL, late, ds.Fleet(1), updates=9, seeds=1)
-    (outcome,) = found.outcomes
-    assert re.fullmatch(
-        rf"KeyError: 'late' \({re.escape(__file__)}:\d+, in evaluate\)", outcome.error
-    )
-
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """Return a function that runs the command line, with an experiment in `mine.toml`."""
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(TOML)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distsgd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-def test_the_version_is_shown(call: Call) -> None:
-    """`--version` prints the version, and nothing runs."""
-    assert call("--version") == (0, f"distsgd {ds.__version__}\n", "")
-
-
-@pytest.mark.parametrize("command", [(), ("compare",), ("run",), ("report",), ("submit",)])
-def test_help_has_a_short_option(call: Call, command: tuple[str, ...]) -> None:
-    """`-h` is `--help`, of the program and of each command."""
-    assert call(*command, "-h") == call(*command, "--help")
-
-
-def test_a_target_ends_a_run_on_request_only(call: Call) -> None:
-    """A run spends its budget whatever the target, unless it is asked to end there."""
-    run = ("run", "a", "--experiment", "mine.toml", "--set", "target=1.0")
-    assert "seed 0: done" in call(*run)[1]
-    assert "seed 0: target" in call(*run, "--until-target")[1]
-    code, _, errors = call(*run[:-2], "--until-target")
-    assert (code, "needs a loss as target, not none" in errors) == (2, True)
-
-
-def test_warnings_are_sentences_on_the_command_line(call: Call) -> None:
-    """A command shows what is hardly meant before it begins, once, and without source lines."""
-    for command in (("run", "a", "--experiment", "mine.toml"), ("compare", "mine.toml")):
-        code, _, errors = call(*command, "--set", "target=99")
-        assert code == 0
-        assert errors.startswith("warning: the target loss 99 is met before the first update")
-        assert errors.count("\n") == 1
-
-
-def test_workers_that_an_algorithm_cannot_use_are_left_out(call: Call) -> None:
-    """A size that is impossible for one algorithm does not end the others."""
-    Path("mine.toml").write_text(
-        TOML + '[algorithms.b]\nalgorithm = "synchronous"\nlearning_rate = 0.1\nbackup = 2\n'
-    )
-    code, said, _ = call("compare", "mine.toml", "--workers", "1,4", "--seeds", "1")
-    assert code == 0
-    assert "b did not run on 1 workers: backup must be < the number of workers (1)" in said
-    code, _, errors = call("run", "b", "--experiment", "mine.toml", "--workers", "1")
-    assert (code, "backup must be <" in errors) == (2, True)
-
-
-def test_progress_without_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where there is no terminal, a line now and then says how many runs are done; not each."""
-    monkeypatch.setattr(watching, "EVERY_S", 0.0)
-    outcome = Outcome("a", "m", 0)
-    with watching.progress(4) as shown:
-        shown.watch(outcome)
-        monkeypatch.setattr(watching, "EVERY_S", 1e9)
-        shown.watch(outcome)
-    out, errors = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(r"1 of 4 runs \(25 %\) after \d+ s, a on m\n", errors)
 
 
 def test_the_largest_seed_is_a_seed() -> None:

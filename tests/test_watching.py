@@ -1,6 +1,5 @@
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -9,7 +8,6 @@ import pytest
 from stand_in import launch
 
 import distsgd as ds
-from distsgd.commands.cli import main
 from distsgd.commands.progress import Pace, stop_asked, terminable
 from distsgd.experiment import runs as jobs
 from distsgd.live.request import Progress
@@ -51,17 +49,10 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs the command line, with live runs that are none."""
+def call(call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Return the function that runs the command line, with live runs that are none."""
     monkeypatch.setattr(jobs, "launch", launch)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distsgd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code or 0, *capsys.readouterr())
-
-    return run
+    return call
 
 
 def signalled(number: int) -> Callable[..., ds.Run]:
