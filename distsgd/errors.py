@@ -12,11 +12,14 @@ import os
 import sysconfig
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
-_MOST_SHOWN = 200
-"""Characters of a value in an error."""
+_MOST_TEXT = 200
+_MOST_SHOWN = 60
+"""Characters in an error: of text that was given, and of any other object."""
 _LITTLE_BYTES = 2.0**27
 """What there is always room for."""
 _MOST_SEEDS = 1_000_000
@@ -85,9 +88,11 @@ def _number(name: str, value: object) -> float:
 
 
 def shown(value: object) -> str:
-    """Return `value` as an error shows it: on one line that can be read."""
+    """Return `value` as an error shows it: long text is cut, long objects are named by type."""
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    if isinstance(value, str):
+        return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}..."
+    return text if len(text) <= _MOST_SHOWN else f"an object of the type {type(value).__name__}"
 
 
 def check_count(name: str, value: float, *, at_least: int = 1) -> int:
@@ -146,10 +151,10 @@ def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequen
             raise ConfigError(msg)
         return range(first, first + int(seeds))
     own = tuple(check_seed(seed) for seed in seeds)
-    twice = next((seed for place, seed in enumerate(own) if seed in own[:place]), None)
-    if twice is None:
+    seed, times = max(Counter(own).items(), key=itemgetter(1), default=(0, 0))
+    if times < 2:
         return own
-    msg = f"{name} must differ, but {twice} is given twice: the same runs would count twice"
+    msg = f"{name} must differ, but {seed} is given twice: the same runs would count twice"
     raise ConfigError(msg)
 
 
@@ -165,9 +170,7 @@ def wrong_kind(name: str, example: str, given: object) -> ConfigError:
     """Return the error for a value of a wrong kind; a function was perhaps not called."""
     if inspect.isfunction(given) or inspect.isclass(given):
         return ConfigError(f"{name} must be a value such as {example}, but {_not_called(given)}")
-    kind = f"an object of the type {type(given).__name__}"
-    shown = repr(given) if len(repr(given)) <= 60 else kind
-    return ConfigError(f"{name} must be a value such as {example}, not {shown}")
+    return ConfigError(f"{name} must be a value such as {example}, not {shown(given)}")
 
 
 def _not_called(make: Callable[..., object]) -> str:

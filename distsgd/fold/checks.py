@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.errors import ConfigError, raised, wrong_kind
+from distsgd.errors import ConfigError, raised, shown, wrong_kind
 from distsgd.problem import Batches, Evaluation, Problem
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Support
@@ -112,8 +112,7 @@ def _wrong(problem: Problem, member: str, got: object, expected: str) -> ConfigE
 def _described(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-    text = repr(value)
-    return text if len(text) <= 60 else f"an object of the type {type(value).__name__}"
+    return shown(value)
 
 
 def _check_values(problem: Problem) -> None:
