@@ -53,8 +53,15 @@ _NAMES = {
     "errors": ("ConfigError", "DistsgdWarning"),
     "order.fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
     "order.laws": (
-        "Law", "constant", "empirical", "exponential", "gamma", "lognormal", "pareto",
-        "shifted_exponential", "uniform",
+        "Law",
+        "constant",
+        "empirical",
+        "exponential",
+        "gamma",
+        "lognormal",
+        "pareto",
+        "shifted_exponential",
+        "uniform",
     ),
     "live.options": ("Live",),
     "live.launch": ("launch",),
@@ -64,7 +71,7 @@ _NAMES = {
     "experiment.values": ("Range", "Tunable", "Tuning"),
     "fold.simulate": ("replay", "simulate"),
     "trace": ("Trace",),
-}  # fmt: skip
+}
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_ROOMS, *_HOMES]  # noqa: PLE0604 # all of them are strings; ruff does not follow the star

@@ -23,37 +23,43 @@ import numpy as np
 
 from distsgd.errors import ConfigError, check_number, wrong_kind
 from distsgd.rules.columns import Graph, Symbol
-from distsgd.rules.cycle import (
-    Cycle,
-    Pull,
-    Push,
-    Start,
-    Step,
-    Verb,
-    before_step,
-    check_cycle,
-    verb,
-)  # fmt: skip
-from distsgd.rules.formulas import (
-    COLUMN,
-    SYMBOLIC,
-    Argument,
-    Formula,
-    Returned,
-    Traced,
-    for_numpy,
-    takes_at,
-    trace,
-)
+from distsgd.rules.cycle import Cycle, Pull, Push, Start, Step, Verb, before_step, check_cycle, verb
+from distsgd.rules.formulas import COLUMN, SYMBOLIC, Argument, Formula, Returned, Traced, for_numpy, takes_at, trace
 from distsgd.rules.identity import identified
 from distsgd.rules.surroundings import MOST_REMEMBERED, Memo
 
 __all__ = [
-    "FIRST", "Algorithm", "At", "Column", "Contract", "Cycle", "Exchange", "Hyper", "Pull", "Push",
-    "Rules", "Server", "Start", "State", "Step", "Verb", "Worker", "before_step",
-    "check_algorithm", "check_cycle", "exchange", "floats", "is_memoryless", "maximum",
-    "message_columns", "minimum", "settings", "sqrt", "verb", "where",
-]  # fmt: skip
+    "FIRST",
+    "Algorithm",
+    "At",
+    "Column",
+    "Contract",
+    "Cycle",
+    "Exchange",
+    "Hyper",
+    "Pull",
+    "Push",
+    "Rules",
+    "Server",
+    "Start",
+    "State",
+    "Step",
+    "Verb",
+    "Worker",
+    "before_step",
+    "check_algorithm",
+    "check_cycle",
+    "exchange",
+    "floats",
+    "is_memoryless",
+    "maximum",
+    "message_columns",
+    "minimum",
+    "settings",
+    "sqrt",
+    "verb",
+    "where",
+]
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
@@ -201,9 +207,8 @@ class Contract(NamedTuple):
 
 
 def _traced(
-    algorithm: Algorithm, name: str, rule: Callable[..., Any], arguments: list[Argument],
-    *returns: Returned,
-) -> Traced:  # fmt: skip
+    algorithm: Algorithm, name: str, rule: Callable[..., Any], arguments: list[Argument], *returns: Returned
+) -> Traced:
     place = f"{algorithm.name}: rule {name}"
     if takes_at(place, rule, len(arguments)) and not name.endswith("init"):
         return trace(place, rule, [*arguments, Argument("at", At)], returns)
@@ -220,10 +225,7 @@ _contracts: Memo[Contract] = Memo()  # tracing takes as long as a short run
 def _check_reads(algorithm: Algorithm, state: Any) -> None:  # noqa: ANN401 # a NamedTuple
     missing = {"x", *algorithm.server.reads} - set(state._fields)
     if missing:
-        msg = (
-            f"{algorithm.name}: the server has no column {sorted(missing)}, only "
-            f"{list(state._fields)}"
-        )
+        msg = f"{algorithm.name}: the server has no column {sorted(missing)}, only {list(state._fields)}"
         raise ConfigError(msg)
 
 
@@ -256,9 +258,7 @@ class Exchange(NamedTuple):
     message: State
 
 
-def exchange(
-    rules: Rules, h: Hyper, w: State, columns: Sequence[Column], g: Column, *, at: At = FIRST
-) -> Exchange:
+def exchange(rules: Rules, h: Hyper, w: State, columns: Sequence[Column], g: Column, *, at: At = FIRST) -> Exchange:
     """Run a worker's four rules once: pull `columns`, step along `g`, push."""
     received = rules.receive(h, w, *columns, at)
     stepped = rules.step(h, received, g, at)
@@ -279,9 +279,7 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     """
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
     is_alternating = pull.every == push.every == 1 and not before_step(algorithm.cycle, Push)
-    return is_alternating and _forgets(
-        Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads)
-    )
+    return is_alternating and _forgets(Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads))
 
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)

@@ -50,14 +50,18 @@ class DistsgdWarning(UserWarning):
 
 
 def check_number(
-    name: str, value: float, *, above: float | None = None, at_least: float | None = None,
-    below: float | None = None, unit: str = "", finite: bool = True,
-) -> float:  # fmt: skip
+    name: str,
+    value: float,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    unit: str = "",
+    finite: bool = True,
+) -> float:
     """Return `value` as a float, or raise a `ConfigError` that names the bound it breaks."""
     bounds = [
-        f"{sign} {bound:g}{unit}"
-        for sign, bound in ((">", above), (">=", at_least), ("<", below))
-        if bound is not None
+        f"{sign} {bound:g}{unit}" for sign, bound in ((">", above), (">=", at_least), ("<", below)) if bound is not None
     ]
     number = _number(name, value)
     inside = (
@@ -137,10 +141,10 @@ def check_room(name: str, value: float, each_bytes: float) -> None:
 def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
     """Return what is given of `budget`, whole for updates and gradients, or raise `ConfigError`."""
     return {
-        unit: check_count(unit, amount) if unit in {"updates", "gradients"}
-        else check_number(unit, amount, above=0)
-        for unit, amount in budget.items() if amount is not None
-    }  # fmt: skip
+        unit: check_count(unit, amount) if unit in {"updates", "gradients"} else check_number(unit, amount, above=0)
+        for unit, amount in budget.items()
+        if amount is not None
+    }
 
 
 def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequence[int]:

@@ -12,10 +12,16 @@ import numpy as np
 PULL, PUSH, DROP, JOIN, LEAVE = range(5)
 ROW = np.dtype(
     [
-        ("time", "f8"), ("sent", "f8"), ("done", "f8"), ("worker", "i4"), ("verb", "i4"),
-        ("step", "i8"), ("version", "i8"), ("read", "i8"),
+        ("time", "f8"),
+        ("sent", "f8"),
+        ("done", "f8"),
+        ("worker", "i4"),
+        ("verb", "i4"),
+        ("step", "i8"),
+        ("version", "i8"),
+        ("read", "i8"),
     ]
-)  # fmt: skip
+)
 """One served message, or a worker given up.
 
 `time` is when it was served, `sent` when the worker sent it, `done` when the worker went on [s]:

@@ -90,9 +90,7 @@ def check_point(x: ArrayLike, dimension: int) -> Floats:
     return point
 
 
-def check_points(
-    xs: ArrayLike, batches: ArrayLike, dimension: int, samples: int
-) -> tuple[Floats, Batches]:
+def check_points(xs: ArrayLike, batches: ArrayLike, dimension: int, samples: int) -> tuple[Floats, Batches]:
     """Return `xs` as float64[m, d] and `batches` as uint32[m, b], or raise a `ConfigError`.
 
     A sample index is checked here, since compiled loops trust it.
@@ -109,9 +107,7 @@ def check_points(
         raise ConfigError(msg)
     is_signed = chosen.dtype.kind == "i"
     if chosen.size and (chosen.max() >= samples or (is_signed and chosen.min() < 0)):
-        msg = (
-            f"batches must be >= 0 and < {samples} (samples), not {chosen.min()} to {chosen.max()}"
-        )
+        msg = f"batches must be >= 0 and < {samples} (samples), not {chosen.min()} to {chosen.max()}"
         raise ConfigError(msg)
     return points, np.ascontiguousarray(chosen, dtype=np.uint32)
 

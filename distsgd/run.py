@@ -23,16 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from distsgd.errors import ConfigError
-from distsgd.files import (
-    damaged,
-    digest,
-    read,
-    replacing,
-    save_or_keep,
-    sealed,
-    unsealed,
-    unwritable,
-)
+from distsgd.files import damaged, digest, read, replacing, save_or_keep, sealed, unsealed, unwritable
 from distsgd.trace import ROW, Trace
 from distsgd.version import VERSION
 
@@ -46,10 +37,16 @@ FORMAT = 3
 """Number of the layout of a saved run; a folder with another one is refused."""
 
 HISTORY = {
-    "update": pl.Int64, "gradients": pl.Int64, "epoch": pl.Float64, "seconds": pl.Float64,
-    "wall_seconds": pl.Float64, "bytes": pl.Float64, "loss": pl.Float64, "test_loss": pl.Float64,
+    "update": pl.Int64,
+    "gradients": pl.Int64,
+    "epoch": pl.Float64,
+    "seconds": pl.Float64,
+    "wall_seconds": pl.Float64,
+    "bytes": pl.Float64,
+    "loss": pl.Float64,
+    "test_loss": pl.Float64,
     "accuracy": pl.Float64,
-}  # fmt: skip
+}
 """Columns of a history and their types."""
 
 LIVE = ("local", "ray", "shared_memory")
@@ -228,11 +225,18 @@ class Run:
 
     def _record(self, files: Mapping[str, bytes]) -> "_Record":
         return _Record(
-            format=FORMAT, hash=self.hash, status=self.status, diverged_at=self.diverged_at,
-            settings=self.settings, versions=self.versions, workers=self.trace.workers,
-            counts=self.counts, source=self.source, crossings=self.crossings,
+            format=FORMAT,
+            hash=self.hash,
+            status=self.status,
+            diverged_at=self.diverged_at,
+            settings=self.settings,
+            versions=self.versions,
+            workers=self.trace.workers,
+            counts=self.counts,
+            source=self.source,
+            crossings=self.crossings,
             files={name: digest(content) for name, content in files.items()},
-        )  # fmt: skip
+        )
 
 
 class _Record(msgspec.Struct):

@@ -33,19 +33,7 @@ from typing import NoReturn
 import numpy as np
 
 from distsgd.errors import ConfigError, TraceError, check_count
-from distsgd.lives import (
-    DROP,
-    JOIN,
-    LEAVE,
-    PULL,
-    PUSH,
-    ROW,
-    VERBS,
-    Lives,
-    is_one_of,
-    same_as_before,
-    shifted,
-)
+from distsgd.lives import DROP, JOIN, LEAVE, PULL, PUSH, ROW, VERBS, Lives, is_one_of, same_as_before, shifted
 
 __all__ = ["DROP", "JOIN", "LEAVE", "PULL", "PUSH", "ROW", "VERBS", "Trace"]
 
@@ -266,10 +254,11 @@ class Trace:
         may_rise = self._is(PUSH) | (self._is(LEAVE) & self._is_held(rise > 0))
         is_right = (rise >= 0) & (rise <= may_rise)
         self._check(
-            is_right, np.arange(len(version)),
+            is_right,
+            np.arange(len(version)),
             lambda row: f"version {before[row]}" + f" or {before[row] + 1}" * bool(may_rise[row]),
             version,
-        )  # fmt: skip
+        )
         pulls = np.flatnonzero(self._is(PULL))
         bounds = version[pulls]
         self._check(read[pulls] <= bounds, pulls, lambda i: f"read <= {bounds[i]}", read[pulls])
@@ -314,20 +303,13 @@ class Trace:
             others = np.full(len(closing), self.workers - 1)
             self._equal(flight[closing], others, "reads in flight", closing)
 
-    def _at_least(
-        self, values: np.ndarray, bounds: np.ndarray, what: str, numbers: np.ndarray
-    ) -> None:
+    def _at_least(self, values: np.ndarray, bounds: np.ndarray, what: str, numbers: np.ndarray) -> None:
         self._check(values >= bounds, numbers, lambda i: f"{what} >= {bounds[i]}", values)
 
-    def _equal(
-        self, values: np.ndarray, expected: np.ndarray, what: str, numbers: np.ndarray
-    ) -> None:
+    def _equal(self, values: np.ndarray, expected: np.ndarray, what: str, numbers: np.ndarray) -> None:
         self._check(values == expected, numbers, lambda i: f"{what} {expected[i]}", values)
 
-    def _check(
-        self, is_right: np.ndarray, numbers: np.ndarray, say: Callable[[int], str],
-        values: np.ndarray,
-    ) -> None:  # fmt: skip
+    def _check(self, is_right: np.ndarray, numbers: np.ndarray, say: Callable[[int], str], values: np.ndarray) -> None:
         """Raise for the first of the rows `numbers` that is not right."""
         if not is_right.all():
             wrong = np.flatnonzero(~is_right)

@@ -51,9 +51,7 @@ def dense_row(compute: ds.Law, *, quick: bool) -> Line:
     fleet = ds.Fleet(workers=256, compute=compute)
     trace = schedule(algorithm.cycle, fleet, updates=n_updates)
     ours, peer = interleaved(
-        lambda: last(
-            fold(algorithm, problem, trace, stops=np.array([n_updates]), driver="compiled")
-        ),
+        lambda: last(fold(algorithm, problem, trace, stops=np.array([n_updates]), driver="compiled")),
         lambda: plain_softmax(problem.data, n_updates),
     )
     return Line(

@@ -54,23 +54,30 @@ def rows(*, quick: bool = False) -> list[Line]:
     what = f"Hogwild!, logistic, {samples:,} x 47,236, 75 non-zeros, "
     return [
         Line(
-            what + "one worker", told(samples, one), told(samples, peer) + " of scikit-learn",
-            f"{peer.seconds / one.seconds:.2f} times as fast", "4 times, no higher loss",
+            what + "one worker",
+            told(samples, one),
+            told(samples, peer) + " of scikit-learn",
+            f"{peer.seconds / one.seconds:.2f} times as fast",
+            "4 times, no higher loss",
         ),
         *(
             Line(
-                f"{what}two workers, {writes}", told(samples, two),
+                f"{what}two workers, {writes}",
+                told(samples, two),
                 told(samples, one) + " of one worker",
-                f"{one.seconds / two.seconds:.2f} times as fast", reach,
+                f"{one.seconds / two.seconds:.2f} times as fast",
+                reach,
             )
             for writes, two, reach in (("racy", racy, "-"), ("gathered", gathered, "1.8 times"))
         ),
         Line(
-            what + "one worker", f"{one.seconds / rows.values.size * 1e9:.2f} ns/non-zero",
+            what + "one worker",
+            f"{one.seconds / rows.values.size * 1e9:.2f} ns/non-zero",
             f"{bound / rows.values.size * 1e9:.2f} to read its 12 bytes from memory",
-            f"{one.seconds / bound:.1f} times its time", "-",
+            f"{one.seconds / bound:.1f} times its time",
+            "-",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def told(samples: int, epoch: Measured) -> str:
@@ -86,9 +93,7 @@ def median(epochs: list[Measured]) -> Measured:
 def launched(problem: Problem, workers: int, writes: Writes = "racy") -> list[Measured]:
     """Time some epochs of one run, with the loss after the first: that is what peers have."""
     algorithm = ds.algorithms.hogwild(RATE, backoff=1.0)
-    history = ds.launch(
-        algorithm, problem, workers=workers, epochs=EPOCHS, batch=1, writes=writes
-    ).history
+    history = ds.launch(algorithm, problem, workers=workers, epochs=EPOCHS, batch=1, writes=writes).history
     loss = history["loss"][1]
     return [Measured(seconds, loss) for seconds in history["wall_seconds"].diff()[1:]]
 
@@ -100,9 +105,8 @@ def scikit_learn(problem: Problem) -> Measured:
         (rows.values, rows.columns.astype(np.int32), rows.starts.astype(np.int32)), rows.shape
     )
     peer = SGDClassifier(
-        loss="log_loss", penalty=None, learning_rate="constant", eta0=RATE, max_iter=1, tol=None,
-        fit_intercept=False,
-    )  # fmt: skip
+        loss="log_loss", penalty=None, learning_rate="constant", eta0=RATE, max_iter=1, tol=None, fit_intercept=False
+    )
     start = time.perf_counter()
     peer.fit(table, labels)
     seconds = time.perf_counter() - start

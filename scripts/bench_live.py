@@ -31,10 +31,7 @@ def rows(*, quick: bool = False) -> list[Line]:
     """
     problem = ds.problems.network(ds.data.digits())
     n_gradients, repetitions = (2_000, 1) if quick else (20_000, 7)
-    return [
-        *(rate_row(problem, *case, n_gradients, repetitions) for case in CASES),
-        start_row(problem, repetitions),
-    ]
+    return [*(rate_row(problem, *case, n_gradients, repetitions) for case in CASES), start_row(problem, repetitions)]
 
 
 def rate_row(problem: Problem, period: int, batch: int, n_gradients: int, repetitions: int) -> Line:
@@ -58,9 +55,14 @@ def rate_row(problem: Problem, period: int, batch: int, n_gradients: int, repeti
 def live_rate(problem: Problem, period: int, batch: int, n_gradients: int) -> float:
     """Return the gradients per second of a live run, between its first and its last update."""
     run = ds.launch(
-        ds.algorithms.downpour(RATE, period, period), problem, workers=1, gradients=n_gradients,
-        batch=batch, seed=SEED, evaluations=1,
-    )  # fmt: skip
+        ds.algorithms.downpour(RATE, period, period),
+        problem,
+        workers=1,
+        gradients=n_gradients,
+        batch=batch,
+        seed=SEED,
+        evaluations=1,
+    )
     gradients, seconds = run.trace.gradients, run.trace.seconds
     return (gradients[-1] - gradients[0]) / (seconds[-1] - seconds[0])
 
@@ -79,13 +81,8 @@ def start_row(problem: Problem, repetitions: int) -> Line:
     """Measure a run of one update from its call to its return, with everything that it starts."""
     algorithm = ds.algorithms.downpour(RATE)
     (seconds,) = interleaved(
-        lambda: ds.launch(algorithm, problem, workers=4, updates=1, evaluations=1),
-        repetitions=repetitions,
+        lambda: ds.launch(algorithm, problem, workers=4, updates=1, evaluations=1), repetitions=repetitions
     )
     return Line(
-        "live run of 4 workers: start, first update, end",
-        f"{seconds:.2f} s",
-        "-",
-        "-",
-        "first update under 3 s",
+        "live run of 4 workers: start, first update, end", f"{seconds:.2f} s", "-", "-", "first update under 3 s"
     )

@@ -35,9 +35,12 @@ def throughput(count: int, repetitions: int, folder: Path) -> Line:
     ours, pool = (count / statistics.median(times) for times in zip(*found, strict=True))
     ratio = statistics.median(there / here for here, there in found)
     return Line(
-        what=f"sweep on Ray, {count:,} short runs", measured=f"{ours:,.0f} runs/s",
-        against=f"{pool:,.0f} runs/s (processes)", ratio=f"{ratio:.2f}", reach="0.8",
-    )  # fmt: skip
+        what=f"sweep on Ray, {count:,} short runs",
+        measured=f"{ours:,.0f} runs/s",
+        against=f"{pool:,.0f} runs/s (processes)",
+        ratio=f"{ratio:.2f}",
+        reach="0.8",
+    )
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -50,7 +53,10 @@ def rows(*, quick: bool = False) -> list[Line]:
         start = time.perf_counter()
     ended = time.perf_counter() - start
     cost = Line(
-        what="Ray of this machine", measured=f"{started:.1f} s to start", ratio="-", reach="-",
+        what="Ray of this machine",
+        measured=f"{started:.1f} s to start",
+        ratio="-",
+        reach="-",
         against=f"{ended:.1f} s to end",
-    )  # fmt: skip
+    )
     return [line, cost]

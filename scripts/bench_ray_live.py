@@ -73,9 +73,7 @@ def nodes() -> Iterator[Nodes]:
 def launched(problem: Problem, on: str, period: int, **options: int) -> Run:
     """Make a run of Downpour that is evaluated at its start and its end only."""
     algorithm = ds.algorithms.downpour(RATE, period, period)
-    return ds.launch(
-        algorithm, problem, workers=WORKERS, on=on, seed=SEED, evaluations=1, **options
-    )
+    return ds.launch(algorithm, problem, workers=WORKERS, on=on, seed=SEED, evaluations=1, **options)
 
 
 def rate(problem: Problem, on: str, period: int, batch: int, n_gradients: int) -> float:
@@ -85,9 +83,7 @@ def rate(problem: Problem, on: str, period: int, batch: int, n_gradients: int) -
     return float((gradients[-1] - gradients[0]) / (seconds[-1] - seconds[0]))
 
 
-def rate_row(
-    problem: Problem, count: int, case: tuple[int, int], *, quick: bool, how: str = ""
-) -> Line:
+def rate_row(problem: Problem, count: int, case: tuple[int, int], *, quick: bool, how: str = "") -> Line:
     """Measure a case on so many nodes and by local processes, in turn."""
     period, batch = case
     n_gradients = (QUICK_GRADIENTS if quick else GRADIENTS) * 32 // batch
@@ -98,18 +94,18 @@ def rate_row(
     ours, local = (statistics.median(rates) for rates in zip(*found, strict=True))
     ratio = statistics.median(there / here for there, here in found)
     return Line(
-        f"live on {count} Ray nodes{how}, {WORKERS} workers, network, batch {batch}, exchange every"
-        f" {period}",
-        f"{ours:,.0f} gradients/s", f"{local:,.0f} (local)", f"{ratio:.2f}", "0.7",
-    )  # fmt: skip
+        f"live on {count} Ray nodes{how}, {WORKERS} workers, network, batch {batch}, exchange every {period}",
+        f"{ours:,.0f} gradients/s",
+        f"{local:,.0f} (local)",
+        f"{ratio:.2f}",
+        "0.7",
+    )
 
 
 def encrypted_rows(problem: Problem) -> list[Line]:
     """Measure all cases as between machines."""
     with patch("distsgd.live.ray.placement.is_one_machine", return_value=False):
-        return [
-            rate_row(problem, 3, case, quick=False, how=", encrypted") for case in CASES
-        ]  # fmt: skip
+        return [rate_row(problem, 3, case, quick=False, how=", encrypted") for case in CASES]
 
 
 def start_row(problem: Problem, what: str, repetitions: int) -> Line:
@@ -122,9 +118,12 @@ def start_row(problem: Problem, what: str, repetitions: int) -> Line:
             found.append(time.perf_counter() - start)
     ours, local = (statistics.median(found) for found in times.values())
     return Line(
-        f"run of 1 update, {WORKERS} workers, {what}", f"{ours:.1f} s", f"{local:.1f} s (local)",
-        f"{ours / local:.1f}", "-",
-    )  # fmt: skip
+        f"run of 1 update, {WORKERS} workers, {what}",
+        f"{ours:.1f} s",
+        f"{local:.1f} s (local)",
+        f"{ours / local:.1f}",
+        "-",
+    )
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -136,10 +135,7 @@ def rows(*, quick: bool = False) -> list[Line]:
         for count in (1,) if quick else (1, 2, 3):
             cluster.grow(count)
             with connected(cluster.address):
-                found += [
-                    rate_row(problem, count, case, quick=quick)
-                    for case in (CASES[:1] if quick else CASES)
-                ]
+                found += [rate_row(problem, count, case, quick=quick) for case in (CASES[:1] if quick else CASES)]
                 if count == 3:
                     found += encrypted_rows(problem)
                 if count == 1:

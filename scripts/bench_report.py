@@ -18,17 +18,23 @@ def outcomes(algorithms: int, fleets: int, seeds: int) -> list[Outcome]:
     problem = ds.problems.quadratic([1.0, 0.1, 0.01], noise=0.1)
     return [
         Outcome(
-            f"rate {place}", f"{2 + workers} machines", seed, problem="quadratic",
+            f"rate {place}",
+            f"{2 + workers} machines",
+            seed,
+            problem="quadratic",
             run=ds.simulate(
-                ds.algorithms.downpour(0.02 * (1 + place)), problem,
+                ds.algorithms.downpour(0.02 * (1 + place)),
+                problem,
                 ds.Fleet(2 + workers, ds.lognormal(1.0, 0.5), latency=0.02, service=0.01),
-                updates=UPDATES, seed=seed, evaluations=EVALUATIONS,
+                updates=UPDATES,
+                seed=seed,
+                evaluations=EVALUATIONS,
             ),
         )
         for workers in range(fleets)
         for place in range(algorithms)
         for seed in range(seeds)
-    ]  # fmt: skip
+    ]
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -47,9 +53,13 @@ def rows(*, quick: bool = False) -> list[Line]:
     counts = (2, 2, 2) if quick else (ALGORITHMS, FLEETS, SEEDS)
     found = outcomes(*counts)
     settings = {
-        "budget": {"updates": UPDATES}, "batch": 32, "seeds": list(range(counts[2])),
-        "evaluations": EVALUATIONS, "target": 0.1, "note": "",
-    }  # fmt: skip
+        "budget": {"updates": UPDATES},
+        "batch": 32,
+        "seeds": list(range(counts[2])),
+        "evaluations": EVALUATIONS,
+        "target": 0.1,
+        "note": "",
+    }
     start = time.perf_counter()
     text = render(summarise(found, settings, is_complete=True), found)
     seconds = time.perf_counter() - start

@@ -72,9 +72,17 @@ def measure(job: Job, pipe: Connection) -> None:
     sessions = {peer: 1 + secrets.randbelow(2**63 - 1) for peer in peers}
     listening, origin = endpoints(None, 1, job.folder), time.monotonic()
     case = ServerCase(
-        algorithm, np.zeros(d), layout, 1, 1, Budget(seconds=job.seconds), sessions, origin,
-        job.folder, checkpoint_every_s=1e9,
-    )  # fmt: skip
+        algorithm,
+        np.zeros(d),
+        layout,
+        1,
+        1,
+        Budget(seconds=job.seconds),
+        sessions,
+        origin,
+        job.folder,
+        checkpoint_every_s=1e9,
+    )
     bells = Bells(job.workers, shards=1)
     server = nursery.fork(partial(serve, bells=bells), case, 0, vectors, gates(listening)[0])
     for worker in range(job.workers):
@@ -173,9 +181,11 @@ def measured(name: str, workers: int, seconds: float) -> Line:
     who = f"{workers} worker" + "s" * (workers > 1)
     return Line(
         what=f"push and pull {n_bytes / 1e6:g} MB ({name} float32), {who}",
-        measured=f"{fast:,.0f}/s", against=f"{slow:,.0f} of Ray, {bound:,.0f} of memcpy",
-        ratio=f"{fast / slow:.1f} x Ray, {fast / bound:.2f} x memcpy", reach=REACH.get(name, "-"),
-    )  # fmt: skip
+        measured=f"{fast:,.0f}/s",
+        against=f"{slow:,.0f} of Ray, {bound:,.0f} of memcpy",
+        ratio=f"{fast / slow:.1f} x Ray, {fast / bound:.2f} x memcpy",
+        reach=REACH.get(name, "-"),
+    )
 
 
 def rows(*, quick: bool = False) -> list[Line]:
@@ -184,9 +194,14 @@ def rows(*, quick: bool = False) -> list[Line]:
 
     folder = tempfile.mkdtemp(prefix="ray-")
     ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False,
-        object_store_memory=RAY_MEMORY_BYTES, logging_level="error", _temp_dir=folder,
-    )  # fmt: skip
+        num_cpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        object_store_memory=RAY_MEMORY_BYTES,
+        logging_level="error",
+        _temp_dir=folder,
+    )
     try:
         if quick:
             return [measured(name, 2, QUICK_SECONDS) for name in ("1 k", "1 M")]

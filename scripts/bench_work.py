@@ -25,9 +25,13 @@ def short_runs(count: int) -> tuple[Setup, list[Job]]:
     """Return so many runs of 2 epochs of softmax on digits, about 10 ms each."""
     algorithm = ds.algorithms.downpour(0.5)
     setup = Setup(
-        {"Downpour": algorithm}, ds.problems.softmax(ds.data.digits()),
-        {"machines": ds.Fleet(8, ds.exponential(1.0))}, {"epochs": 2.0}, seeds=count, target=0.5,
-    )  # fmt: skip
+        {"Downpour": algorithm},
+        ds.problems.softmax(ds.data.digits()),
+        {"machines": ds.Fleet(8, ds.exponential(1.0))},
+        {"epochs": 2.0},
+        seeds=count,
+        target=0.5,
+    )
     return setup, [Job("softmax", "machines", "Downpour", seed, algorithm) for seed in setup.cases]
 
 
@@ -60,14 +64,15 @@ def busy(count: int, folder: Path) -> Line:
     setup, jobs = short_runs(count)
     common, loops = (setup, folder), [SPIN_S] * n_processes()
     cores(run_and_save, common, jobs[: 2 * n_processes()])  # starts the processes
-    found = [
-        (cores(run_and_save, common, jobs), cores(spin, None, loops)) for _ in range(REPETITIONS)
-    ]
+    found = [(cores(run_and_save, common, jobs), cores(spin, None, loops)) for _ in range(REPETITIONS)]
     ours, free = (statistics.median(values) for values in zip(*found, strict=True))
     return Line(
-        what=f"cores at work, {count:,} short runs", measured=f"{ours:.2f}",
-        against=f"{free:.2f} (loops)", ratio=f"{ours / free:.2f}", reach="0.9",
-    )  # fmt: skip
+        what=f"cores at work, {count:,} short runs",
+        measured=f"{ours:.2f}",
+        against=f"{free:.2f} (loops)",
+        ratio=f"{ours / free:.2f}",
+        reach="0.9",
+    )
 
 
 def beside(count: int, folder: Path) -> Line:
@@ -80,9 +85,12 @@ def beside(count: int, folder: Path) -> Line:
     ours += median_s(lambda run: run.save(run_folder(folder, run.hash)), runs)
     ours += median_s(lambda one: Comparison(one, found).summary, [setup.settings]) / count
     return Line(
-        what="hash, save, statistics of a run", measured=f"{ours * 1e3:.1f} ms",
-        against=f"{alone * 1e3:.1f} ms (the run)", ratio=f"{ours / alone:.2f}", reach="10 ms",
-    )  # fmt: skip
+        what="hash, save, statistics of a run",
+        measured=f"{ours * 1e3:.1f} ms",
+        against=f"{alone * 1e3:.1f} ms (the run)",
+        ratio=f"{ours / alone:.2f}",
+        reach="10 ms",
+    )
 
 
 def median_s(do: Callable[[Any], object], pieces: list[Any]) -> float:
@@ -99,7 +107,4 @@ def rows(*, quick: bool = False) -> list[Line]:
     """Return the table's lines; `quick` runs are too few to quote."""
     count = QUICK_RUNS if quick else RUNS
     with tempfile.TemporaryDirectory() as folder:
-        return [
-            busy(count, Path(folder, "busy")),
-            beside(max(QUICK_RUNS, count // 10), Path(folder, "beside")),
-        ]
+        return [busy(count, Path(folder, "busy")), beside(max(QUICK_RUNS, count // 10), Path(folder, "beside"))]

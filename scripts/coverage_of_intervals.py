@@ -88,9 +88,7 @@ def draw(scenario: Scenario, rng: np.random.Generator) -> Table:
     }
 
 
-def _spoiled(
-    how: str, low: np.ndarray, high: np.ndarray, rng: np.random.Generator
-) -> tuple[int, int] | None:
+def _spoiled(how: str, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
     if how == "leader misses one":
         low[0, 0] *= math.exp(-abs(rng.normal(0, 0.1)))
         high[0, 0] = math.inf
@@ -133,19 +131,14 @@ def score(scenario: Scenario, tries: int, *, is_bootstrap: bool = False) -> Scor
     """Return how often the intervals hold, over tables from fixed seeds."""
     n_held, n_false, failed = 0, 0, Counter[tuple[str, str]]()
     for number in range(tries):
-        found = ratios(
-            draw(scenario, np.random.default_rng([7, number])), is_bootstrap=is_bootstrap
-        )
+        found = ratios(draw(scenario, np.random.default_rng([7, number])), is_bootstrap=is_bootstrap)
         known = {pair: (one.low, one.high) for pair, one in found.items() if one.low is not None}
         effects = scenario.truth
         actual = {(a, b): math.exp(effects[int(a)] - effects[int(b)]) for a, b in known}
         wrong = [pair for pair, (low, high) in known.items() if not low <= actual[pair] <= high]
         failed.update(wrong)
         n_held += not wrong
-        n_false += any(
-            (low > 1 >= actual[pair]) or (high < 1 <= actual[pair])
-            for pair, (low, high) in known.items()
-        )
+        n_false += any((low > 1 >= actual[pair]) or (high < 1 <= actual[pair]) for pair, (low, high) in known.items())
     return Score(n_held / tries, n_false / tries, max(failed.values(), default=0) / tries)
 
 
@@ -200,13 +193,8 @@ def main(arguments: list[str]) -> None:
     tries = int(arguments[arguments.index("--tries") + 1]) if "--tries" in arguments else 2000
     scenarios = EQUAL if is_bootstrap else EQUAL | UNUSUAL
     if quick:
-        scenarios, tries = (
-            dict(list(scenarios.items())[:: 9 if is_bootstrap else 7]),
-            min(tries, 20),
-        )
-    rows = [
-        [name, *score(one, tries, is_bootstrap=is_bootstrap)] for name, one in scenarios.items()
-    ]
+        scenarios, tries = (dict(list(scenarios.items())[:: 9 if is_bootstrap else 7]), min(tries, 20))
+    rows = [[name, *score(one, tries, is_bootstrap=is_bootstrap)] for name, one in scenarios.items()]
     show(f"intervals, {tries} tries", ["tables", "holds", "false", "missed most"], _shares(rows))
     if not is_bootstrap:
         powers = [[n_seeds, *power(n_seeds, tries)] for n_seeds in SEEDS]

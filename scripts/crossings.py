@@ -76,9 +76,14 @@ def measured(setup: Setup, job: Job, target: float) -> Row:
     found = find_crossing(run, job.algorithm, problem, target)
     cost = (perf_counter() - ran) / (ran - began)
     exact = ds.simulate(
-        job.algorithm, problem, setup.fleets[job.fleet], seed=job.seed, batch=setup.batch,
-        evaluate_every=1, **setup.budget,
-    )  # fmt: skip
+        job.algorithm,
+        problem,
+        setup.fleets[job.fleet],
+        seed=job.seed,
+        batch=setup.batch,
+        evaluate_every=1,
+        **setup.budget,
+    )
     truth = exact.crossing(target).update
     times = [_seconds(run, one) for one in (run.crossing(target).update, found.update, truth)]
     return Row(job, *times, _is_right(run, found, truth), problem.n_losses, cost)
@@ -122,16 +127,22 @@ def main(arguments: list[str]) -> None:
     seeds = int(arguments[arguments.index("--seeds") + 1]) if "--seeds" in arguments else 1
     found = list(rows(planned(quick="--quick" in arguments, seeds=seeds)))
     headings = [
-        "problem", "fleet", "algorithm", "seed", "history [s]", "found [s]", "exact [s]",
-        "history late", "found late", "evaluations", "cost",
-    ]  # fmt: skip
+        "problem",
+        "fleet",
+        "algorithm",
+        "seed",
+        "history [s]",
+        "found [s]",
+        "exact [s]",
+        "history late",
+        "found late",
+        "evaluations",
+        "cost",
+    ]
     table = [
-        [
-            *one.job[:4], *(_text(time) for time in one[1:4]), *map(_share, one.late),
-            one.evaluations, f"{one.cost:.2f}",
-        ]
+        [*one.job[:4], *(_text(time) for time in one[1:4]), *map(_share, one.late), one.evaluations, f"{one.cost:.2f}"]
         for one in found
-    ]  # fmt: skip
+    ]
     show("time to the target", headings, table)
     n_wrong = sum(not one.is_right for one in found)
     cost = sum(one.cost for one in found) / len(found)

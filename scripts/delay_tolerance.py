@@ -92,16 +92,11 @@ def loss(algorithm: Algorithm, problem: Problem, fleet: StaleReads, *, quick: bo
 
 def rows(problem: Problem, delays: Sequence[int], *, quick: bool) -> list[list[object]]:
     """Return a row for each delay: the losses at the rates of no delay, and at the best rates."""
-    undelayed = {
-        name: best(make, problem, 0, quick=quick).rate for name, make in ALGORITHMS.items()
-    }
+    undelayed = {name: best(make, problem, 0, quick=quick).rate for name, make in ALGORITHMS.items()}
     table: list[list[object]] = []
     for delay in delays:
         fleet = ds.stale_reads(ds.constant(float(delay)))
-        kept = [
-            loss(make(undelayed[name]), problem, fleet, quick=quick)
-            for name, make in ALGORITHMS.items()
-        ]
+        kept = [loss(make(undelayed[name]), problem, fleet, quick=quick) for name, make in ALGORITHMS.items()]
         again = [best(make, problem, delay, quick=quick) for make in ALGORITHMS.values()]
         table.append([f"{delay:,}", *kept, *again])
     return table

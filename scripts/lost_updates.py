@@ -56,9 +56,7 @@ def _apply(_: One, s: One, m: One) -> One:
 def counting() -> Algorithm:
     """Return an algorithm that adds 1 to every coordinate of a sample, whatever the gradient."""
     server, worker = Server(_init, ("x",), _apply), Worker(_init, _receive, _at, _step, _send)
-    return ds.algorithms.hogwild(1.0)._replace(
-        name="counting", hyper=One(1.0), server=server, worker=worker
-    )
+    return ds.algorithms.hogwild(1.0)._replace(name="counting", hyper=One(1.0), server=server, worker=worker)
 
 
 def rows(data: Data, name: str, epochs: int) -> Iterator[tuple[str, ...]]:
@@ -67,15 +65,18 @@ def rows(data: Data, name: str, epochs: int) -> Iterator[tuple[str, ...]]:
     expected = epochs * problem.support.rows.values.size
     for writes in get_args(Writes):
         for workers in WORKERS:
-            run = ds.launch(
-                counting(), problem, workers=workers, epochs=epochs, batch=1, writes=writes
-            )
+            run = ds.launch(counting(), problem, workers=workers, epochs=epochs, batch=1, writes=writes)
             lost = expected - run.x.sum()
             seconds = run.history["wall_seconds"][-1]
             yield (
-                name, writes, f"{workers}", f"{expected:,}", f"{lost:,.0f}",
-                f"{lost / expected:.2%}", f"{seconds / expected * 1e9:.1f}",
-            )  # fmt: skip
+                name,
+                writes,
+                f"{workers}",
+                f"{expected:,}",
+                f"{lost:,.0f}",
+                f"{lost / expected:.2%}",
+                f"{seconds / expected * 1e9:.1f}",
+            )
 
 
 def main(*, quick: bool) -> None:

@@ -25,17 +25,22 @@ from distsgd.problem import Problem
 EPOCHS = 2
 
 
-def lossy(
-    algorithm: Algorithm, problem: Problem, fleet: ds.Fleet, seeds: range
-) -> tuple[float, float]:
+def lossy(algorithm: Algorithm, problem: Problem, fleet: ds.Fleet, seeds: range) -> tuple[float, float]:
     """Return the median loss without atomic changes, and the median share of lost ones."""
     runs = [
         ds.simulate(
-            algorithm, problem, fleet, seed=seed, epochs=EPOCHS, batch=1, evaluations=1,
-            reads="interleaved", atomic=False,
+            algorithm,
+            problem,
+            fleet,
+            seed=seed,
+            epochs=EPOCHS,
+            batch=1,
+            evaluations=1,
+            reads="interleaved",
+            atomic=False,
         )
         for seed in seeds
-    ]  # fmt: skip
+    ]
     losses = statistics.median(run.history["loss"][-1] for run in runs)
     return losses, statistics.median(run.counts["lost"] / run.counts["writes"] for run in runs)
 
@@ -47,10 +52,7 @@ def rows(popularity: float, cores: list[int], *, quick: bool) -> list[list[objec
     problem, known = ds.problems.logistic(data), data.statistics
     budget = {"epochs": EPOCHS, "batch": 1}
     rates = [2.0**k for k in (range(-1, 4, 2) if quick else range(-3, 6))]
-    alone = tuned(
-        lambda rate: median(ds.algorithms.hogwild(rate), problem, ds.Fleet(1), seeds, **budget),
-        rates,
-    )
+    alone = tuned(lambda rate: median(ds.algorithms.hogwild(rate), problem, ds.Fleet(1), seeds, **budget), rates)
     algorithm = ds.algorithms.hogwild(alone.rate)
     table: list[list[object]] = []
     for n_cores in cores:
@@ -69,9 +71,17 @@ def main(arguments: list[str]) -> None:
     popularities, cores = ([0.0, 1.5], [64]) if quick else ([0.0, 0.5, 1.0, 1.5], [16, 256, 2048])
     table = [row for one in popularities for row in rows(one, cores, quick=quick)]
     headings = [
-        "popularity", "Omega", "Delta", "rho", "one core", "cores", "stale", "interleaved",
-        "not atomic", "lost",
-    ]  # fmt: skip
+        "popularity",
+        "Omega",
+        "Delta",
+        "rho",
+        "one core",
+        "cores",
+        "stale",
+        "interleaved",
+        "not atomic",
+        "lost",
+    ]
     show(f"training loss after {EPOCHS} epochs", headings, table)
 
 

@@ -36,13 +36,8 @@ def median(
     **settings: Any,  # noqa: ANN401 # whatever `simulate` takes
 ) -> float:
     """Return the median of the final training loss over `seeds`."""
-    runs = [
-        ds.simulate(algorithm, problem, fleet, seed=seed, evaluations=1, **settings)
-        for seed in seeds
-    ]
-    return statistics.median(
-        FAILED if run.status == "diverged" else run.history["loss"][-1] for run in runs
-    )
+    runs = [ds.simulate(algorithm, problem, fleet, seed=seed, evaluations=1, **settings) for seed in seeds]
+    return statistics.median(FAILED if run.status == "diverged" else run.history["loss"][-1] for run in runs)
 
 
 def tuned(loss: Callable[[float], float], rates: Sequence[float]) -> Best:

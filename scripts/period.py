@@ -27,9 +27,7 @@ MOMENTUM = 0.9
 MAKERS: dict[str, Callable[[float, int], Algorithm]] = {
     "Downpour": lambda rate, period: ds.algorithms.downpour(rate, period, period),
     "EASGD": lambda rate, period: ds.algorithms.elastic_averaging(rate, MOVING_RATE, period),
-    "EAMSGD": lambda rate, period: ds.algorithms.elastic_averaging(
-        rate, MOVING_RATE, period, momentum=MOMENTUM
-    ),
+    "EAMSGD": lambda rate, period: ds.algorithms.elastic_averaging(rate, MOVING_RATE, period, momentum=MOMENTUM),
 }
 
 
@@ -49,10 +47,7 @@ def main(arguments: list[str]) -> None:
     quick = "--quick" in arguments
     problem = ds.problems.network(ds.data.digits(), hidden=(8,) if quick else (32,))
     periods = [1, 16] if quick else [1, 4, 16, 64]
-    table = [
-        [period, *(best(name, problem, period, quick=quick) for name in MAKERS)]
-        for period in periods
-    ]
+    table = [[period, *(best(name, problem, period, quick=quick) for name in MAKERS)] for period in periods]
     show("training loss after equal gradients, and its rate", ["period", *MAKERS], table)
 
 

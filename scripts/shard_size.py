@@ -31,9 +31,8 @@ WORKERS, PARAMETERS = [8, 64, 1_000], [10_000, 1_000_000, 100_000_000]
 def fleet(workers: int, shards: int) -> ds.Fleet:
     """Return the model of machines."""
     return ds.Fleet(
-        workers, ds.lognormal(STEP_S, VARIATION), latency=LATENCY_S, bandwidth=LINK,
-        service=SERVICE_S, shards=shards,
-    )  # fmt: skip
+        workers, ds.lognormal(STEP_S, VARIATION), latency=LATENCY_S, bandwidth=LINK, service=SERVICE_S, shards=shards
+    )
 
 
 def sizes(algorithm: Algorithm, parameters: int) -> dict[str, float]:
@@ -72,9 +71,8 @@ def predictions(workers: int, parameters: int, steps: int) -> list[list[object]]
     for name, algorithm in algorithms.items():
         for shards in sorted({1, max(1, well // 10), well}):
             trace = schedule(
-                algorithm.cycle, fleet(workers, shards), gradients=workers * steps,
-                **sizes(algorithm, parameters),
-            )  # fmt: skip
+                algorithm.cycle, fleet(workers, shards), gradients=workers * steps, **sizes(algorithm, parameters)
+            )
             rate = trace.gradients[-1] / trace.seconds[-1]
             busy = f"{trace.utilisation.mean():.0%}"
             table.append([name, str(shards), number(rate), busy, number(trace.staleness.mean())])

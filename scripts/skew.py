@@ -34,17 +34,13 @@ PARTITIONS = {
 }
 
 
-def best(
-    make: Callable[[float], Algorithm], problem: Problem, partition: ds.Partition, *, quick: bool
-) -> Best:
+def best(make: Callable[[float], Algorithm], problem: Problem, partition: ds.Partition, *, quick: bool) -> Best:
     """Return the best rate of an algorithm on a partition."""
     rates = [0.05, 0.8] if quick else [0.0125 * 2**k for k in range(12)]
     seeds, epochs = range(1 if quick else 3), 2 if quick else 20
 
     def loss(rate: float) -> float:
-        return median(
-            make(rate), problem, FLEET, seeds, epochs=epochs, batch=8, partition=partition
-        )
+        return median(make(rate), problem, FLEET, seeds, epochs=epochs, batch=8, partition=partition)
 
     return tuned(loss, rates)
 

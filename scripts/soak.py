@@ -85,15 +85,33 @@ def lines(minutes: float, seed: int) -> Iterator[Line]:
         on_loss = chance.choice(["replace", "shrink"])
         killer = Killer(chance, workers, on_loss)
         run = ds.launch(
-            ALGORITHMS[label], problem, workers=workers, shards=shards, on_loss=on_loss,
-            updates=10**9, batch=BATCH, seed=chance.randrange(100), delay=DELAY, heartbeat=1.0,
-            checkpoint_every=0.5, evaluate_every=1000, watch=killer.watch, stop=killer.stop,
-        )  # fmt: skip
+            ALGORITHMS[label],
+            problem,
+            workers=workers,
+            shards=shards,
+            on_loss=on_loss,
+            updates=10**9,
+            batch=BATCH,
+            seed=chance.randrange(100),
+            delay=DELAY,
+            heartbeat=1.0,
+            checkpoint_every=0.5,
+            evaluate_every=1000,
+            watch=killer.watch,
+            stop=killer.stop,
+        )
         lost, restarts = run.counts["lost_workers"], run.counts["server_restarts"]
         yield Line(
-            label, workers, shards, on_loss, killer.kills, lost, restarts, run.trace.n_updates,
+            label,
+            workers,
+            shards,
+            on_loss,
+            killer.kills,
+            lost,
+            restarts,
+            run.trace.n_updates,
             replayed(run, ALGORITHMS[label], problem),
-        )  # fmt: skip
+        )
 
 
 def replayed(run: Run, algorithm: Algorithm, problem: object) -> str:

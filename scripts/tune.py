@@ -33,9 +33,12 @@ def trial(config: dict[str, Any]) -> dict[str, float]:
     """Return the loss of one learning rate at one staleness; a run that diverged has a huge one."""
     problem = ds.problems.softmax(ds.data.digits(), l2=1e-4)
     run = ds.simulate(
-        ds.algorithms.downpour(config["learning_rate"]), problem,
-        ds.fixed_staleness(config["staleness"]), epochs=EPOCHS, evaluations=1,
-    )  # fmt: skip
+        ds.algorithms.downpour(config["learning_rate"]),
+        problem,
+        ds.fixed_staleness(config["staleness"]),
+        epochs=EPOCHS,
+        evaluations=1,
+    )
     return {"loss": run.history["loss"][-1] if run.status == "done" else sys.float_info.max}
 
 
@@ -45,16 +48,16 @@ def search(stalenesses: list[int], rates: int, folder: str) -> list[dict[str, fl
 
     tuner = tune.Tuner(
         trial,
-        param_space={
-            "learning_rate": tune.loguniform(LOWEST, HIGHEST),
-            "staleness": tune.grid_search(stalenesses),
-        },
+        param_space={"learning_rate": tune.loguniform(LOWEST, HIGHEST), "staleness": tune.grid_search(stalenesses)},
         tune_config=tune.TuneConfig(
-            metric="loss", mode="min", num_samples=rates, reuse_actors=True,
+            metric="loss",
+            mode="min",
+            num_samples=rates,
+            reuse_actors=True,
             search_alg=tune.search.BasicVariantGenerator(random_state=0),
         ),
         run_config=tune.RunConfig(storage_path=folder, verbose=0),
-    )  # fmt: skip
+    )
     return [one.config | {"loss": one.metrics["loss"]} for one in tuner.fit()]
 
 

@@ -40,9 +40,7 @@ def round_robin(updates: int) -> Trace:
 def make_run() -> MakeRun:
     """Return a maker of runs with given losses, one update and one second apart."""
 
-    def make(
-        losses: Sequence[float], *, seed: int = 0, status: str = "done", **settings: object
-    ) -> Run:
+    def make(losses: Sequence[float], *, seed: int = 0, status: str = "done", **settings: object) -> Run:
         n = len(losses)
         columns = dict.fromkeys(HISTORY, np.arange(n, dtype=np.float64))
         columns |= {"loss": np.array(losses), "test_loss": np.array(losses) + 1.0}
@@ -53,8 +51,7 @@ def make_run() -> MakeRun:
             trace=round_robin(n - 1),
             status=status,
             diverged_at=n - 1 if status == "diverged" else None,
-            settings={"algorithm": {"name": "serial"}, "fleet": {"workers": 1}, "seed": seed}
-            | settings,
+            settings={"algorithm": {"name": "serial"}, "fleet": {"workers": 1}, "seed": seed} | settings,
         )
 
     return make

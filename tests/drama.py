@@ -12,9 +12,7 @@ class Drama:
     limit_s: float
     """A test that takes longer hangs."""
 
-    def __init__(
-        self, act: Callable[[], None], *, has_recovered: Callable[[Progress], bool]
-    ) -> None:
+    def __init__(self, act: Callable[[], None], *, has_recovered: Callable[[Progress], bool]) -> None:
         self._act, self._has_recovered = act, has_recovered
         self._until, self._acted_at, self._is_over = time.monotonic() + self.limit_s, -1, False
 

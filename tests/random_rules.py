@@ -8,19 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distsgd.algorithm import (
-    Algorithm,
-    Column,
-    Pull,
-    Push,
-    Server,
-    Step,
-    Worker,
-    maximum,
-    minimum,
-    sqrt,
-    where,
-)  # fmt: skip
+from distsgd.algorithm import Algorithm, Column, Pull, Push, Server, Step, Worker, maximum, minimum, sqrt, where
 
 
 class Hyper(NamedTuple):
@@ -55,33 +43,88 @@ AT = ("at.version", "at.staleness", "at.workers", "at.step", "at.factor")
 H = ("h.a", "h.b")
 CONSTANTS = ("0.0", "-0.0", "1", "2", "-3", "0.1", "1e-3", "1 / 3", "float('inf')")
 BINARY = (
-    "({} + {})", "({} - {})", "({} * {})", "({} / {})", "minimum({}, {})", "maximum({}, {})",
-    "np.minimum({}, {})", "np.add({}, {})",
-)  # fmt: skip
+    "({} + {})",
+    "({} - {})",
+    "({} * {})",
+    "({} / {})",
+    "minimum({}, {})",
+    "maximum({}, {})",
+    "np.minimum({}, {})",
+    "np.add({}, {})",
+)
 UNARY = ("(-{})", "(+{})", "abs({})", "sqrt({})", "sqrt(abs({}))", "np.abs({})", "helper({})")
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 FORBIDDEN = (
-    "np.exp({})", "({}) ** 2", "2.0 ** ({})", "np.sum({})", "np.mean({})", "np.max({})",
-    "np.dot({0}, {0})", "np.linalg.norm({})", "np.power({}, 2)", "np.square({})", "np.tanh({})",
-    "np.log({})", "np.floor({})", "np.sign({})", "np.clip({}, 0, 1)", "np.cumsum({})",
-    "np.add.reduce({})", "np.random.normal() * {}", "random.random() + {}", "next(counter) * {}",
-    "time.perf_counter() * {}", "(1.0 if {} > 0 else 2.0)", "({} and 1.0)", "(not {})",
-    "(0 < {} < 1) * 1.0", "max({}, 0)", "min({}, 0)", "math.sqrt({})", "math.exp({})", "len({})",
-    "({})[0]", "({}) // 2", "({}) % 3", "divmod({}, 2)[0]", "float({})", "int({})", "round({})",
-    "math.floor({})", "({} > 0) * 2.0", "(({0} > 0) & ({0} < 1)) * 1.0", "({}).sum()",
-    "({}).shape[0]", "np.array([1.0, 2.0]) * {}", "np.asarray({})", "np.zeros_like({})",
-    "np.where({}, 1.0, 2.0)", "({0}) @ ({0})", "sum({})", "np.logical_and({0} > 0, {0} < 1)",
-    "np.isfinite({})", "np.float64({})", "[1.0, 2.0][{}]", "{}.real", "np.nan_to_num({})",
-    "remember({})", "np.heaviside({}, 0.5)", "10**400 * {}", "(2**60 + 1) * {}",
+    "np.exp({})",
+    "({}) ** 2",
+    "2.0 ** ({})",
+    "np.sum({})",
+    "np.mean({})",
+    "np.max({})",
+    "np.dot({0}, {0})",
+    "np.linalg.norm({})",
+    "np.power({}, 2)",
+    "np.square({})",
+    "np.tanh({})",
+    "np.log({})",
+    "np.floor({})",
+    "np.sign({})",
+    "np.clip({}, 0, 1)",
+    "np.cumsum({})",
+    "np.add.reduce({})",
+    "np.random.normal() * {}",
+    "random.random() + {}",
+    "next(counter) * {}",
+    "time.perf_counter() * {}",
+    "(1.0 if {} > 0 else 2.0)",
+    "({} and 1.0)",
+    "(not {})",
+    "(0 < {} < 1) * 1.0",
+    "max({}, 0)",
+    "min({}, 0)",
+    "math.sqrt({})",
+    "math.exp({})",
+    "len({})",
+    "({})[0]",
+    "({}) // 2",
+    "({}) % 3",
+    "divmod({}, 2)[0]",
+    "float({})",
+    "int({})",
+    "round({})",
+    "math.floor({})",
+    "({} > 0) * 2.0",
+    "(({0} > 0) & ({0} < 1)) * 1.0",
+    "({}).sum()",
+    "({}).shape[0]",
+    "np.array([1.0, 2.0]) * {}",
+    "np.asarray({})",
+    "np.zeros_like({})",
+    "np.where({}, 1.0, 2.0)",
+    "({0}) @ ({0})",
+    "sum({})",
+    "np.logical_and({0} > 0, {0} < 1)",
+    "np.isfinite({})",
+    "np.float64({})",
+    "[1.0, 2.0][{}]",
+    "{}.real",
+    "np.nan_to_num({})",
+    "remember({})",
+    "np.heaviside({}, 0.5)",
+    "10**400 * {}",
+    "(2**60 + 1) * {}",
     "{} + None",
-)  # fmt: skip
+)
 """Each stands for one thing that a rule may not do."""
 
 _TAME = {
-    ("receive", "Replica"): ("x", "0.0"), ("at", ""): ("w.x",), ("step", "Replica"): ("w.x", "g"),
-    ("send", "Message"): ("w.v", "w.x"), ("", "Replica"): ("w.x", "w.v"),
+    ("receive", "Replica"): ("x", "0.0"),
+    ("at", ""): ("w.x",),
+    ("step", "Replica"): ("w.x", "g"),
+    ("send", "Message"): ("w.v", "w.x"),
+    ("", "Replica"): ("w.x", "w.v"),
     ("apply", "State"): ("0.5 * s.x - 0.1 * m.g", "0.5 * s.y"),
-}  # fmt: skip
+}
 _kept: list[object] = []
 
 
@@ -97,9 +140,7 @@ def _remember(x: Column) -> Column:
 class Writer:
     """Writes rules; `outside` is put into one of them."""
 
-    def __init__(
-        self, seed: int, outside: str = "", *, memoryless: bool = False, is_tame: bool = False
-    ) -> None:
+    def __init__(self, seed: int, outside: str = "", *, memoryless: bool = False, is_tame: bool = False) -> None:
         self._is_tame = is_tame  # whether the numbers stay finite, and gradients matter
         self._random, self._memoryless = random.Random(seed), memoryless
         self.spoilt = self._random.choice(["receive", "at", "step", "send", "apply"])
@@ -112,9 +153,7 @@ class Writer:
             return draw.choice(CONSTANTS if is_number and draw.random() < 0.2 else leaves)
         inner = [self.expression(leaves, depth - 1, is_number=n > 0) for n in range(4)]
         if kind < 0.3:
-            return (
-                f"where({inner[0]} {draw.choice(COMPARISONS)} {leaves[0]}, {inner[1]}, {inner[2]})"
-            )
+            return f"where({inner[0]} {draw.choice(COMPARISONS)} {leaves[0]}, {inner[1]}, {inner[2]})"
         return draw.choice(BINARY if kind < 0.75 else UNARY).format(*inner)
 
     def result(self, rule: str, kind: str, leaves: tuple[str, ...]) -> str:
@@ -149,15 +188,23 @@ class Writer:
 def algorithm_of(source: str, **given: object) -> Algorithm:
     """Return the algorithm of the rules in a text."""
     names: dict[str, object] = {
-        "np": np, "math": math, "random": random, "time": time, "counter": count(),
-        "helper": _helper, "remember": _remember, "sqrt": sqrt, "where": where,
-        "minimum": minimum, "maximum": maximum, "State": State, "Replica": Replica,
+        "np": np,
+        "math": math,
+        "random": random,
+        "time": time,
+        "counter": count(),
+        "helper": _helper,
+        "remember": _remember,
+        "sqrt": sqrt,
+        "where": where,
+        "minimum": minimum,
+        "maximum": maximum,
+        "State": State,
+        "Replica": Replica,
         "Message": Message,
-    }  # fmt: skip
+    }
     exec(source, names)
-    receive, at, step, send, apply = (
-        names[name] for name in ("receive", "at", "step", "send", "apply")
-    )
+    receive, at, step, send, apply = (names[name] for name in ("receive", "at", "step", "send", "apply"))
     return Algorithm(
         "random",
         Hyper(0.5, 2.0),

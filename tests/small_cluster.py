@@ -106,9 +106,7 @@ def titles(process: int) -> list[str]:
 def started() -> Iterator[Machines]:
     """Start a cluster in a folder of its own, and end it."""
     with (
-        tempfile.TemporaryDirectory(
-            prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
-        ) as folder,
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         Path(folder, "ray").mkdir()  # where it writes the address of a cluster

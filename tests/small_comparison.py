@@ -28,16 +28,18 @@ class Small(NamedTuple):
 def small() -> Small:
     """Return the comparison; everybody shares it."""
     machines = {"compute": exponential(1.0), "latency": 0.05, "service": 0.02}
-    fleets = {
-        "2 machines": Fleet(2, **machines),
-        "6 machines": Fleet(6, **machines),
-        "far behind": fixed_staleness(20),
-    }
+    fleets = {"2 machines": Fleet(2, **machines), "6 machines": Fleet(6, **machines), "far behind": fixed_staleness(20)}
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), NAME: downpour(1.7)}
     found = compare(
-        algorithms, quadratic([1.0, 0.2], noise=0.1), fleets, gradients=120, seeds=4, target=0.2,
-        evaluations=20, note="A note.",
-    )  # fmt: skip
+        algorithms,
+        quadratic([1.0, 0.2], noise=0.1),
+        fleets,
+        gradients=120,
+        seeds=4,
+        target=0.2,
+        evaluations=20,
+        note="A note.",
+    )
     outcomes = list(found.outcomes)
     problem = outcomes[0].problem
     error = "ValueError: </script><script>x"
@@ -63,6 +65,5 @@ def trial(problem: str, fleet: str, algorithm: str, rate: float) -> Trial:
     loss = None if rate == RATES[-1] else abs(rate - best) + 0.01
     status = "diverged" if loss is None else "done"
     return Trial(
-        problem, fleet, algorithm, {"learning_rate": rate}, [100, 101], [loss] * 2, [status] * 2,
-        ["0" * 64] * 2,
-    )  # fmt: skip
+        problem, fleet, algorithm, {"learning_rate": rate}, [100, 101], [loss] * 2, [status] * 2, ["0" * 64] * 2
+    )

@@ -24,7 +24,14 @@ def small_live() -> Small:
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), "racing": hogwild(0.2)}
     with patch.object(jobs, "launch", launch):
         found = compare(
-            algorithms, quadratic([1.0, 0.2], noise=0.1), fleets, gradients=120, seeds=3,
-            target=0.2, evaluations=20, engine=["simulate", "local"], live=Live(shards=2),
-        )  # fmt: skip
+            algorithms,
+            quadratic([1.0, 0.2], noise=0.1),
+            fleets,
+            gradients=120,
+            seeds=3,
+            target=0.2,
+            evaluations=20,
+            engine=["simulate", "local"],
+            live=Live(shards=2),
+        )
     return Small(found.summary, list(found.outcomes))

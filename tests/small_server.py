@@ -33,15 +33,22 @@ class SmallServer:
     """Servers in threads, at a folder's sockets; what they are asked for comes from the test."""
 
     def __init__(
-        self, algorithm: Algorithm, folder: Path, *, workers: int = 3, shards: int = 1,
-        shared: bool = True, keys: Keys | None = None, address: str | None = None,
-        evaluates: bool = False, **options: Any,  # noqa: ANN401 # those of a ServerCase
-    ) -> None:  # fmt: skip
+        self,
+        algorithm: Algorithm,
+        folder: Path,
+        *,
+        workers: int = 3,
+        shards: int = 1,
+        shared: bool = True,
+        keys: Keys | None = None,
+        address: str | None = None,
+        evaluates: bool = False,
+        **options: Any,  # noqa: ANN401 # those of a ServerCase
+    ) -> None:
         self.algorithm, self.folder, self.workers, self.shards = algorithm, folder, workers, shards
         self.layout = Layout(
-            PROBLEM.dimension, workers, shards, len(algorithm.server.reads),
-            len(message_columns(algorithm)),
-        )  # fmt: skip
+            PROBLEM.dimension, workers, shards, len(algorithm.server.reads), len(message_columns(algorithm))
+        )
         block = memoryview(mmap.mmap(-1, self.layout.shared_bytes))
         self.vectors = SharedVectors(self.layout, block) if shared else FrameVectors(self.layout)
         self.listening, self.keys = endpoints(address, shards, folder), keys
@@ -79,10 +86,16 @@ class SmallServer:
     def serve(self) -> None:
         """Start a thread for each shard."""
         case = ServerCase(
-            self.algorithm, self.start, self.layout, BATCH, PROBLEM.samples,
-            sessions=dict(self.sessions), origin=self.origin, folder=self.folder / "kept",
+            self.algorithm,
+            self.start,
+            self.layout,
+            BATCH,
+            PROBLEM.samples,
+            sessions=dict(self.sessions),
+            origin=self.origin,
+            folder=self.folder / "kept",
             **self.options,
-        )  # fmt: skip
+        )
         followers = doors(self.listening, LEAD, self.keys)[1:]
         for shard, gate in enumerate(gates(self.listening, self.keys)):
             arguments = (case, shard, self.vectors, gate, () if shard else followers)
@@ -90,24 +103,23 @@ class SmallServer:
 
     def thread(self, do: Callable[..., None], *arguments: object, **options: object) -> None:
         """Do something in a thread that ends with the run."""
-        thread = threading.Thread(
-            target=do, args=arguments, kwargs=options, daemon=True, name=do.__name__
-        )
+        thread = threading.Thread(target=do, args=arguments, kwargs=options, daemon=True, name=do.__name__)
         thread.start()
         self.threads.append(thread)
 
     def peer(self, number: int) -> Peer:
         """Return somebody who may speak to the servers."""
         return Peer(
-            number, self.sessions[number], doors(self.listening, number, self.keys), self.origin,
+            number,
+            self.sessions[number],
+            doors(self.listening, number, self.keys),
+            self.origin,
             is_over=lambda: self.is_closing,
-        )  # fmt: skip
+        )
 
     def work(self, *workers: int) -> None:
         """Start honest workers."""
-        case = Case(
-            self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers
-        )  # fmt: skip
+        case = Case(self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers)
         for worker in workers or range(self.workers):
             self.thread(work, case, self.vectors, self.peer(worker), heartbeat_s=0.1)
 
@@ -129,11 +141,7 @@ class SmallServer:
         last = checkpoint.load(self.folder / "kept")
         assert last is not None
         assert last.description.is_last
-        return (
-            Trace(last.rows, self.workers),
-            checkpoint.load_model(self.folder / "kept", last),
-            state,
-        )
+        return (Trace(last.rows, self.workers), checkpoint.load_model(self.folder / "kept", last), state)
 
     def assert_replays(self) -> Trace:
         """Wait for the end; the model must have the bits of the fold of the order."""

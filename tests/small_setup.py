@@ -10,9 +10,12 @@ DOWNPOUR, SERIAL = ds.algorithms.downpour(0.1), ds.algorithms.serial(0.1)
 def setup(**changes: object) -> Setup:
     """Return a small comparison with some changes."""
     known = {
-        "algorithms": {"downpour": DOWNPOUR}, "problem": QUADRATIC,
-        "fleets": {"two": ds.Fleet(2)}, "budget": {"updates": 20}, "seeds": 1,
-    }  # fmt: skip
+        "algorithms": {"downpour": DOWNPOUR},
+        "problem": QUADRATIC,
+        "fleets": {"two": ds.Fleet(2)},
+        "budget": {"updates": 20},
+        "seeds": 1,
+    }
     return Setup(**known | changes)
 
 

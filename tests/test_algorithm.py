@@ -134,10 +134,7 @@ def test_a_cycle_that_cannot_turn_is_refused(cycle: tuple[object, ...]) -> None:
         ({"worker_step": lambda h, w, g: State(g)}, "step must return Replica"),
         ({"worker_send": lambda h, w: (State(w.x), Message(w.g))}, "send must return Replica"),
         ({"worker_send": lambda h, w: w}, "send must return 2 values, a state and"),
-        (
-            {"server_apply": lambda h, s, m: State(m.slope)},
-            "apply cannot be called on columns",
-        ),
+        ({"server_apply": lambda h, s, m: State(m.slope)}, "apply cannot be called on columns"),
         ({"worker_init": lambda h, x: 0.0}, "worker.init must return a NamedTuple, not float"),
         ({"hyper": Numbers(float("nan"))}, "learning_rate must be"),
         ({"hyper": Numbers("fast")}, "learning_rate must be a number"),
@@ -153,9 +150,7 @@ def test_a_rule_may_leave_out_what_is_known() -> None:
     """A rule without `at` is called as if it took `at` and ignored it."""
     asks = small(server_apply=lambda h, s, m, at: State(s.x - at.factor * h.learning_rate * m.g))
     at = At(version=3, staleness=1, workers=2, step=4, factor=1.0)
-    results = [
-        Rules.of(one).apply(one.hyper, State(2.0), Message(0.5), at) for one in (small(), asks)
-    ]
+    results = [Rules.of(one).apply(one.hyper, State(2.0), Message(0.5), at) for one in (small(), asks)]
     assert results[0] == results[1] == State(2.0 - 0.1 * 0.5)
 
 
@@ -170,13 +165,8 @@ MEMORIES = {
         "worker_receive": lambda h, w, x: Replica(x, w.g),
         "worker_step": lambda h, w, g: Replica(w.x, w.g + g),
     },
-    "moves its point": {
-        "worker_receive": lambda h, w, x: Replica(x, w.g),
-        "worker_at": lambda h, w: w.x + w.g,
-    },
-    "decides by its state": {
-        "worker_receive": lambda h, w, x: Replica(where(w.x > 0, x, -x), 0.0),
-    },
+    "moves its point": {"worker_receive": lambda h, w, x: Replica(x, w.g), "worker_at": lambda h, w: w.x + w.g},
+    "decides by its state": {"worker_receive": lambda h, w, x: Replica(where(w.x > 0, x, -x), 0.0)},
 }
 
 
@@ -198,9 +188,7 @@ def test_a_state_that_every_push_resets_is_no_memory() -> None:
 
 
 @pytest.mark.parametrize("algorithm", SPARSE.values(), ids=SPARSE)
-@given(
-    x=columns, more=st.lists(columns, min_size=3, max_size=3), read=st.lists(columns, min_size=2)
-)
+@given(x=columns, more=st.lists(columns, min_size=3, max_size=3), read=st.lists(columns, min_size=2))
 def test_a_sparse_algorithm_leaves_coordinates_without_gradient_alone(
     algorithm: Algorithm, x: float, more: list[float], read: list[float]
 ) -> None:
@@ -292,7 +280,5 @@ def test_settings_tell_algorithms_apart() -> None:
 )
 def test_numbers_outside_their_bounds_are_refused(make: object) -> None:
     """Each constructor names the argument, its bound and the value that breaks it."""
-    with pytest.raises(
-        ConfigError, match=r"must be|unknown server 'adagard'; did you mean 'adagrad'"
-    ):
+    with pytest.raises(ConfigError, match=r"must be|unknown server 'adagard'; did you mean 'adagrad'"):
         make()

@@ -176,9 +176,7 @@ def drawn_gradients(problem: Problem, trace: Trace) -> object:
     """Return the gradient of the push number `update`, as a function of the point."""
     pushes = trace.rows[trace.rows["verb"] == PUSH]
     stream = Stream(problem.samples, BATCH, SEED)
-    return lambda x, update: problem.gradient(
-        x, stream.batch(pushes["worker"][update], pushes["step"][update] - 1)
-    )
+    return lambda x, update: problem.gradient(x, stream.batch(pushes["worker"][update], pushes["step"][update] - 1))
 
 
 def test_adaptive_revision_follows_its_listing(problem: Problem) -> None:
@@ -230,9 +228,7 @@ def constant_gradients(g: np.ndarray, reads: list[int]) -> np.ndarray:
         served = 0
 
     trace, algorithm = recorded(reads), algorithms.adaptive_revision(RATE)
-    states = fold(
-        algorithm, Linear(), trace, stops=np.array([len(reads)]), batch=1, driver="interpreted"
-    )
+    states = fold(algorithm, Linear(), trace, stops=np.array([len(reads)]), batch=1, driver="interpreted")
     return next(states).x
 
 
@@ -242,9 +238,7 @@ def test_minibatch_pattern_is_one_adagrad_step() -> None:
     reads = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
     sums = g.reshape(7, 3, 4).sum(axis=2)
     rates = RATE / np.sqrt(1.0 + np.cumsum(sums**2, axis=1))
-    np.testing.assert_allclose(
-        constant_gradients(g, reads), -(rates * sums).sum(axis=1), rtol=1e-12
-    )
+    np.testing.assert_allclose(constant_gradients(g, reads), -(rates * sums).sum(axis=1), rtol=1e-12)
 
 
 def test_constant_delay_revises_to_the_last_rate_that_was_outstanding() -> None:
@@ -279,9 +273,7 @@ def elastic_loop(problem: Problem, alpha: float, period: int, momentum: float) -
 
 
 @pytest.mark.parametrize(("period", "momentum"), [(1, 0.0), (3, 0.0), (3, 0.9)])
-def test_elastic_averaging_follows_its_algorithm(
-    problem: Problem, period: int, momentum: float
-) -> None:
+def test_elastic_averaging_follows_its_algorithm(problem: Problem, period: int, momentum: float) -> None:
     """EASGD and EAMSGD of one worker have the bits of Algorithms 1 and 2."""
     algorithm = algorithms.elastic_averaging(RATE, 0.3, period, momentum)
     expected = elastic_loop(problem, 0.3, period, momentum)
@@ -290,10 +282,7 @@ def test_elastic_averaging_follows_its_algorithm(
 
 def test_the_default_moving_rate_is_the_papers(problem: Problem) -> None:
     """Without a moving rate, alpha = 0.9 / W."""
-    runs = [
-        run(algorithms.elastic_averaging(RATE, rate, period=2), problem, MANY)
-        for rate in (None, 0.9 / 5)
-    ]
+    runs = [run(algorithms.elastic_averaging(RATE, rate, period=2), problem, MANY) for rate in (None, 0.9 / 5)]
     assert np.array_equal(runs[0].x, runs[1].x)
 
 

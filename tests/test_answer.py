@@ -20,19 +20,27 @@ def summed(make_run: MakeRun) -> Callable[..., Summary]:
     """Return a function from the losses of each algorithm's seeds to their numbers."""
 
     def summary(
-        losses: Mapping[str, Sequence[Sequence[float]]], target: float | None = 0.5,
-        trials: Sequence[Trial] = (), origin: str = "given", workers: Mapping[str, int] = {},
-    ) -> Summary:  # fmt: skip
+        losses: Mapping[str, Sequence[Sequence[float]]],
+        target: float | None = 0.5,
+        trials: Sequence[Trial] = (),
+        origin: str = "given",
+        workers: Mapping[str, int] = {},
+    ) -> Summary:
         outcomes = [
             Outcome(
-                name, "machines", seed,
+                name,
+                "machines",
+                seed,
                 make_run(
-                    one, seed=seed, status="done" if math.isfinite(one[-1]) else "diverged",
+                    one,
+                    seed=seed,
+                    status="done" if math.isfinite(one[-1]) else "diverged",
                     fleet={"kind": "fleet", "workers": workers.get(name, 1)},
                 ),
             )
-            for name, several in losses.items() for seed, one in enumerate(several)
-        ]  # fmt: skip
+            for name, several in losses.items()
+            for seed, one in enumerate(several)
+        ]
         targets = {} if target is None else {"": Target(target, origin)}
         return summarise(outcomes, {}, is_complete=True, trials=trials, targets=targets)
 
@@ -53,9 +61,7 @@ def falling(*updates: int, last: int = 40) -> list[list[float]]:
 def test_the_first_to_the_target_comes_first(found: Callable[..., str]) -> None:
     """Where the seeds settle it, the answer begins with the algorithm that is soonest, and when."""
     text = found({"late": falling(20, 24, 22, 21, 23), "early": falling(5, 6, 5, 6, 5)})
-    assert text.startswith(
-        "On machines: early meets the target loss of 0.500 soonest, after 5 virtual seconds."
-    )
+    assert text.startswith("On machines: early meets the target loss of 0.500 soonest, after 5 virtual seconds.")
 
 
 def test_an_order_that_seeds_do_not_settle_is_not_claimed(found: Callable[..., str]) -> None:
@@ -154,10 +160,19 @@ def test_a_target_by_reference_is_explained(found: Callable[..., str]) -> None:
 def tried(name: str, *costs: Sequence[float | None], errors: Sequence[str] = ()) -> list[Trial]:
     """Return a trial of the learning rates 1, 10, 100 and so on with the losses of its seeds."""
     return [
-        Trial("", "machines", name, {"learning_rate": 10.0**place}, list(range(len(own))),
-              list(own), ["done"] * len(own), [""] * len(own), list(errors))
+        Trial(
+            "",
+            "machines",
+            name,
+            {"learning_rate": 10.0**place},
+            list(range(len(own))),
+            list(own),
+            ["done"] * len(own),
+            [""] * len(own),
+            list(errors),
+        )
         for place, own in enumerate(costs)
-    ]  # fmt: skip
+    ]
 
 
 WIDE = [(0.3, 0.3, 0.3), (0.2, 0.2, 0.2), (0.3, 0.3, 0.3), (0.31, 0.3, 0.3), (9.0, 9.0, 9.0)]
@@ -175,9 +190,7 @@ def test_the_widest_range_is_claimed_where_seeds_settle_it(found: Callable[..., 
 
 def test_one_seed_of_tuning_claims_no_order(found: Callable[..., str]) -> None:
     """With one seed of tuning no order between tuned algorithms is claimed, and no widest range."""
-    trials = [
-        *tried("late", *([own[:1] for own in WIDE])), *tried("early", *[own[:1] for own in NARROW])
-    ]  # fmt: skip
+    trials = [*tried("late", *([own[:1] for own in WIDE])), *tried("early", *[own[:1] for own in NARROW])]
     text = found({"late": falling(30, 31, 32), "early": falling(2, 3, 2)}, trials=trials)
     assert "One seed of tuning chose the values" in text
     assert "not settled that it is sooner than late" in text

@@ -32,13 +32,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"__init__", "commands"},
         {"__main__"},
     ],
-    "kernels": [
-        {"__init__"},
-        {"atomic", "draws"},
-        {"gradients", "order"},
-        {"fold"},
-        {"lock_free"},
-    ],
+    "kernels": [{"__init__"}, {"atomic", "draws"}, {"gradients", "order"}, {"fold"}, {"lock_free"}],
     "live": [
         {"machine", "options", "ray_options"},
         {"messages", "request"},
@@ -68,9 +62,15 @@ MOST_FILES = 15
 """Files of a room, the `__init__` left out."""
 
 OTHERS = {
-    "numba": {"kernels"}, "typer": {"commands"}, "altair": {"report"}, "vl_convert": {"report"},
-    "zmq": {"live"}, "ray": {"live"}, "time": {"live"}, "datetime": {"live"},
-}  # fmt: skip
+    "numba": {"kernels"},
+    "typer": {"commands"},
+    "altair": {"report"},
+    "vl_convert": {"report"},
+    "zmq": {"live"},
+    "ray": {"live"},
+    "time": {"live"},
+    "datetime": {"live"},
+}
 """Packages that only these rooms import. A clock is one of them: a simulation's time is virtual."""
 
 # Rules that this project does not follow, each with its reason.
@@ -102,10 +102,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
-MODULES |= {
-    name.removesuffix(".__init__"): path for name, path in MODULES.items()
-    if name.endswith(".__init__")
-}  # fmt: skip
+MODULES |= {name.removesuffix(".__init__"): path for name, path in MODULES.items() if name.endswith(".__init__")}
 
 
 @cache
@@ -177,9 +174,7 @@ def test_a_file_stays_readable(path: Path) -> None:
 def modules() -> list[ModuleType]:
     """Return every module of the package."""
     names = [
-        one.name
-        for one in pkgutil.walk_packages(distsgd.__path__, "distsgd.")
-        if not one.name.endswith("__main__")
+        one.name for one in pkgutil.walk_packages(distsgd.__path__, "distsgd.") if not one.name.endswith("__main__")
     ]
     return [distsgd, *map(importlib.import_module, names)]
 
@@ -199,10 +194,8 @@ def test_public_docstrings_are_valid() -> None:
     wrong = {
         name: problems
         for name in documented()
-        if (problems := [
-            error for error in validate(name)["errors"] if error[0] not in NUMPYDOC_IGNORED
-        ])
-    }  # fmt: skip
+        if (problems := [error for error in validate(name)["errors"] if error[0] not in NUMPYDOC_IGNORED])
+    }
     assert wrong == {}
 
 

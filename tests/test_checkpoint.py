@@ -13,8 +13,7 @@ from distsgd.trace import ROW
 def described(shards: int, segments: list[Segment], version: int) -> Description:
     """Return what a lead writes."""
     memory = Memory(version, 0, 0, 0.0, [])
-    return Description(FORMAT, shards, is_last=False, status="done", memory=memory,
-                       segments=segments, evaluations=[])  # fmt: skip
+    return Description(FORMAT, shards, is_last=False, status="done", memory=memory, segments=segments, evaluations=[])
 
 
 def write(folder: Path, number: int, shards: int = 2) -> None:
@@ -71,9 +70,7 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path) is not None
 
 
-def test_others_may_remove_what_one_looks_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_may_remove_what_one_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that the lead removes while another shard looks at it is not complete."""
     for number in (1, 2):
         write(tmp_path, number)

@@ -95,24 +95,17 @@ BROKEN = {
     "loss": (changed(loss=lambda *_: np.ones(1)), r"loss returned float64\[1\], expected a finite"),
     "NaN loss": (changed(loss=lambda *_: np.nan), "loss returned nan, expected a finite number"),
     "evaluate": (changed(evaluate=lambda *_: 1.0), r"evaluate returned 1.0, expected Evaluation\("),
-    "other loss": (
-        worse("evaluate", lambda e, _: e._replace(loss=e.loss + 1.0)), "evaluate .* the loss",
-    ),
+    "other loss": (worse("evaluate", lambda e, _: e._replace(loss=e.loss + 1.0)), "evaluate .* the loss"),
     "float32": (both(np.float32), r"returned float32\[2, 3\], expected float64\[2, 3\]"),
     "shape": (both(lambda g: g[:2]), r"gradients returned float64\[2, 2\], expected"),
     "NaN gradient": (both(lambda g: g * np.nan), r"gradients returned nan at \[0, 0\]"),
     "one gradient": (worse("gradients", lambda g, *_: g * (1 + 1e-15)), "must have the same bits"),
     "noise": (worse("gradients", lambda g, *_: g + NOISE.normal()), "other numbers when it"),
     "in place": (worse("gradients", add_in_place), "gradients changed the points or the batches"),
-    "buffer": (
-        worse("gradients", lambda g, *_: np.copyto(BUFFER, g) or BUFFER), "an earlier call",
-    ),
+    "buffer": (worse("gradients", lambda g, *_: np.copyto(BUFFER, g) or BUFFER), "an earlier call"),
     "bytes": (changed(message_bytes=lambda *_: 0.0), "message_bytes returned 0.0, expected"),
-    "error": (
-        changed(evaluate=fail),
-        rf"evaluate raised KeyError: 'feature' \({re.escape(__file__)}:\d+, in fail\)",
-    ),
-}  # fmt: skip
+    "error": (changed(evaluate=fail), rf"evaluate raised KeyError: 'feature' \({re.escape(__file__)}:\d+, in fail\)"),
+}
 
 
 @pytest.mark.parametrize(("problem", "says"), BROKEN.values(), ids=BROKEN)
@@ -127,15 +120,13 @@ WRONG_SLOPES = {
     "no regulariser": worse("gradient", lambda g, x, _: g - 0.1 * x),
     "a sign": both(lambda g: -g),
     "one coordinate": both(lambda g: g * [1.0, 1.0, 1.01]),
-    "with noise": worse(
-        "gradient", lambda g, _, b: 2 * g + 1e-3 * np.random.default_rng(b).normal(size=3)
-    ),
+    "with noise": worse("gradient", lambda g, _, b: 2 * g + 1e-3 * np.random.default_rng(b).normal(size=3)),
     "virtual samples": changed(
         samples=2**32,
         gradient=lambda _, x, b: 3 * x + 1e-3 * np.random.default_rng(b).normal(size=3),
         loss=lambda _, x: float(x @ x / 2),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("problem", WRONG_SLOPES.values(), ids=WRONG_SLOPES)
@@ -156,9 +147,7 @@ OURS = {
         gradient=lambda _, x, __: np.where(x < 0.0, -1.0, 1.0),
         start=lambda *_: np.zeros(3),
     ),
-    "noise": worse(
-        "gradient", lambda g, _, b: g + 0.1 * np.random.default_rng(b).normal(size=3)
-    ),
+    "noise": worse("gradient", lambda g, _, b: g + 0.1 * np.random.default_rng(b).normal(size=3)),
     "quadratic": ds.problems.quadratic([1.0, 20.0]),
     "flat": ds.problems.quadratic([0.0]),
     "noisy quadratic": ds.problems.quadratic([1.0, 2.0], noise=10.0),
@@ -171,7 +160,7 @@ OURS = {
         for name in ("logistic", "svm", "least_squares", "softmax")
         for data in (DATA, SPARSE)
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("problem", OURS.values(), ids=OURS)
@@ -187,10 +176,7 @@ def test_a_right_problem_is_not_doubted(problem: ds.problems.Problem) -> None:
         (Regression, r"Regression was not called; write Regression\(\)"),
         ("softmax", r"such as distsgd.problems.softmax\(data\), not 'softmax'"),
         (DATA, "not an object of the type Data"),
-        (
-            type("Half", (), {"loss": 1, "gradients": 2})(),
-            "Half lacks name, dimension, samples, se",
-        ),
+        (type("Half", (), {"loss": 1, "gradients": 2})(), "Half lacks name, dimension, samples, se"),
     ],
 )
 @pytest.mark.parametrize("engine", ["simulate", "launch", "compare"])

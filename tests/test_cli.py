@@ -116,9 +116,7 @@ def test_a_change_reaches_the_runs(call: Call, file: Path, tmp_path: Path) -> No
         assert "exponential(3.0)" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    "command", ["compare", "run", "submit", "replay", "report", "trace", "algorithms", "problems"]
-)
+@pytest.mark.parametrize("command", ["compare", "run", "submit", "replay", "report", "trace", "algorithms", "problems"])
 def test_help_has_an_example(call: Call, command: str) -> None:
     """The help of each command ends with a command line that uses it."""
     code, said, _ = call(command, "--help")
@@ -131,9 +129,7 @@ def test_a_bar_is_shown_on_a_terminal_only(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distsgd", "compare", str(file), "--out", str(tmp_path)]
     primary, secondary = os.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=secondary, env=environment
-    )  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=secondary, env=environment)
     os.close(secondary)
     shown = b""
     with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
@@ -214,9 +210,7 @@ RATE = ("--set", "algorithms.Downpour.learning_rate=0.1")
         (("run", "Downpour"), "Downpour is to be tuned; give a value: --set"),
     ],
 )
-def test_a_mistake_is_answered_in_one_sentence(
-    call: Call, arguments: tuple[str, ...], says: str
-) -> None:
+def test_a_mistake_is_answered_in_one_sentence(call: Call, arguments: tuple[str, ...], says: str) -> None:
     """A mistake gives one line on stderr that names it, nothing on stdout, and exit code 2."""
     code, said, errors = call(*arguments)
     assert (code, said) == (2, "")
@@ -301,8 +295,11 @@ def test_a_real_signal_gives_130(file: Path, tmp_path: Path) -> None:
     many = ("--seeds", "1000", "--set", "updates=2000", "--processes", "2")
     process = subprocess.Popen(
         [sys.executable, "-m", "distsgd", "compare", file, *many, "--out", tmp_path / "out"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
     runs = tmp_path / "out" / "runs"
     while process.poll() is None and len(list(runs.glob("[0-9a-f]*"))) < 9:
         time.sleep(0.02)

@@ -44,13 +44,8 @@ def test_a_comparison_prints_its_answer(found: ds.Comparison) -> None:
 
 def test_a_comparison_is_the_same_runs(found: ds.Comparison, problem: ds.problems.Problem) -> None:
     """A run of a comparison has the bits of the same run made alone."""
-    alone = ds.simulate(
-        ALGORITHMS["Downpour"], problem, FLEETS["machines"], updates=20, seed=1, evaluations=4
-    )
-    (same,) = (
-        one.run for one in found.outcomes
-        if (one.algorithm, one.fleet, one.seed) == ("Downpour", "machines", 1)
-    )  # fmt: skip
+    alone = ds.simulate(ALGORITHMS["Downpour"], problem, FLEETS["machines"], updates=20, seed=1, evaluations=4)
+    (same,) = (one.run for one in found.outcomes if (one.algorithm, one.fleet, one.seed) == ("Downpour", "machines", 1))
     assert same.x.tobytes() == alone.x.tobytes()
     assert same.hash == alone.hash
 
@@ -137,9 +132,7 @@ def test_one_failure_does_not_stop_the_others(
     found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=4, seeds=2)
     *others, last = (one.error for one in found.outcomes)
     assert others == [""] * 3
-    assert re.fullmatch(
-        rf"ZeroDivisionError: just once \({re.escape(__file__)}:\d+, in fail_once\)", last
-    )
+    assert re.fullmatch(rf"ZeroDivisionError: just once \({re.escape(__file__)}:\d+, in fail_once\)", last)
     found.save(tmp_path)
     assert load_comparison(tmp_path).summary == found.summary
 
@@ -157,9 +150,7 @@ def test_a_comparison_of_failures_alone_can_be_saved(
     assert "ZeroDivisionError: always" in (tmp_path / "report.html").read_text()
 
 
-def test_finished_runs_survive_an_interruption(
-    problem: ds.problems.Problem, tmp_path: Path
-) -> None:
+def test_finished_runs_survive_an_interruption(problem: ds.problems.Problem, tmp_path: Path) -> None:
     """Each run is on disk before the next one begins."""
     setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 3}, seeds=1)
     running = outcomes(setup, Place(tmp_path))
@@ -185,9 +176,7 @@ def test_what_cannot_run_on_a_fleet_is_left_out(problem: ds.problems.Problem) ->
 
 def test_what_cannot_run_is_not_tuned(problem: ds.problems.Problem) -> None:
     """No trial is made for a pair that is left out; where it cannot be tuned it does not run."""
-    few = ds.Tunable(
-        partial(ds.algorithms.synchronous, backup=2), {"learning_rate": ds.Range(0.1, 0.4)}
-    )
+    few = ds.Tunable(partial(ds.algorithms.synchronous, backup=2), {"learning_rate": ds.Range(0.1, 0.4)})
     fleets = {"2": ds.Fleet(2), "4": ds.Fleet(4)}
     pair = {"few": few, "fine": ALGORITHMS["serial"]}
     tuning = ds.Tuning(trials=2, refinements=0)
@@ -218,9 +207,7 @@ def test_nothing_that_can_run_is_an_error(problem: ds.problems.Problem) -> None:
         ({"updates": 1, "target": float("nan")}, "target"),
     ],
 )
-def test_settings_are_checked_first(
-    problem: ds.problems.Problem, settings: dict[str, float], says: str
-) -> None:
+def test_settings_are_checked_first(problem: ds.problems.Problem, settings: dict[str, float], says: str) -> None:
     """A setting out of bounds is an error that names it."""
     with pytest.raises(ConfigError, match=says):
         ds.compare(ALGORITHMS, problem, FLEETS, **settings)
@@ -235,8 +222,7 @@ def test_nothing_to_compare_is_an_error(problem: ds.problems.Problem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [(b"{", "is damaged"), (b"{}", "is damaged"), (b'{"format": 99}', "has format 99, not 2")],
+    ("content", "says"), [(b"{", "is damaged"), (b"{}", "is damaged"), (b'{"format": 99}', "has format 99, not 2")]
 )
 def test_a_damaged_comparison_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     """A summary that is cut off, empty, or of another format is refused by its path."""

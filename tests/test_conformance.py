@@ -49,15 +49,11 @@ REMEMBERING = Worker(
 )
 
 ALGORITHMS = {
-    "remembering": ds.algorithms.downpour(RATE)._replace(
-        name="remembering", worker=REMEMBERING, sparse=False
-    ),
+    "remembering": ds.algorithms.downpour(RATE)._replace(name="remembering", worker=REMEMBERING, sparse=False),
     "knowing": ds.algorithms.synchronous(RATE)._replace(
         name="knowing",
         worker=KNOWING,
-        server=sgd._replace(
-            apply=lambda h, s, m, at: Parameters(s.x - h.learning_rate * weighted(m.g, at))
-        ),
+        server=sgd._replace(apply=lambda h, s, m, at: Parameters(s.x - h.learning_rate * weighted(m.g, at))),
         cycle=(Pull(every=2), Step(), Push(every=1)),
         schedule=lambda epoch: 1.0 / (1.0 + epoch),
     ),
@@ -115,9 +111,7 @@ def reason(label: str, place: Place) -> str:
 def cell(label: str, name: str) -> object:
     """Return a cell of the table, with its reason if it is empty."""
     why = reason(label, PLACES[name])
-    return pytest.param(
-        label, name, marks=[pytest.mark.skip(why)] if why else [], id=f"{label}-{name}"
-    )
+    return pytest.param(label, name, marks=[pytest.mark.skip(why)] if why else [], id=f"{label}-{name}")
 
 
 CELLS = [cell(label, name) for label in ALGORITHMS for name in PLACES]
@@ -139,9 +133,16 @@ def live(label: str, name: str) -> Run:
     place = PLACES[name]
     address = f"tcp://127.0.0.1:{free_ports(place.shards)}" if place.over_tcp else None
     return ds.launch(
-        ALGORITHMS[label], problem_of(label, name), workers=place.workers, shards=place.shards,
-        address=address, updates=UPDATES, batch=BATCH, seed=SEED, evaluate_every=10,
-    )  # fmt: skip
+        ALGORITHMS[label],
+        problem_of(label, name),
+        workers=place.workers,
+        shards=place.shards,
+        address=address,
+        updates=UPDATES,
+        batch=BATCH,
+        seed=SEED,
+        evaluate_every=10,
+    )
 
 
 @pytest.mark.parametrize(("label", "name"), CELLS)
@@ -161,9 +162,8 @@ def test_one_live_worker_is_the_simulated_one(label: str, name: str) -> None:
     """One live worker has the bits of one simulated worker, and the same order."""
     run = live(label, name)
     simulated = ds.simulate(
-        ALGORITHMS[label], problem_of(label, name), ds.Fleet(workers=1), updates=UPDATES,
-        batch=BATCH, seed=SEED,
-    )  # fmt: skip
+        ALGORITHMS[label], problem_of(label, name), ds.Fleet(workers=1), updates=UPDATES, batch=BATCH, seed=SEED
+    )
     assert run.x.tobytes() == simulated.x.tobytes()
     for field in ("worker", "verb", "step", "version", "read"):
         served = run.trace.rows[field][: len(simulated.trace.rows)]

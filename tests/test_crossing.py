@@ -155,11 +155,11 @@ def test_the_interval_holds_the_truth_where_losses_fluctuate(n_updates: int, mos
 @settings(deadline=None)
 @given(
     losses=st.lists(st.floats(-10, 10) | st.just(math.nan), min_size=2, max_size=300),
-    target=st.floats(-10, 10), most=st.integers(0, 50), every=st.integers(1, 300),
-)  # fmt: skip
-def test_a_search_claims_what_it_has_seen(
-    losses: list[float], target: float, most: int, every: int
-) -> None:
+    target=st.floats(-10, 10),
+    most=st.integers(0, 50),
+    every=st.integers(1, 300),
+)
+def test_a_search_claims_what_it_has_seen(losses: list[float], target: float, most: int, every: int) -> None:
     """Whatever the losses are, an update that is reported meets the target, and few are asked."""
     points = {*range(0, len(losses), every), len(losses) - 1}
     found = searched(np.array(losses), target, sorted(points), most)
@@ -170,12 +170,9 @@ def test_a_search_claims_what_it_has_seen(
 
 @settings(deadline=None)
 @given(
-    n_updates=st.integers(60, 100_000), speed=st.floats(0.5, 50.0), share=st.floats(0.0, 1.1),
-    most=st.integers(0, 500),
-)  # fmt: skip
-def test_smooth_losses_leave_nothing_open(
-    n_updates: int, speed: float, share: float, most: int
-) -> None:
+    n_updates=st.integers(60, 100_000), speed=st.floats(0.5, 50.0), share=st.floats(0.0, 1.1), most=st.integers(0, 500)
+)
+def test_smooth_losses_leave_nothing_open(n_updates: int, speed: float, share: float, most: int) -> None:
     """Where losses fall smoothly, the interval always holds the truth, to 2 % if 500 are asked."""
     losses = np.exp(-speed * np.linspace(0, 1, n_updates + 1))
     target, points = float(np.exp(-speed * share)), np.linspace(0, n_updates, 51).astype(int)
@@ -239,9 +236,7 @@ def test_a_history_may_end_before_its_run() -> None:
     run = ds.simulate(SERIAL, SOFTMAX, ds.Fleet(1), updates=120, evaluations=12)
     cut = replace(run, history=run.history.head(4))
     target = run.history["loss"].to_list()[-3]
-    assert find_crossing(cut, SERIAL, SOFTMAX, target) == find_crossing(
-        run, SERIAL, SOFTMAX, target
-    )
+    assert find_crossing(cut, SERIAL, SOFTMAX, target) == find_crossing(run, SERIAL, SOFTMAX, target)
     assert find_crossing(cut, SERIAL, SOFTMAX, 0.0) == Crossing(0.0, None, 120)
 
 
@@ -284,9 +279,7 @@ def test_a_run_that_ended_at_its_target_met_it_before() -> None:
     assert found.update < run.trace.n_updates
 
 
-@pytest.mark.parametrize(
-    "manner", [{"partition": ds.Partition("sharded", "reshuffled")}, {"reads": "interleaved"}]
-)
+@pytest.mark.parametrize("manner", [{"partition": ds.Partition("sharded", "reshuffled")}, {"reads": "interleaved"}])
 def test_a_run_is_folded_as_it_was(manner: dict[str, object]) -> None:
     """Parts of the data and interleaved reads are those of the run."""
     one, problem = make.downpour(5.0), PROBLEMS["logistic"]

@@ -35,9 +35,17 @@ N = int(os.environ.get("DISTSGD_FLIPS", "200"))
 def bits(run: Run) -> tuple[object, ...]:
     """Return everything that a run says, in a form that can be compared."""
     return (
-        run.x.tobytes(), run.trace.rows.tobytes(), run.trace.workers, repr(run.history.to_dict()),
-        run.status, run.diverged_at, run.settings, run.versions, run.counts, run.source,
-    )  # fmt: skip
+        run.x.tobytes(),
+        run.trace.rows.tobytes(),
+        run.trace.workers,
+        repr(run.history.to_dict()),
+        run.status,
+        run.diverged_at,
+        run.settings,
+        run.versions,
+        run.counts,
+        run.source,
+    )
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.parquet", "trace.parquet", "parameters.npy"])
@@ -52,9 +60,7 @@ def test_a_damaged_summary_is_the_same_or_refused(tmp_path: Path) -> None:
     problem = ds.problems.quadratic([1.0], noise=0.1)
     pair = {"serial": ds.algorithms.serial(0.1)}
     ds.compare(pair, problem, ds.Fleet(2), updates=4, seeds=2, note="ä").save(tmp_path)
-    expected = outcomes(
-        tmp_path / "summary.json", lambda: str(load_comparison(tmp_path).summary), N
-    )
+    expected = outcomes(tmp_path / "summary.json", lambda: str(load_comparison(tmp_path).summary), N)
     assert expected["sentence"] > N / 2
 
 
@@ -63,11 +69,10 @@ def test_a_damaged_checkpoint_is_the_same_or_refused(tmp_path: Path, name: str) 
     """Whatever happens to a byte of a checkpoint, loading gives it or one sentence."""
     one = Name(0, 1)
     segment = checkpoint.save_rows(tmp_path, one, 0, np.zeros(3, ROW))
-    memory = Memory(
-        3, 2, 1, 0.5, [WorkerMemory(is_alive=True, has_rows=True, step=2, pushed=3, n_pulls=4)]
+    memory = Memory(3, 2, 1, 0.5, [WorkerMemory(is_alive=True, has_rows=True, step=2, pushed=3, n_pulls=4)])
+    described = Description(
+        FORMAT, 1, is_last=False, status="done", memory=memory, segments=[segment], evaluations=[(3, 0.5, None, None)]
     )
-    described = Description(FORMAT, 1, is_last=False, status="done", memory=memory,
-                            segments=[segment], evaluations=[(3, 0.5, None, None)])  # fmt: skip
     checkpoint.save_description(tmp_path, one, described)
     checkpoint.save_columns(tmp_path, one, 0, {"x": np.arange(3.0), "z": np.ones(3)})
 
@@ -103,8 +108,7 @@ def test_damaged_data_are_read_or_refused(tmp_path: Path, ending: str) -> None:
 def compare(folder: Path) -> list[Run | None]:
     """Make a small comparison in `folder`, or find it there."""
     problem = ds.problems.quadratic([1.0], noise=0.1)
-    setup = Setup({"serial": ds.algorithms.serial(0.1)}, problem, {"two": ds.Fleet(2)},
-                  {"updates": 4}, seeds=3)  # fmt: skip
+    setup = Setup({"serial": ds.algorithms.serial(0.1)}, problem, {"two": ds.Fleet(2)}, {"updates": 4}, seeds=3)
     return [one.run for one in compared(setup, Place(folder))]
 
 
@@ -163,12 +167,8 @@ def nest_deeply(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm",
-    [
-        cut, remove, put_a_folder, put_a_pipe, put_a_dead_link, put_another, edit, use_bad_text,
-        nest_deeply,
-    ],
-)  # fmt: skip
+    "harm", [cut, remove, put_a_folder, put_a_pipe, put_a_dead_link, put_another, edit, use_bad_text, nest_deeply]
+)
 def test_a_damaged_run_is_named_and_made_again(
     tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,9 +177,7 @@ def test_a_damaged_run_is_named_and_made_again(
     folder = run_folder(tmp_path, next((tmp_path / "runs").iterdir()).name)
     harm(folder)
     with caplog.at_level(logging.WARNING):
-        assert sorted(map(repr, whole)) == sorted(
-            repr(bits(run)) for run in compare(tmp_path) if run
-        )
+        assert sorted(map(repr, whole)) == sorted(repr(bits(run)) for run in compare(tmp_path) if run)
     (told,) = caplog.messages
     assert folder.name in told
     assert load(folder).hash == folder.name

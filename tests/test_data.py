@@ -15,11 +15,7 @@ from distsgd.sparse import explicit, from_scipy
 
 X = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
 Y = [0, 1, 0]
-tables = arrays(
-    np.float64,
-    st.tuples(st.integers(1, 8), st.integers(1, 6)),
-    elements=st.sampled_from([0, 1, -2]),
-)
+tables = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.sampled_from([0, 1, -2]))
 
 
 def _rows_of(table: object) -> Sparse:
@@ -176,9 +172,7 @@ def test_test_samples_must_fit() -> None:
         ({"starts": np.array([], np.uint64)}, "x.starts must ascend from 0"),
     ],
 )
-def test_rows_that_would_corrupt_memory_are_refused(
-    change: dict[str, object], message: str
-) -> None:
+def test_rows_that_would_corrupt_memory_are_refused(change: dict[str, object], message: str) -> None:
     """What compiled loops trust is checked when data are made."""
     good = Sparse(np.ones(2), np.array([0, 2], np.uint32), np.array([0, 2, 2], np.uint64), 3)
     labels, empty = np.zeros(2, np.int64), _rows_of(np.zeros((0, 3)))

@@ -67,10 +67,7 @@ def built(*changes: str) -> Setup:
 
 def planned(setup: Setup) -> list[Job]:
     """Return all its runs."""
-    return [
-        Job(*place, seed, setup.algorithms[place[2]])
-        for place in setup.places for seed in setup.cases
-    ]  # fmt: skip
+    return [Job(*place, seed, setup.algorithms[place[2]]) for place in setup.places for seed in setup.cases]
 
 
 def test_each_fleet_is_on_each_engine() -> None:
@@ -85,10 +82,7 @@ def test_a_live_run_takes_after_its_fleet(launched: list[dict[str, Any]]) -> Non
     """A live run has its fleet's workers or staleness; serial SGD one worker that is fresh."""
     list(run_jobs(built(), planned(built()), jobs.NOWHERE))
     told = {(one["algorithm"], one["workers"], str(one["staleness"])) for one in launched}
-    assert told == {
-        ("downpour", 3, "None"), ("serial", 1, "None"),
-        ("downpour", 2, "exponential(4.0)"),
-    }  # fmt: skip
+    assert told == {("downpour", 3, "None"), ("serial", 1, "None"), ("downpour", 2, "exponential(4.0)")}
     assert {one["heartbeat"] for one in launched} == {0.5}
 
 
@@ -114,17 +108,22 @@ def test_a_live_run_is_found_by_its_hash(launched: list[dict[str, Any]], tmp_pat
     assert len(launched) == 2 * n_launched
 
 
-def test_what_the_launcher_makes_is_found_by_its_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_launcher_makes_is_found_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of real processes, served or without locks, have the settings known before them."""
     algorithms = {"racing": ds.algorithms.hogwild(0.1), "served": ds.algorithms.downpour(0.1)}
     problem = ds.problems.logistic(ds.data.sparse(60, 30, 5))
     live = Live(shards=2, staleness=1, delay=[ds.constant(0.0)] * 2)
     setup = Setup(
-        algorithms, problem, {"two": ds.Fleet(2)}, {"epochs": 1}, batch=4, seeds=1, evaluations=2,
-        engine="local", live=live,
-    )  # fmt: skip
+        algorithms,
+        problem,
+        {"two": ds.Fleet(2)},
+        {"epochs": 1},
+        batch=4,
+        seeds=1,
+        evaluations=2,
+        engine="local",
+        live=live,
+    )
     for job, run in run_jobs(setup, planned(setup), Place(tmp_path)):
         assert run.hash == identify(setup.run_settings(job))
     monkeypatch.setattr(jobs, "launch", lambda *_, **__: pytest.fail("made again"))
@@ -140,9 +139,8 @@ def test_what_cannot_run_live_is_left_out_with_its_reason(launched: list[dict[st
     sparse = ds.problems.logistic(ds.data.sparse(60, 30, 5))
     racing = {"racing": ds.algorithms.hogwild(0.1)}
     found = ds.compare(
-        racing, sparse, ds.Fleet(2), epochs=0.5, batch=1, seeds=1, engine="local",
-        live=Live(writes="atomic"),
-    )  # fmt: skip
+        racing, sparse, ds.Fleet(2), epochs=0.5, batch=1, seeds=1, engine="local", live=Live(writes="atomic")
+    )
     assert found.outcomes[0].run.settings["fleet"]["writes"] == "atomic"
     assert [one["writes"] for one in launched] == ["atomic"]
 
@@ -158,10 +156,17 @@ def test_a_fleet_s_times_can_be_slept() -> None:
             live.like(wrong, "local")
 
 
-@pytest.mark.parametrize("law", [
-    ds.lognormal(2.0, 0.5), ds.uniform(1.0, 3.0), ds.shifted_exponential(1.0, 2.0),
-    ds.pareto(2.0, 3.0), ds.empirical([1.0, 4.0]), ds.gamma(2.0, 2.0).with_stragglers(0.5, 3.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "law",
+    [
+        ds.lognormal(2.0, 0.5),
+        ds.uniform(1.0, 3.0),
+        ds.shifted_exponential(1.0, 2.0),
+        ds.pareto(2.0, 3.0),
+        ds.empirical([1.0, 4.0]),
+        ds.gamma(2.0, 2.0).with_stragglers(0.5, 3.0),
+    ],
+)
 def test_a_law_divided_by_a_speed(law: ds.Law) -> None:
     """A law divided by a speed has the same draws, each divided by it."""
     assert law.divided(4.0).sample(3, n=20) == pytest.approx(law.sample(3, n=20) / 4.0)
@@ -171,9 +176,14 @@ def test_tuned_live_runs_have_the_simulated_rate(launched: list[dict[str, Any]])
     """Tuning simulates, and what it finds for a fleet holds for the fleet's live runs."""
     tunable = ds.Tunable(ds.algorithms.downpour, {"learning_rate": ds.Range(0.1, 1.0)})
     found = ds.compare(
-        {"tuned": tunable}, ds.problems.quadratic([1.0]), {"two": ds.Fleet(2)}, updates=5, seeds=1,
-        engine=["simulate", "local"], tuning=ds.Tuning(trials=2, refinements=0),
-    )  # fmt: skip
+        {"tuned": tunable},
+        ds.problems.quadratic([1.0]),
+        {"two": ds.Fleet(2)},
+        updates=5,
+        seeds=1,
+        engine=["simulate", "local"],
+        tuning=ds.Tuning(trials=2, refinements=0),
+    )
     rates = [one.run.settings["algorithm"]["hyper"] for one in found.outcomes]
     assert rates[0] == rates[1]
     assert len(launched) == 1
@@ -213,8 +223,7 @@ def test_what_no_live_run_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigError, match=r"seconds are virtual, and no budget of a live run"):
         ds.compare(one, problem, ds.Fleet(2), seconds=3.0, engine="local")
     with pytest.raises(ConfigError, match="lock-free workers need sparse data"):
-        Setup({"r": ds.algorithms.hogwild(0.1)}, problem, {"f": ds.Fleet(2)}, {"updates": 1},
-              engine="local")  # fmt: skip
+        Setup({"r": ds.algorithms.hogwild(0.1)}, problem, {"f": ds.Fleet(2)}, {"updates": 1}, engine="local")
     few = ds.problems.logistic(ds.data.sparse(5, 30, 3))
     with pytest.raises(ConfigError, match=r"workers must be <= \d, the samples of logistic, not 8"):
         ds.compare(one, few, ds.Fleet(8), updates=1, engine="local")

@@ -16,16 +16,7 @@ import distsgd as ds
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
-from distsgd.live.messages.wire import (
-    EVALUATOR,
-    LOSSES,
-    Header,
-    Kind,
-    Message,
-    State,
-    decode,
-    encode,
-)
+from distsgd.live.messages.wire import EVALUATOR, LOSSES, Header, Kind, Message, State, decode, encode
 from distsgd.live.peers.evaluator import Points, evaluate
 from distsgd.live.request import Budget, Launch
 
@@ -49,9 +40,13 @@ def test_points_are_equally_spaced(
 ) -> None:
     """A history has as many points as were asked for, equally spaced in the budget's unit."""
     case = Launch(
-        DOWNPOUR, SimpleNamespace(samples=3456), 2, budget, evaluate_every=evaluate_every,
+        DOWNPOUR,
+        SimpleNamespace(samples=3456),
+        2,
+        budget,
+        evaluate_every=evaluate_every,
         evaluations=None if evaluate_every else 4,
-    )  # fmt: skip
+    )
     points, found = Points(case), []
     for _ in range(4):
         found.append(points.next)
@@ -77,9 +72,7 @@ def evaluating(case: Launch, *, is_again: bool = False) -> Iterator[tuple[zmq.So
             here, there = Pipe()
             peer = Peer(EVALUATOR, 5, [Door(endpoint)], 0.0)
             vectors = FrameVectors(Layout(PROBLEM.dimension, 2, 1, 1, 1))
-            thread = threading.Thread(
-                target=evaluate, args=(case, vectors, peer, there), kwargs={"is_again": is_again}
-            )
+            thread = threading.Thread(target=evaluate, args=(case, vectors, peer, there), kwargs={"is_again": is_again})
             thread.start()
             yield socket, here
             answer(socket, kind=Kind.END)
@@ -152,9 +145,7 @@ def test_a_run_that_goes_on_is_judged_where_it_is() -> None:
         ([1e200, 0.0], {}, True),
     ],
 )
-def test_the_model_that_ends_a_run_is_kept(
-    x: list[float], options: dict[str, float], is_last: bool
-) -> None:
+def test_the_model_that_ends_a_run_is_kept(x: list[float], options: dict[str, float], is_last: bool) -> None:
     """A model that meets the target, or is not finite, goes to the launcher as it is."""
     model = np.array(x).tobytes()
     with evaluating(case_of(**options)) as (socket, pipe):

@@ -142,9 +142,7 @@ def test_several_problems_have_labels() -> None:
     assert list(setup.settings["problems"]) == ["flat", "steep"]
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong"), [("[problem]", "[problems.a]\n[problem]"), ("[problem]", "[problems]")]
-)
+@pytest.mark.parametrize(("right", "wrong"), [("[problem]", "[problems.a]\n[problem]"), ("[problem]", "[problems]")])
 def test_one_kind_of_problem_is_needed(right: str, wrong: str) -> None:
     """Both kinds of tables of problems, or a label that has none, is an error."""
     with pytest.raises(ConfigError, match=r"exactly one of \[problem\]|Expected `?object"):
@@ -228,9 +226,7 @@ def test_staleness_replaces_the_fleets() -> None:
 def test_workers_resize_the_machines() -> None:
     """Asked for numbers of workers, an experiment keeps its machines, in these numbers."""
     setup = parse(SMALL, "small.toml").with_fleets([], [4, 8]).build()
-    assert {name: fleet.workers for name, fleet in setup.fleets.items()} == {
-        "4 workers": 4, "8 workers": 8,
-    }  # fmt: skip
+    assert {name: fleet.workers for name, fleet in setup.fleets.items()} == {"4 workers": 4, "8 workers": 8}
     assert all(fleet.latency == 0.1 for fleet in setup.fleets.values())
 
 
@@ -318,23 +314,15 @@ workers = 4
         (
             "",
             '[partition]\nparts = "skewed"\nconcentration = 0.5',
-            {
-                "partition": {
-                    "parts": "skewed", "sampler": "replacement", "concentration": 0.5,
-                }
-            },
+            {"partition": {"parts": "skewed", "sampler": "replacement", "concentration": 0.5}},
         ),
     ],
     ids=["reads", "partition"],
-)  # fmt: skip
-def test_partition_and_reads_are_those_of_every_run(
-    rest: str, more: str, kept: dict[str, object]
-) -> None:
+)
+def test_partition_and_reads_are_those_of_every_run(rest: str, more: str, kept: dict[str, object]) -> None:
     """What a file says of data and reads reaches each run, and is known before it is made."""
     setup = parse(SPARSE.format(rest=rest, more=more), "sparse.toml").build()
-    ((job, run),) = run_jobs(
-        setup, [Job("logistic", "cores", "racing", 0, *setup.algorithms.values())], NOWHERE
-    )
+    ((job, run),) = run_jobs(setup, [Job("logistic", "cores", "racing", 0, *setup.algorithms.values())], NOWHERE)
     assert kept.items() <= run.settings.items()
     assert run.settings == setup.run_settings(job)
 

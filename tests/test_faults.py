@@ -51,9 +51,8 @@ class Play(Drama):
         """Make the run, and check that it is its replay."""
         options = {"workers": 3, "delay": ds.constant(0.002), "heartbeat": 5.0} | options
         run = ds.launch(
-            algorithm, PROBLEM, updates=10**9, batch=8, evaluations=10**7, watch=self.watch,
-            stop=self.stop, **options,
-        )  # fmt: skip
+            algorithm, PROBLEM, updates=10**9, batch=8, evaluations=10**7, watch=self.watch, stop=self.stop, **options
+        )
         assert run.status == "stopped"
         run.trace.verify()
         again = ds.replay(run, algorithm, PROBLEM)
@@ -99,18 +98,13 @@ def test_others_go_on_without_a_killed_worker(algorithm: Algorithm) -> None:
 
 def test_a_worker_that_hangs_is_replaced() -> None:
     """A worker that misses five heartbeats is given up, killed and replaced."""
-    drama = Play(
-        kill("worker 1", signal.SIGSTOP),
-        has_recovered=lambda seen: seen.alive == 3 and seen.lost >= 1,
-    )
+    drama = Play(kill("worker 1", signal.SIGSTOP), has_recovered=lambda seen: seen.alive == 3 and seen.lost >= 1)
     run = drama.play(ASYNCHRONOUS, heartbeat=0.1)
     verbs = verbs_of(run, 1)
     assert verbs.index(LEAVE) < verbs.index(JOIN)
 
 
-@pytest.mark.parametrize(
-    ("shards", "name"), [(1, "server 0"), (3, "server 0"), (3, "server 2"), (1, "evaluator")]
-)
+@pytest.mark.parametrize(("shards", "name"), [(1, "server 0"), (3, "server 0"), (3, "server 2"), (1, "evaluator")])
 def test_a_killed_server_starts_again(shards: int, name: str) -> None:
     """Servers go on from the last checkpoint, workers join again, and nothing is counted twice."""
     drama = Play(kill(name), has_recovered=lambda seen: seen.alive == 3)
@@ -156,16 +150,12 @@ class Deadly:
 
 
 @pytest.mark.parametrize(
-    ("on_loss", "message"),
-    [("replace", r"worker 0 was lost \d+ times"), ("shrink", "all workers are lost")],
+    ("on_loss", "message"), [("replace", r"worker 0 was lost \d+ times"), ("shrink", "all workers are lost")]
 )
 def test_a_run_that_only_loses_ends(on_loss: str, message: str) -> None:
     """Workers that are lost again and again end the run with an error that says what to do."""
     with pytest.raises(WorkerLost, match=f"{message}.* SIGKILL.*; "):
-        ds.launch(
-            ds.algorithms.downpour(0.1), Deadly(), workers=1, updates=10**9, batch=8,
-            on_loss=on_loss,
-        )  # fmt: skip
+        ds.launch(ds.algorithms.downpour(0.1), Deadly(), workers=1, updates=10**9, batch=8, on_loss=on_loss)
 
 
 PROGRAM = """
@@ -198,9 +188,12 @@ class Program:
 
     def __init__(self, folders: Path, out: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(folders), out], stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-c", PROGRAM, str(folders), out],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
         assert self.process.stdout is not None
         while not int(self.process.stdout.readline()):
             pass

@@ -38,9 +38,7 @@ def test_a_file_per_view(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BEGINNINGS)
-def test_a_picture_is_written_as_what_it_is_called(
-    two: list[Picture], tmp_path: Path, kind: figures.Format
-) -> None:
+def test_a_picture_is_written_as_what_it_is_called(two: list[Picture], tmp_path: Path, kind: figures.Format) -> None:
     """A file has the format that its name promises, and pictures are not empty."""
     written = figures.write(*small(), tmp_path, kind)
     assert len(written) == sum(len(one.views) for one in two)
@@ -66,11 +64,7 @@ def test_tables_hold_what_is_drawn(tmp_path: Path) -> None:
     """CSV and Parquet hold the same rows and columns as the picture."""
     for kind, read in (("csv", pl.read_csv), ("parquet", pl.read_parquet)):
         figures.write(*small(), tmp_path, kind)  # type: ignore[arg-type] # a key of FORMATS
-        (loss,) = (
-            one
-            for one in small_pictures()
-            if one.case and one.name == "loss" and "2" in one.case[1]
-        )
+        (loss,) = (one for one in small_pictures() if one.case and one.name == "loss" and "2" in one.case[1])
         found = read(tmp_path / f"loss-2-machines-epochs.{kind}")
         assert found.to_dicts() == loss.views["epochs"].tables["bands"]
 

@@ -16,7 +16,7 @@ from distsgd.report.numbers.findings import (
     profiles,
     scaling,
     table_of,
-)  # fmt: skip
+)
 from distsgd.report.numbers.marks import Mark
 from distsgd.statistics.inference import Factors, Known, compare_all
 
@@ -30,18 +30,29 @@ def exact(value: float | None) -> Known:
 
 
 def marks(
-    times: Sequence[float | None], *, algorithm: str = "a", fleet: str = "few", problem: str = "p",
+    times: Sequence[float | None],
+    *,
+    algorithm: str = "a",
+    fleet: str = "few",
+    problem: str = "p",
     losses: Sequence[float | None] = (),
-) -> list[Mark]:  # fmt: skip
+) -> list[Mark]:
     """Return a mark per seed, of runs with two workers."""
     known = losses or [1.0] * len(times)
     return [
         Mark(
-            problem, fleet, algorithm, seed, exact(time),
-            exact(None if time is None else 2 * time), exact(loss), None, 0.0,
+            problem,
+            fleet,
+            algorithm,
+            seed,
+            exact(time),
+            exact(None if time is None else 2 * time),
+            exact(loss),
+            None,
+            0.0,
         )
         for seed, (time, loss) in enumerate(zip(times, known, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def test_a_reference_has_a_positive_factor() -> None:
@@ -54,9 +65,7 @@ def test_contrasts_are_against_the_first() -> None:
     """Each algorithm is compared with the lowest median of its problem and fleet, seed by seed."""
     found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
     seconds, machine, loss = contrasts(compared(found))
-    assert [one.quantity for one in (seconds, machine, loss)] == [
-        "seconds", "machine_seconds", "loss",
-    ]  # fmt: skip
+    assert [one.quantity for one in (seconds, machine, loss)] == ["seconds", "machine_seconds", "loss"]
     assert (seconds.algorithm, seconds.against, seconds.n_pairs) == ("a", "b", 3)
     assert seconds.median == pytest.approx(2.0, rel=0.02)
     assert seconds.is_settled
@@ -79,9 +88,7 @@ def test_the_noise_of_tuning_is_in_the_interval() -> None:
     """An order that another seed of tuning could turn round is not settled."""
     found = marks([2.0, 4.1, 6.0]) + marks([1.0, 2.0, 3.1], algorithm="b")
     noisy = Tuned("p", "few", "b", {}, 9, [], seconds=Factors(1.0, 3.0), loss=Factors(1.0, 1.0))
-    (seconds,) = (
-        one for one in contrasts(compared(found, Tunings([noisy]))) if one.quantity == "seconds"
-    )
+    (seconds,) = (one for one in contrasts(compared(found, Tunings([noisy]))) if one.quantity == "seconds")
     (plain,) = (one for one in contrasts(compared(found)) if one.quantity == "seconds")
     assert plain.is_settled
     assert not seconds.is_settled
@@ -133,9 +140,11 @@ def test_profiles_count_pairs_of_problem_and_fleet() -> None:
 def test_scaling_joins_fleets_that_differ_in_workers_only() -> None:
     """Speed-up is drawn over fleets with equal settings but for the workers, and over no others."""
     fleets = {
-        "many": MACHINES | {"workers": 4}, "few": MACHINES, "slow": MACHINES | {"latency": 9.0},
+        "many": MACHINES | {"workers": 4},
+        "few": MACHINES,
+        "slow": MACHINES | {"latency": 9.0},
         "stale": {"kind": "stale_reads"},
-    }  # fmt: skip
+    }
     found = marks([8.0]) + marks([4.0], fleet="many") + marks([1.0], fleet="slow")
     (line,) = scaling(found, fleets)
     assert (line.fleets, line.workers) == (["few", "many"], [1, 4])

@@ -27,10 +27,7 @@ from distsgd.order.fleet import Failures, Fleet, StaleReads, fixed_staleness, st
             {"workers": 2, "speeds": 2.0},
             r"speeds must be a value such as \[1, 0.5\], with one entry per worker, not 2.0",
         ),
-        (
-            {"workers": 2, "compute": 1.0},
-            "compute must be a value such as .* one entry per worker, not 1.0",
-        ),
+        ({"workers": 2, "compute": 1.0}, "compute must be a value such as .* one entry per worker, not 1.0"),
         ({"workers": 2, "compute": [laws.constant(1.0)]}, "compute must have one entry per worker"),
         ({"workers": 2, "compute": [1.0, 2.0]}, "each entry of compute must be a value such as"),
         ({"workers": 2, "failures": 3.0}, "failures must be Failures"),

@@ -54,14 +54,17 @@ def thin() -> Problem:
 
 
 def parameters(
-    algorithm: Algorithm, problem: Problem, driver: str = "auto", *,
-    fleet: object = FLEET, batch: int = 4, stops: tuple[int, ...] = (UPDATES,),
-) -> np.ndarray:  # fmt: skip
+    algorithm: Algorithm,
+    problem: Problem,
+    driver: str = "auto",
+    *,
+    fleet: object = FLEET,
+    batch: int = 4,
+    stops: tuple[int, ...] = (UPDATES,),
+) -> np.ndarray:
     """Return the parameters after the last of `stops`."""
     trace = schedule(algorithm.cycle, fleet, seed=1, updates=stops[-1])
-    states = fold(
-        algorithm, problem, trace, stops=np.array(stops), batch=batch, seed=1, driver=driver
-    )
+    states = fold(algorithm, problem, trace, stops=np.array(stops), batch=batch, seed=1, driver=driver)
     return list(states)[-1].x
 
 
@@ -80,9 +83,7 @@ class WithoutSupport:
 @pytest.mark.parametrize("algorithm", TABLE.values(), ids=TABLE)
 def test_interpreted_equals_compiled(algorithm: Algorithm, dense: Problem) -> None:
     """NumPy on whole vectors and compiled code per coordinate have the same bits."""
-    interpreted, compiled = (
-        parameters(algorithm, dense, driver) for driver in ("interpreted", "compiled")
-    )
+    interpreted, compiled = (parameters(algorithm, dense, driver) for driver in ("interpreted", "compiled"))
     assert np.array_equal(interpreted, compiled)
     assert not np.array_equal(interpreted, dense.start(1))
 
@@ -119,15 +120,16 @@ def aware(period: int) -> Algorithm:
         receive=lambda h, w, x, at: Knowing(x + 0.01 * at.step + 0.001 * at.version, w.sent),
         at=lambda h, w, at: w.x - 0.01 * at.step + 0.002 * at.version,
         step=knowing,
-        send=lambda h, w, at: (
-            Knowing(w.x, 0.0),
-            Told(w.sent + 0.001 * at.step - 0.001 * at.version),
-        ),
+        send=lambda h, w, at: (Knowing(w.x, 0.0), Told(w.sent + 0.001 * at.step - 0.001 * at.version)),
     )
     return Algorithm(
-        "aware", Rate(0.3), sgd._replace(apply=apply_knowing), worker,
-        (Pull(every=period), Step(), Push(every=period)), schedule=lambda epoch: 1 / (1 + epoch),
-    )  # fmt: skip
+        "aware",
+        Rate(0.3),
+        sgd._replace(apply=apply_knowing),
+        worker,
+        (Pull(every=period), Step(), Push(every=period)),
+        schedule=lambda epoch: 1 / (1 + epoch),
+    )
 
 
 def aware_loop(problem: Problem, period: int) -> np.ndarray:
@@ -148,9 +150,7 @@ def aware_loop(problem: Problem, period: int) -> np.ndarray:
 
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 @pytest.mark.parametrize("period", [1, 3])
-def test_rules_know_step_version_workers_and_factor(
-    driver: str, period: int, dense: Problem
-) -> None:
+def test_rules_know_step_version_workers_and_factor(driver: str, period: int, dense: Problem) -> None:
     """A rule's `at` holds the worker's own steps, its version and the schedule, at every verb."""
     x = parameters(aware(period), dense, driver, fleet=ds.Fleet(workers=1))
     assert np.array_equal(x, aware_loop(dense, period))
@@ -283,18 +283,16 @@ def test_bits_do_not_depend_on_the_process() -> None:
         "print(hashlib.sha256(run.x.tobytes() + run.trace.rows.tobytes()).hexdigest())"
     )
     prints = {
-        subprocess.run(
-            [sys.executable, "-c", script.format(driver)],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        subprocess.run([sys.executable, "-c", script.format(driver)], capture_output=True, text=True, check=True).stdout
         for driver in ("interpreted", "compiled")
     }
     run = ds.simulate(
-        ds.algorithms.downpour(0.2), ds.problems.softmax(ds.data.digits()),
-        ds.Fleet(5, ds.exponential(1.0)), updates=40, seed=7,
-    )  # fmt: skip
+        ds.algorithms.downpour(0.2),
+        ds.problems.softmax(ds.data.digits()),
+        ds.Fleet(5, ds.exponential(1.0)),
+        updates=40,
+        seed=7,
+    )
     here = hashlib.sha256(run.x.tobytes() + run.trace.rows.tobytes()).hexdigest()
     assert prints == {here + "\n"}
 
@@ -310,9 +308,13 @@ def test_a_fold_by_hand(driver: str) -> None:
     ]
     problem = ds.problems.quadratic([1.0, 2.0], start=[8.0, 4.0])
     states = fold(
-        algorithms.downpour(0.25), problem, Trace(np.array(rows, dtype=ROW), 2),
-        stops=np.array([0, 1, 2]), batch=1, driver=driver,
-    )  # fmt: skip
+        algorithms.downpour(0.25),
+        problem,
+        Trace(np.array(rows, dtype=ROW), 2),
+        stops=np.array([0, 1, 2]),
+        batch=1,
+        driver=driver,
+    )
     # x0 = (8, 4), gradient (8, 8); both workers read version 0, so both steps are -(2, 2)
     assert [state.x.tolist() for state in states] == [[8.0, 4.0], [6.0, 2.0], [4.0, 0.0]]
 
@@ -357,7 +359,5 @@ def test_an_unknown_driver_is_named() -> None:
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 def test_overflow_is_a_result_and_no_warning(driver: str) -> None:
     """A run that diverges ends in numbers that are not finite, silently."""
-    x = parameters(
-        algorithms.adaptive_revision(1e200), ds.problems.quadratic([1e100, 1.0]), driver, batch=1
-    )
+    x = parameters(algorithms.adaptive_revision(1e200), ds.problems.quadratic([1e100, 1.0]), driver, batch=1)
     assert not np.isfinite(x).all()

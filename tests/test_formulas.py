@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_rules import (
-    AT,
-    FORBIDDEN,
-    Hyper,
-    Message,
-    Replica,
-    State,
-    Writer,
-    algorithm_of,
-)  # fmt: skip
+from random_rules import AT, FORBIDDEN, Hyper, Message, Replica, State, Writer, algorithm_of
 
 import distsgd as ds
 from distsgd.algorithm import (
@@ -30,17 +21,16 @@ from distsgd.algorithm import (
     minimum,
     sqrt,
     where,
-)  # fmt: skip
+)
 from distsgd.algorithms.parts import Parameters, Rate, sgd
 from distsgd.errors import ConfigError
 from distsgd.fold.fold import fold
 from distsgd.kernels.fold.rules import Halves, loops
 from distsgd.order.schedule import schedule
 
-NASTY = np.array([
-    0.0, -0.0, 1.0, -1.0, 0.1, -3.5, 1e-300, -1e-310, 5e-324, 1e300, -1e308, math.inf, -math.inf,
-    math.nan, 2.0, 7.0,
-])  # fmt: skip
+NASTY = np.array(
+    [0.0, -0.0, 1.0, -1.0, 0.1, -3.5, 1e-300, -1e-310, 5e-324, 1e300, -1e308, math.inf, -math.inf, math.nan, 2.0, 7.0]
+)
 AT_SOME = At(version=7, staleness=0, workers=3, step=4, factor=0.9)
 
 
@@ -71,9 +61,7 @@ def folded(algorithm: Algorithm, problem: object, driver: str, **given: object) 
     """Return the parameters after a few updates."""
     fleet = ds.Fleet(3, ds.exponential(1.0), latency=0.1)
     trace = schedule(algorithm.cycle, fleet, seed=1, updates=8)
-    states = fold(
-        algorithm, problem, trace, stops=np.array([8]), batch=2, seed=1, driver=driver, **given
-    )
+    states = fold(algorithm, problem, trace, stops=np.array([8]), batch=2, seed=1, driver=driver, **given)
     return list(states)[-1].x
 
 
@@ -104,9 +92,7 @@ def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("memoryless", "seed"), [(False, 11), (True, 12)])
-def test_a_fold_of_random_rules_has_the_same_bits(
-    memoryless: bool, seed: int
-) -> None:  # a parameter
+def test_a_fold_of_random_rules_has_the_same_bits(memoryless: bool, seed: int) -> None:  # a parameter
     """Interpreted and compiled folds of random rules agree in every bit."""
     algorithm = algorithm_of(Writer(seed, memoryless=memoryless, is_tame=True).source())
     problem = ds.problems.quadratic(np.linspace(0.5, 2.0, NASTY.size), noise=0.1)
@@ -147,14 +133,12 @@ def test_what_a_formula_is_made_of() -> None:
         (lambda h, s, m: m.h, "AttributeError: 'Gradient' object has no attribute 'h'"),
         (lambda h, s, m: 1 / 0, "ZeroDivisionError: division by zero"),
     ],
-)  # fmt: skip
+)
 def test_the_sentence_says_what_to_use(apply: object, says: str) -> None:
     """A refusal names the algorithm, the rule and the operation, and what to write instead."""
     names = {"at"} & set(apply.__code__.co_varnames)
     rule = (
-        (lambda h, s, m, at: Parameters(apply(h, s, m, at)))
-        if names
-        else (lambda h, s, m: Parameters(apply(h, s, m)))
+        (lambda h, s, m, at: Parameters(apply(h, s, m, at))) if names else (lambda h, s, m: Parameters(apply(h, s, m)))
     )
     mine = ds.algorithms.serial(0.1)._replace(name="mine", server=sgd._replace(apply=rule))
     with pytest.raises(ConfigError, match=f"^mine: rule apply .*{says}"):
@@ -263,10 +247,7 @@ def test_a_column_may_begin_as_a_number() -> None:
 def test_a_memory_far_away_is_found() -> None:
     """A worker's state that decides only beyond a million, or from step 50 on, is a memory."""
     plain = ds.algorithms.serial(0.1)
-    for condition in (
-        lambda w, at: w.x > 1e6,
-        lambda w, at: w.x * where(at.step > 50, 1.0, 0.0) > 0,
-    ):
+    for condition in (lambda w, at: w.x > 1e6, lambda w, at: w.x * where(at.step > 50, 1.0, 0.0) > 0):
         receive = lambda h, w, x, at, c=condition: type(w)(where(c(w, at), -x, x), 0.0)  # noqa: E731 # short
         worker = plain.worker._replace(receive=receive)
         assert not is_memoryless(plain._replace(worker=worker))
@@ -288,12 +269,7 @@ def test_a_helper_that_was_redefined_is_compiled_again() -> None:
 
 @pytest.mark.parametrize(
     "schedule",
-    [
-        lambda epoch: random.random(),
-        lambda: 1.0,
-        lambda epoch: 1 / epoch,
-        lambda epoch: "fast",
-    ],  # no secret
+    [lambda epoch: random.random(), lambda: 1.0, lambda epoch: 1 / epoch, lambda epoch: "fast"],  # no secret
 )
 def test_a_schedule_that_is_no_function_is_refused(schedule: object) -> None:
     """A schedule that draws, fails or gives no number is refused before anything runs."""

@@ -107,9 +107,8 @@ def test_a_comparison_with_live_runs_is_kept_elsewhere(disk: Disk) -> None:
     """A comparison whose report finds no room leaves the old one, and a whole one elsewhere."""
     problem = ds.problems.quadratic([1.0], noise=0.1)
     found = ds.compare(
-        {"own": ds.algorithms.downpour(0.1)}, problem, ds.Fleet(2), updates=9, seeds=1,
-        engine=["simulate", "local"],
-    )  # fmt: skip
+        {"own": ds.algorithms.downpour(0.1)}, problem, ds.Fleet(2), updates=9, seeds=1, engine=["simulate", "local"]
+    )
     found.save(disk.folder)
     before = (disk.folder / "summary.json").read_bytes()
     needed = sum(size(path) for path in (disk.folder / "runs").iterdir())
@@ -136,8 +135,6 @@ def test_full_output_is_a_sentence() -> None:
     """A command whose output finds no room says so, and exits with 2."""
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "distsgd", "algorithms"]
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
-        )
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "distsgd: cannot write the output: the disk is full\n"

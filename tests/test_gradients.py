@@ -62,9 +62,7 @@ def _points(one: Problem, n: int, seed: int = 0) -> np.ndarray:
 
 
 def _everything(one: Problem) -> np.ndarray:
-    return (
-        np.arange(min(one.samples, 5))[None] if one.samples > 1000 else np.arange(one.samples)[None]
-    )
+    return np.arange(min(one.samples, 5))[None] if one.samples > 1000 else np.arange(one.samples)[None]
 
 
 @pytest.mark.parametrize("name", NOISELESS)
@@ -198,9 +196,7 @@ def test_logistic_slope_never_overflows(margin: float) -> None:
     for label in (-1.0, 1.0):
         expected = -label if label * margin < 0 else 0.0
         assert linear.logistic_slope(margin, label) == pytest.approx(expected, abs=1e-300)
-        assert compiled_slope(linear.logistic_slope)(margin, label) == pytest.approx(
-            expected, abs=1e-300
-        )
+        assert compiled_slope(linear.logistic_slope)(margin, label) == pytest.approx(expected, abs=1e-300)
 
 
 @pytest.mark.jit_off

@@ -35,12 +35,9 @@ DIFFERENT: dict[str, list[object]] = {
     "defaults": [lambda x, a=1.0: a * x, lambda x, a=2.0: a * x, lambda x, *, a=2.0: a * x],
     "closures": [scaled(1.0).server.apply, scaled(2.0).server.apply],
     "globals": [function("return K * x", "K = 1"), function("return K * x", "K = 2")],
-    "helpers": [
-        function("return g(x)", f"def g(x):\n    return {n} * x\n") for n in (2, 3)
-    ],
+    "helpers": [function("return g(x)", f"def g(x):\n    return {n} * x\n") for n in (2, 3)],
     "helpers of helpers": [
-        function("return g(x)", f"def k(x):\n    return x - {n}\ndef g(x):\n    return k(x)\n")
-        for n in (2, 3)
+        function("return g(x)", f"def k(x):\n    return x - {n}\ndef g(x):\n    return k(x)\n") for n in (2, 3)
     ],
     "attributes": [function("return np.sqrt(x)"), function("return np.exp(x)")],
     "inner functions": [function("return (lambda y: y)(x)"), function("return (lambda y: -y)(x)")],
@@ -52,7 +49,7 @@ DIFFERENT: dict[str, list[object]] = {
     "large arrays": [np.zeros(10**5), np.ones(10**5), np.zeros(10**5)[:-1]],
     "numbers": [1, 1.0, True, "1", b"1", 1j, None, (1,), [1], {1}, {1: 1}, -0.0, 0.0],
     "classes": [module(f"class A:\n    def f(self):\n        return {n}\n").A for n in (1, 2)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("values", DIFFERENT.values(), ids=DIFFERENT)
@@ -119,11 +116,14 @@ def test_a_digest_survives_a_restart() -> None:
     found = {
         subprocess.run(
             [sys.executable, "-c", "\n" * int(seed) + SCRIPT],
-            capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
             cwd=Path(ds.__file__).parent.parent,
         ).stdout
         for seed in ("1", "3")
-    }  # fmt: skip
+    }
     assert len(found) == 1
     assert len(found.pop().strip()) == len(hashlib.sha256().hexdigest())
 

@@ -26,19 +26,26 @@ ALIKE: dict[str, list[Algorithm]] = {
     "schedules": [
         ds.algorithms.hogwild(0.1)._replace(schedule=one)
         for one in (
-            Decay(0.1), Decay(5.0), Point(1.0), Point(1.0, 2.0), Plain(3.0), Plain(4.0).other,
-            functools.partial(power, 0.9), functools.partial(power, 0.8),
+            Decay(0.1),
+            Decay(5.0),
+            Point(1.0),
+            Point(1.0, 2.0),
+            Plain(3.0),
+            Plain(4.0).other,
+            functools.partial(power, 0.9),
+            functools.partial(power, 0.8),
         )
     ],
     "flags": [
-        ds.algorithms.serial(0.1), ds.algorithms.serial(0.1)._replace(sparse=False),
+        ds.algorithms.serial(0.1),
+        ds.algorithms.serial(0.1)._replace(sparse=False),
         ds.algorithms.serial(0.1)._replace(lock_free=True),
     ],
     "first states": [
         ds.algorithms.serial(0.1)._replace(server=sgd._replace(init=init))
         for init in (lambda h, x: Parameters(x), lambda h, x: Parameters(2 * x))
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("algorithms", ALIKE.values(), ids=ALIKE)
@@ -59,9 +66,7 @@ def test_two_algorithms_of_one_factory_have_runs_of_their_own() -> None:
     both = {"large": scaled(0.5), "small": scaled(0.01)}
     found = ds.compare(both, QUADRATIC, FLEET, updates=20, seeds=1, batch=1, tuning=None)
     runs = {one.algorithm: one.run for one in found.outcomes}
-    alone = {
-        name: ds.simulate(one, QUADRATIC, FLEET, updates=20, batch=1) for name, one in both.items()
-    }
+    alone = {name: ds.simulate(one, QUADRATIC, FLEET, updates=20, batch=1) for name, one in both.items()}
     assert runs["large"].hash != runs["small"].hash
     for name, run in runs.items():
         assert run.x.tobytes() == alone[name].x.tobytes()
@@ -150,14 +155,16 @@ def test_problems_of_one_name_have_runs_of_their_own() -> None:
 
 NAMELESS: dict[str, tuple[Algorithm, Problem, str]] = {
     "a schedule": (
-        ds.algorithms.hogwild(0.1)._replace(schedule=Locked()), QUADRATIC,
+        ds.algorithms.hogwild(0.1)._replace(schedule=Locked()),
+        QUADRATIC,
         "the schedule of hogwild uses `guard` of the type _thread.lock, which has no stable value;",
     ),
     "a problem": (
-        scaled(0.1), Guarded([1.0, 2.0]),
+        scaled(0.1),
+        Guarded([1.0, 2.0]),
         "the problem mine uses `lock` of the type _thread.lock, which has no stable value;",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("algorithm", "problem", "says"), NAMELESS.values(), ids=NAMELESS)
@@ -165,9 +172,7 @@ def test_a_run_that_cannot_be_identified_is_never_shared(
     algorithm: Algorithm, problem: Problem, says: str, tmp_path: Path
 ) -> None:
     """It is made for each label and made again each time, and a replay of it is refused."""
-    setup = Setup(
-        {"one": algorithm, "two": algorithm}, {"p": problem}, {"f": FLEET}, {"updates": 5}, seeds=1
-    )
+    setup = Setup({"one": algorithm, "two": algorithm}, {"p": problem}, {"f": FLEET}, {"updates": 5}, seeds=1)
     jobs = [Job("p", "f", label, 0, algorithm) for label in setup.algorithms]
     runs = [run for _ in range(2) for _, run in run_jobs(setup, jobs, Place(tmp_path))]
     assert len({run.hash for run in runs}) == 4

@@ -9,16 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distsgd.statistics.inference import (
-    Factors,
-    Known,
-    Ratio,
-    alone,
-    compare_all,
-    extreme,
-    leaders,
-    quotients,
-)  # fmt: skip
+from distsgd.statistics.inference import Factors, Known, Ratio, alone, compare_all, extreme, leaders, quotients
 
 INF = math.inf
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -122,8 +113,7 @@ def test_turning_a_ratio_round_inverts_it(table: Table) -> None:
 def test_units_do_not_count(table: Table, unit: float) -> None:
     """All numbers times a constant give the same ratios."""
     scaled = {
-        name: {seed: Known(unit * low, unit * high) for seed, (low, high) in own.items()}
-        for name, own in table.items()
+        name: {seed: Known(unit * low, unit * high) for seed, (low, high) in own.items()} for name, own in table.items()
     }
     here, there = compare_all(table), compare_all(scaled)
     assert all(close(here.ratios[pair], there.ratios[pair], rel=1e-6) for pair in here.ratios)
@@ -133,9 +123,7 @@ def test_units_do_not_count(table: Table, unit: float) -> None:
 @settings(max_examples=20, deadline=None)
 def test_names_of_seeds_do_not_count(table: Table) -> None:
     """Other names of the seeds, in the same order, change nothing."""
-    renamed = {
-        name: {7 * seed + 3: one for seed, one in own.items()} for name, own in table.items()
-    }
+    renamed = {name: {7 * seed + 3: one for seed, one in own.items()} for name, own in table.items()}
     assert compare_all(table) == compare_all(renamed)
 
 
@@ -152,8 +140,7 @@ def test_a_coarser_clock_never_narrows(seed: int, below: float, above: float) ->
     """Numbers known less closely, all by the same factors, give intervals that hold the others."""
     sharp = table_of(np.random.default_rng(seed).normal(size=(3, 4)))
     coarse = {
-        name: {key: Known(low / below, high * above) for key, (low, high) in own.items()}
-        for name, own in sharp.items()
+        name: {key: Known(low / below, high * above) for key, (low, high) in own.items()} for name, own in sharp.items()
     }
     here, there = compare_all(sharp), compare_all(coarse)
     for pair, ratio in here.ratios.items():
@@ -165,10 +152,7 @@ def test_a_coarser_clock_never_narrows(seed: int, below: float, above: float) ->
 def test_equal_seeds_are_as_sure_as_their_clock() -> None:
     """Without any variance the interval is what the resolution leaves open, and no less."""
     ratio = compare_all(
-        {
-            "a": dict.fromkeys(range(3), Known(50.0, 60.0)),
-            "b": dict.fromkeys(range(3), Known(60.0, 70.0)),
-        }
+        {"a": dict.fromkeys(range(3), Known(50.0, 60.0)), "b": dict.fromkeys(range(3), Known(60.0, 70.0))}
     ).ratio("b", "a")
     assert (ratio.low, ratio.high) == pytest.approx((60 / 60, 70 / 50), rel=1e-6)
     assert not ratio.is_settled
@@ -270,8 +254,7 @@ def test_a_later_miss_makes_a_ratio_larger() -> None:
     """The longer a run lasted without arriving, the larger is the ratio, both ends included."""
     other = exact(7.0, 8.0, 10.0, 11.0, 12.5)
     first, second = (
-        compare_all({"a": exact(7.5, 8.1, 10.4, 11.0) | {4: Known(end, INF)}, "b": other})
-        for end in (12.0, 14.0)
+        compare_all({"a": exact(7.5, 8.1, 10.4, 11.0) | {4: Known(end, INF)}, "b": other}) for end in (12.0, 14.0)
     )
     assert first.ratio("a", "b").median < second.ratio("a", "b").median
     assert first.ratio("a", "b").high < second.ratio("a", "b").high
@@ -281,9 +264,7 @@ def test_quotients_of_misses() -> None:
     """A miss above has no upper end, one below the lower end 0, and two misses say nothing."""
     above = {0: Known(4.0, 6.0), 1: Known(4.0, INF), 2: Known(4.0, 4.0), 3: Known(1.0, INF)}
     below = {0: Known(1.0, 2.0), 1: Known(2.0, 2.0), 2: Known(8.0, INF), 3: Known(1.0, INF)}
-    assert quotients(above, below) == {
-        0: Known(2.0, 6.0), 1: Known(2.0, INF), 2: Known(0.0, 0.5),
-    }  # fmt: skip
+    assert quotients(above, below) == {0: Known(2.0, 6.0), 1: Known(2.0, INF), 2: Known(0.0, 0.5)}
 
 
 def test_a_leader_is_extreme_only_if_settled() -> None:
@@ -305,13 +286,15 @@ def coverage(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 # a script
 
 
 CASES = {
-    "2 equal, 2 seeds": 400, "9 equal, 3 seeds": 150, "3 equal, 5 seeds": 200,
+    "2 equal, 2 seeds": 400,
+    "9 equal, 3 seeds": 150,
+    "3 equal, 5 seeds": 200,
     "2 algorithms, 5 seeds: 20 % of the slowest miss": 100,
     "2 algorithms, 5 seeds: leader misses one": 100,
     "4 algorithms, 3 seeds: slowest misses all": 40,
     "4 algorithms, 5 seeds: half of all equals miss": 30,
     "9 algorithms, 5 seeds: two with 4 times the deviation": 150,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

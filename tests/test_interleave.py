@@ -44,12 +44,8 @@ def simulate(algorithm: Algorithm, problem: Problem, fleet: ds.Fleet, **changed:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-@pytest.mark.parametrize(
-    ("name", "batch"), [("hogwild", 1), ("hogwild", 4), ("adaptive_revision", 4)]
-)
-def test_one_core_has_the_bits_of_the_plain_fold(
-    name: str, batch: int, atomic: bool, thin: Problem
-) -> None:
+@pytest.mark.parametrize(("name", "batch"), [("hogwild", 1), ("hogwild", 4), ("adaptive_revision", 4)])
+def test_one_core_has_the_bits_of_the_plain_fold(name: str, batch: int, atomic: bool, thin: Problem) -> None:
     """A core that is alone reads what it would have pulled, and nothing of it is lost."""
     fleet = ds.Fleet(workers=1, compute=SPREAD, latency=0.1, service=0.05)
     alone = simulate(ALGORITHMS[name], thin, fleet, batch=batch, atomic=atomic)
@@ -82,10 +78,7 @@ def test_a_lost_update_by_hand() -> None:
     fleet = ds.Fleet(workers=2, speeds=[1.0, 1 / 1.2])
     seen = {}
     for atomic in (True, False):
-        run = simulate(
-            PLAIN, one_row(1), fleet, updates=2, evaluate_every=1,
-            atomic=atomic,
-        )  # fmt: skip
+        run = simulate(PLAIN, one_row(1), fleet, updates=2, evaluate_every=1, atomic=atomic)
         seen[atomic] = run.history["loss"].to_list(), run.x.tolist(), run.counts
     assert seen[True] == ([2.0, 0.5, 0.5], [1.0], {"writes": 2, "lost": 0})
     assert seen[False] == ([2.0, 1.125, 1.125], [0.5], {"writes": 2, "lost": 1})
@@ -111,10 +104,7 @@ def test_what_is_not_lost_is_applied(workers: int, seed: int, atomic: bool) -> N
     x = explicit(np.ones((1, 5)))
     problem = ds.problems.least_squares(from_arrays(x, [1], test_x=x, test_y=[1]))
     steady = replace(problem, sparse=problem.sparse._replace(slope=_constant_slope))
-    run = simulate(
-        PLAIN, steady, ds.Fleet(workers, SPREAD), updates=40, seed=seed,
-        atomic=atomic,
-    )  # fmt: skip
+    run = simulate(PLAIN, steady, ds.Fleet(workers, SPREAD), updates=40, seed=seed, atomic=atomic)
     assert run.counts["writes"] == 40 * 5
     assert run.x.sum() / 0.25 == run.counts["writes"] - run.counts["lost"]
     assert run.counts["lost"] == 0 or not atomic
@@ -149,9 +139,7 @@ def test_a_run_is_kept_and_replayed(thin: Problem, tmp_path: Path) -> None:
 
 
 @given(st.floats(0, 1e6), st.floats(0, 10), st.integers(1, 100), st.booleans())
-def test_accesses_follow_each_other_inside_their_step(
-    start: float, length: float, n: int, atomic: bool
-) -> None:
+def test_accesses_follow_each_other_inside_their_step(start: float, length: float, n: int, atomic: bool) -> None:
     """The accesses of a step come in their order, none before its start or after its end."""
     accesses = n * (2 if atomic else 3)
     times = [access_time(start, start + length, n, one, atomic) for one in range(accesses)]
@@ -182,10 +170,8 @@ def test_a_step_lasts_from_the_pull_s_return_to_the_push() -> None:
         ({"algorithm": ds.algorithms.elastic_averaging(0.1)}, "use hogwild, or downpour with"),
         ({"problem": ds.problems.quadratic([1.0])}, "every gradient of quadratic touches all"),
     ],
-)  # fmt: skip
-def test_what_cannot_interleave_is_refused(
-    changed: dict[str, object], message: str, thin: Problem
-) -> None:
+)
+def test_what_cannot_interleave_is_refused(changed: dict[str, object], message: str, thin: Problem) -> None:
     """An error says what interleaved reads need, and what to use."""
     usual = {"algorithm": ALGORITHMS["hogwild"], "problem": thin, "fleet": ds.Fleet(2)}
     with pytest.raises(ConfigError, match=message):

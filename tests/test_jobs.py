@@ -26,8 +26,10 @@ def planned(setup: Setup) -> list[Job]:
     """Return its runs."""
     return [
         Job("softmax", fleet, label, seed, algorithm)
-        for fleet in FLEETS for label, algorithm in ALGORITHMS.items() for seed in setup.cases
-    ]  # fmt: skip
+        for fleet in FLEETS
+        for label, algorithm in ALGORITHMS.items()
+        for seed in setup.cases
+    ]
 
 
 @pytest.fixture
@@ -63,9 +65,7 @@ def test_the_hash_is_known_before_the_run(setup: Setup, planned: list[Job]) -> N
         assert setup.run_settings(job) == run.settings
 
 
-def test_nothing_is_computed_twice(
-    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]
-) -> None:
+def test_nothing_is_computed_twice(setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]) -> None:
     """Equal runs are made once, saved ones not again, and a fresh start makes all of them."""
     doubled = [*planned, planned[0]._replace(label="again")]
     assert len(list(run_jobs(setup, doubled, Place(tmp_path)))) == len(doubled)
@@ -105,9 +105,7 @@ def test_equal_runs_know_all_of_their_targets(setup: Setup, tmp_path: Path) -> N
     assert [{one.target for one in run.crossings} for _, run in done] == [{1.5, 2.0}] * 2
 
 
-def test_a_live_run_is_kept_without_its_crossing(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_live_run_is_kept_without_its_crossing(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A live run is saved before its crossing is looked for, and not made again to find it."""
 
     def broken(*_: object) -> None:
@@ -152,9 +150,7 @@ def test_a_damaged_run_is_made_again(
     assert ds.load(run_folder(tmp_path, run.hash)).x.tobytes() == again.x.tobytes()
 
 
-def test_other_configurations_are_left_alone(
-    setup: Setup, planned: list[Job], tmp_path: Path
-) -> None:
+def test_other_configurations_are_left_alone(setup: Setup, planned: list[Job], tmp_path: Path) -> None:
     """Runs of another configuration in the same folder stay as they are."""
     ((_, first),) = run_jobs(setup, planned[:1], Place(tmp_path))
     before = {path: path.read_bytes() for path in run_folder(tmp_path, first.hash).iterdir()}

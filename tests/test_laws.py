@@ -27,10 +27,7 @@ any_law = st.one_of(
 DISTRIBUTIONS = [
     (laws.exponential(2.0), stats.expon(scale=2.0)),
     (laws.shifted_exponential(0.5, 2.0), stats.expon(loc=0.5, scale=2.0)),
-    (
-        laws.lognormal(2.0, 0.5),
-        stats.lognorm(s=math.sqrt(math.log(1.25)), scale=2.0 / math.sqrt(1.25)),
-    ),
+    (laws.lognormal(2.0, 0.5), stats.lognorm(s=math.sqrt(math.log(1.25)), scale=2.0 / math.sqrt(1.25))),
     (laws.gamma(2.0, 4.0), stats.gamma(4.0, scale=0.5)),
     (laws.gamma(2.0, 0.3), stats.gamma(0.3, scale=2.0 / 0.3)),
     (laws.pareto(2.0, 3.0), stats.pareto(3.0, scale=4.0 / 3.0)),
@@ -48,9 +45,7 @@ def test_samples_follow_the_law(law: Law, expected: stats.rv_continuous) -> None
 
 def test_empirical_draws_each_sample_equally_often() -> None:
     """An empirical law draws its samples, and nothing else, with equal chances."""
-    values, counts = np.unique(
-        laws.empirical([1.0, 2.0, 4.0]).sample(0, n=9_000), return_counts=True
-    )
+    values, counts = np.unique(laws.empirical([1.0, 2.0, 4.0]).sample(0, n=9_000), return_counts=True)
     assert values.tolist() == [1.0, 2.0, 4.0]
     assert stats.chisquare(counts).pvalue > 1e-3
 

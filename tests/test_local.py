@@ -131,10 +131,13 @@ def test_a_run_that_stands_still_can_be_stopped() -> None:
     """A run is stopped although its last model has been judged and no other one comes."""
     seen: list[int] = []
     run = live(
-        problem=Standing(), workers=1, updates=10**9, evaluate_every=1,
+        problem=Standing(),
+        workers=1,
+        updates=10**9,
+        evaluate_every=1,
         watch=lambda progress: seen.append(progress.updates),
         stop=lambda: seen.count(2) > 4,
-    )  # fmt: skip
+    )
     assert (run.status, run.trace.n_updates) == ("stopped", 2)
     assert run.history["update"].to_list() == [0, 1, 2]
 
@@ -227,9 +230,7 @@ class Failing:
 
 def test_a_worker_that_fails_is_named() -> None:
     """An error in a worker ends the run, and says which worker it was and what happened."""
-    with pytest.raises(
-        DistsgdError, match=r"worker [01] failed: ZeroDivisionError: divided by zero"
-    ):
+    with pytest.raises(DistsgdError, match=r"worker [01] failed: ZeroDivisionError: divided by zero"):
         live(problem=Failing(), updates=10**9)
 
 
@@ -252,9 +253,7 @@ def test_an_interrupted_program_leaves_nothing() -> None:
     ],
     ids=["backup", "parts"],
 )
-def test_what_cannot_run_is_refused(
-    options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_run_is_refused(options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no run could be made of is refused before a process is started."""
     monkeypatch.setattr(local, "nursery", None)
     if "problem" in options:

@@ -53,10 +53,12 @@ def counting(n_columns: int) -> Algorithm:
         else (lambda h, s, m: Counts(s.x + m.x, s.twice + 2.0 * m.x)),
     )
     worker = Worker(
-        init=lambda _, x: One(0.0 * x), receive=lambda h, w, x: One(0.0 * x),
-        at=lambda h, w: w.x, step=lambda h, w, g: One(where(g != 0.0, h.one, 0.0)),
+        init=lambda _, x: One(0.0 * x),
+        receive=lambda h, w, x: One(0.0 * x),
+        at=lambda h, w: w.x,
+        step=lambda h, w, g: One(where(g != 0.0, h.one, 0.0)),
         send=lambda h, w: (w, One(w.x)),
-    )  # fmt: skip
+    )
     return HOGWILD._replace(name="counting", hyper=Count(1.0), server=server, worker=worker)
 
 
@@ -129,9 +131,7 @@ def private_kb(process: psutil.Process) -> int:
         ("logistic, l2", "atomic", 1, HOGWILD._replace(server=adagrad)),
     ],
 )
-def test_one_worker_has_the_bits_of_a_serial_loop(
-    problem: str, writes: str, batch: int, algorithm: Algorithm
-) -> None:
+def test_one_worker_has_the_bits_of_a_serial_loop(problem: str, writes: str, batch: int, algorithm: Algorithm) -> None:
     """One worker computes what a plain loop over the same order does, bit by bit."""
     case = case_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
     job = Job(case, epochs_of(case), block=4)
@@ -198,9 +198,7 @@ def test_an_epoch_visits_every_sample_once(n: int, block: int) -> None:
     assert n == 1 or np.any(orders[0] != orders[1])
 
 
-@pytest.mark.parametrize(
-    ("writes", "n_columns"), [("atomic", 1), ("atomic", 2), ("locked", 1), ("round_robin", 1)]
-)
+@pytest.mark.parametrize(("writes", "n_columns"), [("atomic", 1), ("atomic", 2), ("locked", 1), ("round_robin", 1)])
 def test_no_change_is_lost(writes: str, n_columns: int) -> None:
     """Unless writes are racy, what several workers add to the same coordinates is the sum."""
     epochs = 1 if writes == "round_robin" else 4
@@ -223,9 +221,16 @@ def test_a_killed_worker_is_replaced() -> None:
             os.kill(workers[-1].pid, signal.SIGKILL)
 
     run = ds.launch(
-        HOGWILD, problem, workers=3, epochs=100_000, batch=1, writes="locked", evaluations=10,
-        watch=watch, stop=lambda: 1 in lost,
-    )  # fmt: skip
+        HOGWILD,
+        problem,
+        workers=3,
+        epochs=100_000,
+        batch=1,
+        writes="locked",
+        evaluations=10,
+        watch=watch,
+        stop=lambda: 1 in lost,
+    )
     assert len(private) == 3
     assert sum(private) < 0.8 * data_kb
     assert run.status == "stopped"
@@ -293,8 +298,6 @@ def test_a_run_has_a_history_in_wall_seconds() -> None:
         (0.4, math.inf, False, "diverged"),
     ],
 )
-def test_a_run_ends_where_its_numbers_say(
-    loss: float, x: float, is_stopped: bool, status: str
-) -> None:
+def test_a_run_ends_where_its_numbers_say(loss: float, x: float, is_stopped: bool, status: str) -> None:
     """Numbers that are not finite come first, then the target, then whoever asked to stop."""
     assert status_of(np.array([x]), loss, 0.4, is_stopped=is_stopped) == status

@@ -31,9 +31,8 @@ def only(found: list[Mark], algorithm: str) -> Mark:
 def coarse() -> Run:
     """Return a run that is evaluated every tenth update only."""
     return ds.simulate(
-        ds.algorithms.serial(0.05), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=100,
-        evaluate_every=10,
-    )  # fmt: skip
+        ds.algorithms.serial(0.05), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=100, evaluate_every=10
+    )
 
 
 def test_a_time_lies_between_evaluations(coarse: Run) -> None:

@@ -71,9 +71,7 @@ def run(setup: Setup, dice: random.Random) -> str:
     if not isinstance(machines, (ds.Fleet, StaleReads)):
         return "live"
     manner = setup.manner | {"evaluations": 2, "driver": "interpreted"}
-    return simulate(
-        algorithm, setup.problems[problem], machines, updates=2, seed=job.seed, **manner
-    ).status  # fmt: skip
+    return simulate(algorithm, setup.problems[problem], machines, updates=2, seed=job.seed, **manner).status
 
 
 def outcome(read: Callable[[], Experiment], dice: random.Random, what: str) -> str:

@@ -36,12 +36,10 @@ DOUBTS = {
     ),
     "latency": ({"fleets": {"far": SLOW_LINK}}, "latency 200 s is 200 times the mean time of a st"),
     "service": ({"fleets": {"busy": ds.Fleet(2, service=200.0)}}, "service 200 s is 200 times the"),
-    "bandwidth": (
-        {"fleets": {"thin": ds.Fleet(2, bandwidth=0.01)}}, "message of 16 bytes takes 1.6e\\+03 s",
-    ),
+    "bandwidth": ({"fleets": {"thin": ds.Fleet(2, bandwidth=0.01)}}, "message of 16 bytes takes 1.6e\\+03 s"),
     "target": ({"target": 2.0}, "target loss 2 is met before the first update: quadratic starts"),
     "scales": ({"problem": UNEQUAL}, 'by a factor of .* \\(feature 1 against .* scale="standard"'),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "says"), DOUBTS.values(), ids=DOUBTS)
@@ -58,11 +56,15 @@ def test_what_is_meant_is_no_warning() -> None:
     """Usual settings, and rounds of all workers with few updates, are not doubted."""
     rounds = {"rounds": ds.algorithms.synchronous(0.1)}
     for changes in (
-        {}, {"algorithms": rounds, "budget": {"updates": 1}}, {"budget": {"seconds": 1.0}},
-        {"algorithms": {"one": SERIAL}, "fleets": {"f": ds.Fleet(64)}}, {"target": 0.1},
-        {"problem": SMALL}, {"fleets": {"old": ds.stale_reads(ds.exponential(4.0))}},
+        {},
+        {"algorithms": rounds, "budget": {"updates": 1}},
+        {"budget": {"seconds": 1.0}},
+        {"algorithms": {"one": SERIAL}, "fleets": {"f": ds.Fleet(64)}},
+        {"target": 0.1},
+        {"problem": SMALL},
+        {"fleets": {"old": ds.stale_reads(ds.exponential(4.0))}},
         {"fleets": {"instant": ds.Fleet(2, ds.constant(0.0), latency=9.0)}},
-    ):  # fmt: skip
+    ):
         assert setup(**changes).warnings == []
         assert "warnings" not in setup(**changes).settings
 
@@ -88,9 +90,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: ds.simulate(ds.algorithms.serial, QUADRATIC, ds.Fleet(1), updates=1),
         "algorithm must .* serial was not called",
     ),
-    "law not called": (
-        lambda: ds.Fleet(2, ds.exponential), r"exponential was not called; write exponential\(me",
-    ),
+    "law not called": (lambda: ds.Fleet(2, ds.exponential), r"exponential was not called; write exponential\(me"),
     "data not called": (lambda: ds.problems.softmax(ds.data.digits), "digits was not called"),
     "fleet not called": (lambda: setup(fleets={"a": ds.Fleet}), r"write Fleet\(workers\)"),
     "text as fleet": (lambda: setup(fleets="8"), r"distsgd.Fleet\(workers=8\), not '8'"),
@@ -100,9 +100,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a list of fleets": (lambda: setup(fleets=[ds.Fleet(2)]), r'write {"fleet 1": ...}'),
     "a list of problems": (lambda: setup(problem=[QUADRATIC]), r'write {"quadratic": ...}'),
-    "case": (
-        lambda: setup(algorithms={"a": SERIAL, "A ": SERIAL}), "'a' and 'A ' differ in nothing but",
-    ),
+    "case": (lambda: setup(algorithms={"a": SERIAL, "A ": SERIAL}), "'a' and 'A ' differ in nothing but"),
     "no text": (lambda: setup(algorithms={1: SERIAL}), "labels of algorithms must be text, not 1"),
     "empty": (lambda: setup(fleets={" ": ds.Fleet(1)}), "labels of fleets must be text"),
     "pair as range": (
@@ -113,9 +111,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: ds.Tunable(ds.algorithms.serial, {"learning_rat": ds.Range(0.01, 1)}),
         "unknown tuned parameter 'learning_rat'; did you mean 'learning_rate'",
     ),
-    "made already": (
-        lambda: ds.Tunable(SERIAL, {"learning_rate": ds.Range(0.01, 1)}), "make must be .* functi",
-    ),
+    "made already": (lambda: ds.Tunable(SERIAL, {"learning_rate": ds.Range(0.01, 1)}), "make must be .* functi"),
     "no ranges": (lambda: ds.Tunable(ds.algorithms.serial, ds.Range(0.1, 1)), "ranges must be"),
     "swapped": (lambda: ds.Tuning(low=1.0, high=0.1), r"tuning.high must be > low \(1\), not 0.1"),
     "seeds twice": (lambda: setup(seeds=[3, 0, 3]), "seeds must differ, but 3 is given twice"),
@@ -123,7 +119,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "both": (lambda: ds.Fleet(2, speeds=[1, 2], slowdown=[1, 2]), "speeds.*slowdown.*not both"),
     "slowdown": (lambda: ds.Fleet(2, slowdown=[1, 0]), r"slowdown\[1\] must be > 0"),
     "half a worker": (lambda: ds.Fleet(8.5), "workers must be a whole number >= 1, not 8.5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("make", "says"), REFUSED.values(), ids=REFUSED)
@@ -145,11 +141,16 @@ def test_whole_floats_are_counts_everywhere() -> None:
     """8.0 is 8 in Python and in TOML: settings and hashes are those of the whole number."""
     runs = [
         ds.simulate(
-            ds.algorithms.downpour(0.1, n_push=number(1)), SMALL, ds.Fleet(number(2)),
-            updates=number(8), batch=number(4), seed=number(1), evaluations=number(2),
+            ds.algorithms.downpour(0.1, n_push=number(1)),
+            SMALL,
+            ds.Fleet(number(2)),
+            updates=number(8),
+            batch=number(4),
+            seed=number(1),
+            evaluations=number(2),
         )
         for number in (int, float)
-    ]  # fmt: skip
+    ]
     assert runs[0].hash == runs[1].hash
     whole = setup(seeds=2, batch=4, evaluations=2)
     for seeds in (2.0, np.int64(2), np.arange(2), [0.0, 1.0]):
@@ -206,10 +207,7 @@ def test_standard_scale_of_sparse_data(tmp_path: Path) -> None:
 
 def _written(folder: Path, table: scipy.sparse.csr_matrix) -> Path:
     rows = zip(table.toarray(), Y, strict=True)
-    lines = (
-        f"{label} " + " ".join(f"{c + 1}:{v!r}" for c, v in enumerate(row.tolist()) if v)
-        for row, label in rows
-    )
+    lines = (f"{label} " + " ".join(f"{c + 1}:{v!r}" for c, v in enumerate(row.tolist()) if v) for row, label in rows)
     path = folder / "rows.svm"
     path.write_text("\n".join(lines))
     return path

@@ -19,10 +19,9 @@ def failing_summary(n_failed: int, n_runs: int) -> Summary:
     found = ds.compare(SERIAL, QUADRATIC, ds.Fleet(1), updates=3, seeds=n_runs)
     error = "KeyError: 'feature' (mine.py:12, in loss)"
     outcomes = [
-        Outcome(one.algorithm, one.fleet, one.seed, error=error, problem=one.problem)
-        if place < n_failed else one
+        Outcome(one.algorithm, one.fleet, one.seed, error=error, problem=one.problem) if place < n_failed else one
         for place, one in enumerate(found.outcomes)
-    ]  # fmt: skip
+    ]
     return summarise(outcomes, found.settings, is_complete=True)
 
 
@@ -46,9 +45,7 @@ def test_an_error_in_a_run_has_the_user_s_line() -> None:
     late = Late(*(getattr(QUADRATIC, name) for name in ("curvature", "noise", "origin")))
     found = ds.compare(SERIAL, late, ds.Fleet(1), updates=9, seeds=1)
     (outcome,) = found.outcomes
-    assert re.fullmatch(
-        rf"KeyError: 'late' \({re.escape(__file__)}:\d+, in evaluate\)", outcome.error
-    )
+    assert re.fullmatch(rf"KeyError: 'late' \({re.escape(__file__)}:\d+, in evaluate\)", outcome.error)
 
 
 Call = Callable[..., tuple[int, str, str]]
@@ -93,9 +90,7 @@ def test_warnings_are_sentences_on_the_command_line(call: Call) -> None:
 
 def test_workers_that_an_algorithm_cannot_use_are_left_out(call: Call) -> None:
     """A size that is impossible for one algorithm does not end the others."""
-    Path("mine.toml").write_text(
-        TOML + '[algorithms.b]\nalgorithm = "synchronous"\nlearning_rate = 0.1\nbackup = 2\n'
-    )
+    Path("mine.toml").write_text(TOML + '[algorithms.b]\nalgorithm = "synchronous"\nlearning_rate = 0.1\nbackup = 2\n')
     code, said, _ = call("compare", "mine.toml", "--workers", "1,4", "--seeds", "1")
     assert code == 0
     assert "b did not run on 1 workers: backup must be < the number of workers (1)" in said
@@ -103,9 +98,7 @@ def test_workers_that_an_algorithm_cannot_use_are_left_out(call: Call) -> None:
     assert (code, "backup must be <" in errors) == (2, True)
 
 
-def test_progress_without_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is no terminal, a line now and then says how many runs are done; not each."""
     monkeypatch.setattr(watching, "EVERY_S", 0.0)
     outcome = Outcome("a", "m", 0)

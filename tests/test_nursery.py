@@ -129,9 +129,7 @@ def kill_a_nursery(processes: list[int]) -> None:
 
 def gone(processes: Iterable[int], seconds: float = 10.0) -> bool:
     """Return whether processes are gone before the deadline."""
-    _, alive = psutil.wait_procs(
-        [psutil.Process(one) for one in processes if psutil.pid_exists(one)], seconds
-    )
+    _, alive = psutil.wait_procs([psutil.Process(one) for one in processes if psutil.pid_exists(one)], seconds)
     return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 

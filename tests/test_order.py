@@ -24,8 +24,7 @@ EXACT = ["worker", "verb", "step", "version", "read"]
 NAMES = {Action.PULL: "values", Action.RELEASE: "taken", Action.JOIN: "welcome"}
 
 
-def order_of(cycle: Cycle, workers: int, *, lags: Lags | None = None, shrinks: bool = False,
-             **budget: float) -> Order:  # fmt: skip
+def order_of(cycle: Cycle, workers: int, *, lags: Lags | None = None, shrinks: bool = False, **budget: float) -> Order:
     """Return the order of a plain algorithm with another cycle."""
     algorithm = algorithms.downpour(0.1)._replace(cycle=cycle)
     return Order(Terms.of(algorithm, workers, Budget(**budget), 0.01, lags=lags, shrinks=shrinks))
@@ -89,11 +88,7 @@ def cycles(draw: Any, workers: int) -> Cycle:  # noqa: ANN401 # hypothesis does 
     """Draw a cycle in any order of verbs, with any periods, quorum, bound and start."""
     quorum = draw(st.none() | st.integers(1, workers) | st.just(1))
     backup = draw(st.integers(0, workers - 1)) if quorum is None else 0
-    verbs = (
-        Pull(draw(periods), draw(st.none() | st.integers(0, 3))),
-        Step(),
-        Push(draw(periods), quorum, backup),
-    )
+    verbs = (Pull(draw(periods), draw(st.none() | st.integers(0, 3))), Step(), Push(draw(periods), quorum, backup))
     start = Start(draw(st.sampled_from([0, 0, 0, 2])))
     return (start, *(verbs[place] for place in draw(orders)))
 
@@ -135,13 +130,16 @@ def test_messages_of_a_schedule_are_served_as_there(case: tuple[Cycle, Fleet], s
 @pytest.mark.parametrize(
     "algorithm",
     [
-        algorithms.synchronous(0.1), algorithms.synchronous(0.1, backup=2),
-        algorithms.downpour(0.1), algorithms.downpour(0.1, 2, 3, warm_start=3),
-        algorithms.adaptive_revision(0.1), algorithms.elastic_averaging(0.1, period=2),
+        algorithms.synchronous(0.1),
+        algorithms.synchronous(0.1, backup=2),
+        algorithms.downpour(0.1),
+        algorithms.downpour(0.1, 2, 3, warm_start=3),
+        algorithms.adaptive_revision(0.1),
+        algorithms.elastic_averaging(0.1, period=2),
         algorithms.stale_synchronous(0.1, bound=1),
     ],
     ids=lambda algorithm: f"{algorithm.name}-{algorithm.cycle}",
-)  # fmt: skip
+)
 def test_every_algorithm_is_served_as_in_its_schedule(algorithm: Algorithm) -> None:
     """For each algorithm of the registry that a server serves, the rows are the schedule's."""
     fleet = Fleet(4, laws.lognormal(1.0, 1.0), latency=0.1)
@@ -152,8 +150,7 @@ def test_every_algorithm_is_served_as_in_its_schedule(algorithm: Algorithm) -> N
     Trace(order.rows.since(0), 4).verify()
 
 
-def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set[int],
-          *, replace: bool) -> list[Fake]:  # fmt: skip
+def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set[int], *, replace: bool) -> list[Fake]:
     """Let workers send in a random order; kill one at each of `kills`, and replace it later."""
     fakes = [Fake(w, cycle, workers) for w in range(workers)]
     dead: dict[int, int] = {}
@@ -178,9 +175,11 @@ def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(
-    case=cases(), picks=st.lists(st.integers(0, 999), min_size=20, max_size=80),
-    kills=st.sets(st.integers(0, 60), max_size=4), replace=st.booleans(),
-)  # fmt: skip
+    case=cases(),
+    picks=st.lists(st.integers(0, 999), min_size=20, max_size=80),
+    kills=st.sets(st.integers(0, 60), max_size=4),
+    replace=st.booleans(),
+)
 def test_deaths_never_stop_the_others(
     case: tuple[Cycle, Fleet], picks: list[int], kills: set[int], *, replace: bool
 ) -> None:
@@ -203,11 +202,14 @@ def test_deaths_never_stop_the_others(
 @settings(deadline=None, max_examples=50)
 @given(
     picks=st.lists(st.integers(0, 999), min_size=30, max_size=60),
-    law=st.sampled_from([0, 3, laws.exponential(2.0)]), kills=st.sets(st.integers(0, 60)),
-)  # fmt: skip
+    law=st.sampled_from([0, 3, laws.exponential(2.0)]),
+    kills=st.sets(st.integers(0, 60)),
+)
 def test_lags_are_those_of_the_law(
-    picks: list[int], law: Any, kills: set[int]  # noqa: ANN401 # a law or a number
-) -> None:  # fmt: skip
+    picks: list[int],
+    law: Any,  # noqa: ANN401 # a law or a number
+    kills: set[int],
+) -> None:
     """Each pull reads the version its lag ago, or version 0, and the trace says so."""
     cycle = (Pull(), Step(), Push())
     lags = Lags(law, 5, 3)
@@ -288,13 +290,8 @@ def test_a_worker_that_begins_again_joins() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    clocks=st.lists(st.tuples(*[st.floats(0.0, 100.0)] * 3), min_size=10, max_size=40),
-    case=cases(),
-)  # fmt: skip
-def test_clocks_that_lie_are_put_right(
-    clocks: list[tuple[float, float, float]], case: tuple[Cycle, Fleet]
-) -> None:
+@given(clocks=st.lists(st.tuples(*[st.floats(0.0, 100.0)] * 3), min_size=10, max_size=40), case=cases())
+def test_clocks_that_lie_are_put_right(clocks: list[tuple[float, float, float]], case: tuple[Cycle, Fleet]) -> None:
     """Whatever times peers claim, nobody sends before it goes on, or later than now."""
     cycle, fleet = case
     order = order_of(cycle, fleet.workers)
@@ -351,9 +348,17 @@ def test_seconds_end_the_run() -> None:
 
 count = st.integers(0, 2**63 - 1)
 decisions = st.builds(
-    Decision, st.sampled_from(Action), st.integers(0, 2**32 - 1), count, count, count, count, count,
-    st.floats(allow_nan=False), st.floats(allow_nan=False),
-)  # fmt: skip
+    Decision,
+    st.sampled_from(Action),
+    st.integers(0, 2**32 - 1),
+    count,
+    count,
+    count,
+    count,
+    count,
+    st.floats(allow_nan=False),
+    st.floats(allow_nan=False),
+)
 
 
 @given(decisions=st.lists(decisions, max_size=5))

@@ -20,11 +20,19 @@ pytestmark = pytest.mark.browser
 
 WIDE, NARROW = 1200, 390
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--hide-scrollbars", "--allow-file-access-from-files",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--allow-file-access-from-files",
     "--virtual-time-budget=60000",
-)  # fmt: skip
+)
 DARK = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0")
 READABLE, VISIBLE = 4.5, 3.0
 """Contrast of text, and of what is drawn, that WCAG 2.1 asks for (1.4.3 and 1.4.11)."""
@@ -154,9 +162,7 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def probed(
-    chromium: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., dict[str, Any]]:
+def probed(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """Return what the page says of itself, by the width of the window and the flags."""
     page = _watched(render(*small()), tmp_path_factory.mktemp("page"))
     known: dict[tuple[object, ...], dict[str, Any]] = {}
@@ -182,11 +188,14 @@ def _probe(chromium: str, page: Path, width: int, flags: tuple[str, ...]) -> dic
     frame = page.with_name(f"{width}.html")
     frame.write_text(FRAME.replace("{width}", str(width)))
     done = subprocess.run(
-        [chromium, *FLAGS, *flags, f"--user-data-dir={page.parent / 'profile'}", "--dump-dom",
-         frame.as_uri()],
-        capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        [chromium, *FLAGS, *flags, f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", frame.as_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
         env=os.environ | {"DBUS_SESSION_BUS_ADDRESS": "disabled:"},
-    )  # fmt: skip
+    )
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     assert found is not None, done.stderr[-2000:]
     content: dict[str, Any] = json.loads(found[1].replace("&amp;", "&").replace("&gt;", ">"))

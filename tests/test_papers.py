@@ -8,9 +8,12 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def printed(name: str) -> list[list[str]]:
     """Return the cells of the table that a script prints in its small setting."""
     done = subprocess.run(
-        [sys.executable, SCRIPTS / f"{name}.py", "--quick"], capture_output=True, text=True,
-        check=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, SCRIPTS / f"{name}.py", "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.stderr == ""
     lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]

@@ -40,9 +40,12 @@ def divided(partition: ds.Partition, data: Data, workers: int, seed: int = 0) ->
 
 @settings(deadline=None)
 @given(
-    st.integers(1, 60), st.integers(1, 5), st.integers(0, 5), st.data(),
+    st.integers(1, 60),
+    st.integers(1, 5),
+    st.integers(0, 5),
+    st.data(),
     st.sampled_from([SHARDED, skewed(1e-6), skewed(0.1), skewed(1.0), skewed(1e9)]),
-)  # fmt: skip
+)
 def test_each_sample_belongs_to_one_worker(
     samples: int, classes: int, seed: int, drawn: st.DataObject, partition: ds.Partition
 ) -> None:
@@ -62,10 +65,9 @@ def test_shards_are_equal() -> None:
 
 def test_shards_are_drawn_at_random() -> None:
     """Over many seeds every worker owns a sample equally often, and pairs are not kept together."""
-    owners = np.array([
-        [one in divided(SHARDED, labelled(8, 2), 2, seed).of(0) for one in (0, 1)]
-        for seed in range(2000)
-    ])  # fmt: skip
+    owners = np.array(
+        [[one in divided(SHARDED, labelled(8, 2), 2, seed).of(0) for one in (0, 1)] for seed in range(2000)]
+    )
     assert chisquare(np.bincount(owners[:, 0])).pvalue > 0.01
     together = np.count_nonzero(owners[:, 0] == owners[:, 1])
     assert chisquare([together, 2000 - together], [2000 * 3 / 7, 2000 * 4 / 7]).pvalue > 0.01
@@ -98,10 +100,9 @@ def test_a_small_concentration_gives_each_class_to_one_worker() -> None:
 def test_no_worker_s_number_is_favoured() -> None:
     """Over many seeds the first, a middle and the last worker see equally many classes."""
     data = labelled(1000, 4)
-    seen = sum(
-        class_histogram(divided(skewed(0.05), data, 8, seed), data.y).counts > 0
-        for seed in range(300)
-    ).sum(axis=1)  # fmt: skip
+    seen = sum(class_histogram(divided(skewed(0.05), data, 8, seed), data.y).counts > 0 for seed in range(300)).sum(
+        axis=1
+    )
     assert chisquare(seen).pvalue > 0.01
 
 
@@ -109,10 +110,12 @@ def test_no_worker_s_number_is_favoured() -> None:
 def test_shares_have_the_variance_of_a_dirichlet_law(concentration: float) -> None:
     """A share's mean is 1 / W and its variance (1 / W)(1 - 1 / W) / (alpha W + 1)."""
     data, workers = labelled(4000, 2), 4
-    shares = np.array([
-        class_histogram(divided(skewed(concentration), data, workers, seed), data.y).counts / 2000
-        for seed in range(400)
-    ])  # fmt: skip
+    shares = np.array(
+        [
+            class_histogram(divided(skewed(concentration), data, workers, seed), data.y).counts / 2000
+            for seed in range(400)
+        ]
+    )
     expected = (1 / workers) * (1 - 1 / workers) / (concentration * workers + 1)
     assert shares.mean() == pytest.approx(1 / workers)
     assert shares.var() == pytest.approx(expected, rel=0.1)
@@ -177,8 +180,7 @@ def test_same_in_another_process() -> None:
         "print(stream.batch(6, 2).tolist())"
     )
     said = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        for _ in range(2)
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True) for _ in range(2)
     ]
     data = ds.data.digits()
     parts = skewed(0.3).divide(data, 7, 3)
@@ -198,11 +200,17 @@ def test_interpreted_equals_compiled(partition: ds.Partition, batch: int, thin: 
     """Whoever calls the rules draws the same samples, also on sparse data."""
     ends = [
         ds.simulate(
-            ds.algorithms.hogwild(0.5), thin, FLEET, updates=200, batch=batch, seed=4,
-            partition=partition, driver=driver,
+            ds.algorithms.hogwild(0.5),
+            thin,
+            FLEET,
+            updates=200,
+            batch=batch,
+            seed=4,
+            partition=partition,
+            driver=driver,
         ).x
         for driver in ("interpreted", "compiled")
-    ]  # fmt: skip
+    ]
     assert ends[0].tobytes() == ends[1].tobytes()
 
 
@@ -210,9 +218,7 @@ def test_a_partition_belongs_to_the_run(thin: Problem) -> None:
     """A partition is among a run's settings and so in its hash, unless it is the usual one."""
 
     def run(partition: ds.Partition) -> ds.Run:
-        return ds.simulate(
-            ds.algorithms.downpour(0.5), thin, FLEET, updates=50, batch=2, partition=partition
-        )
+        return ds.simulate(ds.algorithms.downpour(0.5), thin, FLEET, updates=50, batch=2, partition=partition)
 
     runs = [run(partition) for partition in (SHARED, RESHUFFLED, skewed(0.5))]
     assert len({one.hash for one in runs}) == 3
@@ -246,9 +252,8 @@ def test_a_name_is_no_partition() -> None:
     """A name where a partition belongs is answered with an example of one."""
     with pytest.raises(ConfigError, match="partition must be a value such as"):
         ds.simulate(
-            ds.algorithms.serial(0.1), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=1,
-            partition="sharded",
-        )  # fmt: skip
+            ds.algorithms.serial(0.1), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=1, partition="sharded"
+        )
 
 
 def test_impossible_divisions_are_refused() -> None:
@@ -259,9 +264,8 @@ def test_impossible_divisions_are_refused() -> None:
             partition.divide(numbers, 10, 0)
         with pytest.raises(ConfigError, match="need a problem with data"):
             ds.simulate(
-                ds.algorithms.serial(0.1), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=1,
-                partition=partition,
-            )  # fmt: skip
+                ds.algorithms.serial(0.1), ds.problems.quadratic([1.0]), ds.Fleet(1), updates=1, partition=partition
+            )
     with pytest.raises(ConfigError, match="skewed parts need class labels, but heights"):
         skewed(0.1).divide(numbers, 2, 0)
     parts = divided(SHARDED, numbers, 2)

@@ -70,9 +70,7 @@ def test_an_algorithm_has_one_style() -> None:
     """Up to 27 algorithms differ in colour or dash, and neighbours differ in both."""
     drawn = list(styles([str(place) for place in range(len(COLOURS) * len(DASHES))]).values())
     assert len(set(drawn)) == len(drawn)
-    assert all(
-        one.colour != next_.colour and one.dash != next_.dash for one, next_ in pairwise(drawn)
-    )
+    assert all(one.colour != next_.colour and one.dash != next_.dash for one, next_ in pairwise(drawn))
 
 
 def encodings(part: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 # JSON
@@ -106,9 +104,17 @@ def test_every_picture_is_there() -> None:
     """A comparison that was tuned on fleets of several sizes and stalenesses has all pictures."""
     names = {name for name, _ in found()}
     assert names == {
-        "loss", "time-to-target", "ratios", "staleness", "timeline", "loss-against-staleness",
-        "speed-up", "profiles", "learning-rate-map", "sensitivity",
-    }  # fmt: skip
+        "loss",
+        "time-to-target",
+        "ratios",
+        "staleness",
+        "timeline",
+        "loss-against-staleness",
+        "speed-up",
+        "profiles",
+        "learning-rate-map",
+        "sensitivity",
+    }
     assert all(next(iter(view.tables.values())) for view in views())
 
 
@@ -129,10 +135,7 @@ def test_a_view_measures_what_its_button_says(outcomes: list[Outcome]) -> None:
 
 
 @settings(deadline=None)
-@given(
-    values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=400),
-    columns=st.integers(1, 20),
-)
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=400), columns=st.integers(1, 20))
 def test_a_thinned_curve_looks_the_same(values: list[float], columns: int) -> None:
     """In every column a thinned band keeps first, last, lowest and highest value of each line."""
     n_points = len(values)
@@ -237,9 +240,7 @@ def test_a_timeline_shows_a_stretch_of_each_worker() -> None:
     assert lanes >= {f"worker {worker}" for worker in range(6)} | {"queue", "server"}
     end = max(row["end"] for row in spans)
     for worker in range(6):
-        own = sorted(
-            (row["start"], row["end"]) for row in spans if row["lane"] == f"worker {worker}"
-        )
+        own = sorted((row["start"], row["end"]) for row in spans if row["lane"] == f"worker {worker}")
         assert sum(stop - start for start, stop in own) == pytest.approx(end, rel=1e-2)
         assert all(one[1] <= other[0] + 1e-2 for one, other in pairwise(own))
 
@@ -257,9 +258,7 @@ def test_the_theory_line_is_where_runs_begin_to_diverge() -> None:
     # One version late: x' = x - eta h x_late is stable up to eta h = 1.
     assert largest_rate(1, 4.0) == pytest.approx(0.25)
     (line,) = [
-        view.tables["theory"]
-        for name, view in found()["learning-rate-map", ""].views.items()
-        if name == "alone"
+        view.tables["theory"] for name, view in found()["learning-rate-map", ""].views.items() if name == "alone"
     ]
     rates = [row["rate"] for row in line]
     assert rates == sorted(rates, reverse=True)
@@ -295,8 +294,9 @@ def test_skewed_data_are_shown(outcomes: list[Outcome]) -> None:
     picture = class_picture(summary, CASE)
     assert picture is not None
     assert picture.views[""].tables["cells"] == [
-        {"worker": 0, "class": 0, "samples": 5}, {"worker": 0, "class": 7, "samples": 1},
-    ]  # fmt: skip
+        {"worker": 0, "class": 0, "samples": 5},
+        {"worker": 0, "class": 7, "samples": 1},
+    ]
     alt.Chart.from_dict(specification(picture.views[""], "A title"))
     assert class_picture(summary, ("", "others")) is None
 
@@ -329,8 +329,6 @@ def test_the_cells_of_a_map_cover_every_rate_between() -> None:
     """At each staleness the cells lie on top of each other without a gap, each around its rate."""
     cells = found()["learning-rate-map", ""].views["alone"].tables["cells"]
     for level in {cell["staleness"] for cell in cells}:
-        own = sorted(
-            (one for one in cells if one["staleness"] == level), key=lambda one: one["low"]
-        )
+        own = sorted((one for one in cells if one["staleness"] == level), key=lambda one: one["low"])
         assert all(one["low"] < one["learning rate"] < one["high"] for one in own)
         assert [one["high"] for one in own[:-1]] == [one["low"] for one in own[1:]]

@@ -247,11 +247,7 @@ def _labelled(*labels: float, aside: float | None = None) -> Data:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        (
-            "svm",
-            _labelled(1, 2, 3),
-            "svm needs labels with 2 values, but arrays has 3; use softmax",
-        ),
+        ("svm", _labelled(1, 2, 3), "svm needs labels with 2 values, but arrays has 3; use softmax"),
         ("logistic", _labelled(1, 1), "logistic needs labels with 2 values, but arrays has 1"),
         ("logistic", _labelled(0, 1, aside=2), "logistic needs test labels that occur in training"),
         ("softmax", _labelled(0.5, 1), "softmax needs whole numbers as labels.*use least_squares"),
@@ -276,9 +272,7 @@ def test_a_negative_regulariser_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["logistic", "svm", "least_squares", "softmax", "network"])
 def test_arrays_are_sent_to_the_function_that_converts(name: str) -> None:
     """A problem takes Data only, and says what makes them."""
-    with pytest.raises(
-        ConfigError, match=f"^data of {name} must be a value such as distsgd.data.from"
-    ):
+    with pytest.raises(ConfigError, match=f"^data of {name} must be a value such as distsgd.data.from"):
         problems.registry[name](np.eye(2), l2=0.0)
 
 

@@ -69,9 +69,7 @@ def test_options_of_a_cluster_belong_to_a_cluster() -> None:
 def test_every_process_reserves_its_own() -> None:
     """What a run needs is the sum over shards, workers and evaluator, each in one bundle."""
     options = RayOptions(worker={"CPU": 2, "disk": 0.5}, server={"CPU": 0.5})
-    assert options.bundles(2, 3) == [
-        {"CPU": 0.5}, {"CPU": 0.5}, *[{"CPU": 2.0, "disk": 0.5}] * 3, {"CPU": 1.0}
-    ]  # fmt: skip
+    assert options.bundles(2, 3) == [{"CPU": 0.5}, {"CPU": 0.5}, *[{"CPU": 2.0, "disk": 0.5}] * 3, {"CPU": 1.0}]
     assert options.total(2, 3) == {"CPU": 8.0, "disk": 1.5}
 
 
@@ -79,9 +77,10 @@ def cluster_of(*nodes: dict[str, float], free: float) -> SimpleNamespace:
     """Return what stands for a connection to a cluster of such nodes."""
     total = {name: sum(node.get(name, 0.0) for node in nodes) for node in nodes for name in node}
     ray = SimpleNamespace(
-        cluster_resources=lambda: total, available_resources=lambda: {"CPU": free},
+        cluster_resources=lambda: total,
+        available_resources=lambda: {"CPU": free},
         nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes],
-    )  # fmt: skip
+    )
     return SimpleNamespace(ray=ray)
 
 
@@ -135,11 +134,8 @@ def test_checkpoints_lie_behind_a_uri_as_in_a_folder(folder: Path) -> None:
         segment = checkpoint.save_rows(folder, name, 0, np.zeros(3, ROW))
         memory = checkpoint.Memory(number, 0, 0, 0.0, [])
         checkpoint.save_description(
-            folder, name,
-            checkpoint.Description(
-                checkpoint.FORMAT, 1, False, "done", memory, [segment], []
-            ),
-        )  # fmt: skip
+            folder, name, checkpoint.Description(checkpoint.FORMAT, 1, False, "done", memory, [segment], [])
+        )
     checkpoint.remove_older(folder, 0)
     found = checkpoint.load(folder)
     assert found is not None
@@ -168,9 +164,7 @@ def test_a_node_knows_the_folder_by_what_lies_in_it(tmp_path: Path) -> None:
 # Clocks, ports and mail
 
 
-def test_another_clock_is_known_to_half_of_the_shortest_question(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_another_clock_is_known_to_half_of_the_shortest_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """The offset of a clock is off by at most half of the time that the quickest answer took."""
     now, generator = [100.0], np.random.default_rng(1)
     monkeypatch.setattr(ray_ties, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -188,9 +182,7 @@ def test_another_clock_is_known_to_half_of_the_shortest_question(
 
 
 @pytest.mark.parametrize(("is_one_machine", "host"), [(True, "127.0.0.1"), (False, "127.0.0.2")])
-def test_a_reserved_port_can_be_listened_at(
-    monkeypatch: pytest.MonkeyPatch, is_one_machine: bool, host: str
-) -> None:
+def test_a_reserved_port_can_be_listened_at(monkeypatch: pytest.MonkeyPatch, is_one_machine: bool, host: str) -> None:
     """A shard can listen at the port that it holds: on loopback, or on its node's address."""
     util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.2"))
     monkeypatch.setattr("distsgd.live.ray.actors.import_module", lambda _: util)
@@ -248,19 +240,27 @@ def rows_of(*rows: tuple[int, int, int, float]) -> np.ndarray:
 
 
 ROWS = rows_of(
-    (PULL, 3, 3, 0.25), (PUSH, 4, 3, 0.0), (PUSH, 4, 3, 0.5), (PUSH, 5, 4, 0.0), (DROP, 5, 1, 0.0),
-    (LEAVE, 6, 6, 5.0), (JOIN, 6, 6, 0.0),
-)  # fmt: skip
+    (PULL, 3, 3, 0.25),
+    (PUSH, 4, 3, 0.0),
+    (PUSH, 4, 3, 0.5),
+    (PUSH, 5, 4, 0.0),
+    (DROP, 5, 1, 0.0),
+    (LEAVE, 6, 6, 5.0),
+    (JOIN, 6, 6, 0.0),
+)
 
 
 def test_metrics_say_what_the_rows_say() -> None:
     """Counters are sums over rows, and staleness is that of each push when it arrives."""
     measured = measure(ROWS, 3, (100.0, 10.0))
     assert measured.counts == {
-        "distsgd_updates_total": 3, "distsgd_pulls_total": 1, "distsgd_pushes_total": 4,
-        "distsgd_dropped_pushes_total": 1, "distsgd_lost_workers_total": 1,
+        "distsgd_updates_total": 3,
+        "distsgd_pulls_total": 1,
+        "distsgd_pushes_total": 4,
+        "distsgd_dropped_pushes_total": 1,
+        "distsgd_lost_workers_total": 1,
         "distsgd_bytes_total": 2 * 100 + 4 * 10,
-    }  # fmt: skip
+    }
     assert measured.observed["distsgd_staleness"].tolist() == [0.0, 1.0, 0.0]
     queued = [0.25, 0.0, 0.5, 0.0, 0.0, 0.0]
     assert measured.observed["distsgd_queue_seconds"].tolist() == queued

@@ -63,9 +63,18 @@ class Play(Drama):
         """Make the run, and check that it is its replay, and that nothing is left of it."""
         options = {"workers": 3, "delay": ds.constant(0.005), "checkpoint_every": 0.2} | options
         run = ds.launch(
-            algorithm, PROBLEM, on="ray", updates=10**9, batch=8, evaluations=10**7, seed=3,
-            heartbeat=60.0, watch=self.watch, stop=self.stop, **options,
-        )  # fmt: skip
+            algorithm,
+            PROBLEM,
+            on="ray",
+            updates=10**9,
+            batch=8,
+            evaluations=10**7,
+            seed=3,
+            heartbeat=60.0,
+            watch=self.watch,
+            stop=self.stop,
+            **options,
+        )
         assert run.status == "stopped"
         assert run.history["loss"][-1] < run.history["loss"][0]
         again = ds.replay(run, algorithm, PROBLEM)
@@ -88,9 +97,7 @@ def kill(crews: list[Actors], role: Role) -> Callable[[], None]:
 
 def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) -> None:
     """A worker actor whose process is killed leaves and joins again, and the run goes on."""
-    drama = Play(
-        kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0
-    )
+    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0)
     run = drama.play(machines, ASYNCHRONOUS)
     verbs = verbs_of(run, 1)
     assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
@@ -108,18 +115,15 @@ def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Ac
 
 @pytest.mark.parametrize("shard", [0, 1])
 def test_a_killed_server_starts_again(
-    machines: Machines, crews: list[Actors], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    shard: int,
-) -> None:  # fmt: skip
+    machines: Machines, crews: list[Actors], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shard: int
+) -> None:
     """Servers go on elsewhere from the last checkpoint on storage, and all workers join again.
 
     So they do where everything is encrypted, as between machines.
     """
     is_secret = shard == 1
     monkeypatch.setattr(ray_crew, "needs_keys", lambda _: is_secret)
-    drama = Play(
-        kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3
-    )  # fmt: skip
+    drama = Play(kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
     storage = RayOptions(storage=f"file://{tmp_path}")
     run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
@@ -155,9 +159,7 @@ def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) 
     assert all(JOIN in verbs_of(run, worker) for worker in workers)
 
 
-def test_a_server_that_ends_at_its_start_is_started_again(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ends_at_its_start_is_started_again(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that dies before it has served is no reason to give up."""
 
     class Clumsy(Actors):
@@ -175,9 +177,7 @@ def test_a_server_that_ends_at_its_start_is_started_again(
 def exported(machines: Machines) -> set[str]:
     """Return the names of our metrics that the nodes show to Prometheus."""
     ports = [node["MetricsExportPort"] for node in machines.ray.nodes() if node["Alive"]]
-    texts = [
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode() for port in ports
-    ]
+    texts = [urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode() for port in ports]
     lines = [line.split() for line in "".join(texts).splitlines() if line.startswith("# TYPE ray_")]
     return {words[2].removeprefix("ray_") for words in lines if "distsgd" in words[2]}
 
@@ -215,10 +215,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
     problem = ds.problems.softmax(ds.data.digits())
     case = Launch(SYNCHRONOUS, problem, 2, Budget("updates", 1))
     shared = Case(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
-    ray, here = (
-        machines.ray,
-        package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy,
-    )
+    ray, here = (machines.ray, package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy)
     sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]
     task = ray.remote(num_cpus=1, scheduling_strategy=here(machines.home, soft=False))(places)
     one, other = ray.get([task.remote(sent) for _ in range(2)])
@@ -255,20 +252,12 @@ def test_actors_end_with_their_driver(machines: Machines, tmp_path: Path) -> Non
     ("options", "words"),
     [
         ({"workers": 8}, r"the run needs 10 CPUs \(1 server shard \+ 8 workers .* has 9 CPUs \("),
-        (
-            {"ray": RayOptions(worker={"fast": 1})},
-            r"needs 2 CPUs, 2 fast .* has .* 0 fast \(0 free",
-        ),
-        (
-            {"ray": RayOptions(storage="memory://x")},
-            "by node .*: it sees another folder there; give",
-        ),
+        ({"ray": RayOptions(worker={"fast": 1})}, r"needs 2 CPUs, 2 fast .* has .* 0 fast \(0 free"),
+        ({"ray": RayOptions(storage="memory://x")}, "by node .*: it sees another folder there; give"),
         ({"ray": RayOptions(storage="/proc/x")}, "storage /proc/x cannot be used by this process"),
     ],
 )
-def test_a_cluster_that_cannot_run_it_is_a_mistake(
-    machines: Machines, options: dict[str, Any], words: str
-) -> None:
+def test_a_cluster_that_cannot_run_it_is_a_mistake(machines: Machines, options: dict[str, Any], words: str) -> None:
     """Too little room, and storage that a node cannot use, are one sentence before the start."""
     with pytest.raises(ConfigError, match=words):
         ds.launch(ASYNCHRONOUS, PROBLEM, on="ray", updates=20, **({"workers": 2} | options))

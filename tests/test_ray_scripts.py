@@ -13,9 +13,12 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def said_by(script: str) -> str:
     """Return what a quick call of a script prints; it may not write to stderr."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", SCRIPTS / f"{script}.py", "--quick"], check=False,
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-W", "error", SCRIPTS / f"{script}.py", "--quick"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

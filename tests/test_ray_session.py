@@ -45,9 +45,14 @@ def started(folder: Path, *options: object) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if "RAY_" not in name}
     environment |= {"TMPDIR": str(folder), "HOME": str(folder / "home")}
     return subprocess.Popen(
-        [*COMPARE, *map(str, options)], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*COMPARE, *map(str, options)],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def left(folder: Path) -> set[str]:

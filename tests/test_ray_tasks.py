@@ -49,9 +49,10 @@ def test_a_cluster_does_not_change_bits(setup: Setup, tmp_path: Path) -> None:
     """Runs made by tasks have the bits of those made here, and are saved here, once each."""
     planned = [
         Job("softmax", fleet, label, seed, algorithm)
-        for fleet in setup.fleets for label, algorithm in setup.algorithms.items()
+        for fleet in setup.fleets
+        for label, algorithm in setup.algorithms.items()
         for seed in setup.cases
-    ]  # fmt: skip
+    ]
     here = {job[:4]: run for job, run in run_jobs(setup, planned, Place())}
     on_ray = Place(tmp_path, None, on="ray")
     there = {job[:4]: run for job, run in run_jobs(setup, [*planned, *planned], on_ray)}

@@ -227,9 +227,7 @@ class Server:
 @pytest.mark.bounds
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(ALGORITHMS), st.integers(0, 2**32))
-def test_a_fold_has_the_bits_of_a_server_that_keeps_everything(
-    algorithm: Algorithm, seed: int
-) -> None:
+def test_a_fold_has_the_bits_of_a_server_that_keeps_everything(algorithm: Algorithm, seed: int) -> None:
     """Whoever leaves, joins or pulls an old version, the trace alone gives the server's numbers."""
     server = Server(algorithm, np.random.default_rng(seed))
     server.run(25)

@@ -21,9 +21,13 @@ from distsgd.trace import Trace
 MakeRun: TypeAlias = Callable[..., Run]
 INF, NAN = math.inf, math.nan
 SETTINGS = {
-    "problem": {"name": "softmax", "data": "digits"}, "budget": {"epochs": 2.0}, "batch": 32,
-    "seeds": [0, 1, 2], "evaluations": 2, "target": 0.5,
-}  # fmt: skip
+    "problem": {"name": "softmax", "data": "digits"},
+    "budget": {"epochs": 2.0},
+    "batch": 32,
+    "seeds": [0, 1, 2],
+    "evaluations": 2,
+    "target": 0.5,
+}
 
 
 @pytest.fixture
@@ -119,9 +123,7 @@ def test_the_page_escapes_names(page: str) -> None:
 def pictures_of(page: str) -> dict[str, dict[str, Any]]:
     """Return what the page draws, which is strict JSON without NaN or infinity."""
     (text,) = re.findall(r"^const pictures = (.*);$", page, flags=re.MULTILINE)
-    content: dict[str, dict[str, Any]] = json.loads(
-        text, parse_constant=lambda name: pytest.fail(f"{name} in a chart")
-    )
+    content: dict[str, dict[str, Any]] = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in a chart"))
     return content
 
 
@@ -198,9 +200,7 @@ def test_the_page_lists_what_went_wrong(page: str) -> None:
     assert "seed 2: failed ValueError" in page
 
 
-def test_the_terminal_shows_names_as_they_are(
-    outcomes: list[Outcome], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_terminal_shows_names_as_they_are(outcomes: list[Outcome], capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets in a name are not taken for markup of the terminal."""
     named = [one._replace(algorithm="[red]x[/]") for one in outcomes[:1]]
     print_summary(summarise(named, SETTINGS, is_complete=True), console())
@@ -209,9 +209,19 @@ def test_the_terminal_shows_names_as_they_are(
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.123456, "0.123"), (12.345, "12.3"), (12345.6, "12346"), (1.5e-7, "1.50e-07"),
-     (2e9, "2.00e+09"), (INF, "-"), (NAN, "-"), (None, "-"), (900.0, "900")],
-)  # fmt: skip
+    [
+        (0.0, "0"),
+        (0.123456, "0.123"),
+        (12.345, "12.3"),
+        (12345.6, "12346"),
+        (1.5e-7, "1.50e-07"),
+        (2e9, "2.00e+09"),
+        (INF, "-"),
+        (NAN, "-"),
+        (None, "-"),
+        (900.0, "900"),
+    ],
+)
 def test_a_number_has_three_digits(value: float | None, text: str) -> None:
     """Numbers show three significant digits; what is not finite shows as a dash."""
     assert number(value) == text
@@ -244,8 +254,9 @@ def test_staleness_is_judged_on_those_that_are_stale(make_run: MakeRun) -> None:
     ]
     summary = summarise(found, SETTINGS, is_complete=True)
     assert [(one.algorithm, one.fresh, one.fleet) for one in summary.growths] == [
-        ("hurt", "near", "far"), ("robust", "near", "far"),
-    ]  # fmt: skip
+        ("hurt", "near", "far"),
+        ("robust", "near", "far"),
+    ]
     assert [one.median for one in summary.growths] == pytest.approx([4.0, 1.5])
     text = answer(summary)[-1]
     assert text.startswith("From near to far, final training losses grew 1.50")

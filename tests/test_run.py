@@ -24,9 +24,7 @@ def test_a_run_prints_as_one_line(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("status", ["done", "diverged"])
-def test_a_loaded_run_has_the_bits_of_the_saved_one(
-    make_run: MakeRun, tmp_path: Path, status: str
-) -> None:
+def test_a_loaded_run_has_the_bits_of_the_saved_one(make_run: MakeRun, tmp_path: Path, status: str) -> None:
     """Loading gives back parameters, history, trace and settings bit for bit, NaN included."""
     saved = make_run([2.0, 1.0, float("nan")], status=status)
     loaded = load(saved.save(tmp_path / "run"))
@@ -104,9 +102,7 @@ def test_a_run_never_replaces_anything_else(make_run: MakeRun, tmp_path: Path) -
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_failed_save_leaves_the_old_run(
-    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_run(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save that fails half way leaves what was there before, and no scraps beside it."""
     make_run([2.0, 1.0]).save(tmp_path / "run")
 

@@ -59,9 +59,7 @@ def test_a_store_that_fails_for_a_while_delays_checkpoints_only(
 
 
 @pytest.mark.parametrize("pattern", [".*", r".*\.1\..*"])
-def test_the_last_checkpoint_is_tried_until_it_is_written(
-    store: Store, tmp_path: Path, pattern: str
-) -> None:
+def test_the_last_checkpoint_is_tried_until_it_is_written(store: Store, tmp_path: Path, pattern: str) -> None:
     """A run that has ended waits until its last checkpoint is complete, whichever shard fails."""
     store.fails, store.pattern = True, pattern
     with SmallServer(algorithms.downpour(0.1), tmp_path, shards=2) as server:

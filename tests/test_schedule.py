@@ -60,11 +60,7 @@ def cycles(draw: Any, workers: int) -> Cycle:  # noqa: ANN401 # hypothesis does 
     """Draw a cycle in any order of verbs, with any periods, quorum, bound and start."""
     quorum = draw(st.none() | st.integers(1, workers) | st.just(1))
     backup = draw(st.integers(0, workers - 1)) if quorum is None else 0
-    verbs = (
-        Pull(draw(periods), draw(st.none() | st.integers(0, 3))),
-        Step(),
-        Push(draw(periods), quorum, backup),
-    )
+    verbs = (Pull(draw(periods), draw(st.none() | st.integers(0, 3))), Step(), Push(draw(periods), quorum, backup))
     start = Start(draw(st.sampled_from([0, 0, 0, 2, inf])))
     return (start, *(verbs[place] for place in draw(orders)))
 
@@ -98,9 +94,7 @@ def test_compiled_equals_simple(case: tuple[Cycle, Fleet], seed: int) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), seed=st.integers(0, 100), failures=st.sampled_from([None, Failures(2.0, 1.0)]))
-def test_every_schedule_verifies(
-    case: tuple[Cycle, Fleet], seed: int, failures: Failures | None
-) -> None:
+def test_every_schedule_verifies(case: tuple[Cycle, Fleet], seed: int, failures: Failures | None) -> None:
     """Any cycle on any fleet gives an order that a server can have served."""
     cycle, fleet = case
     broken = Fleet(fleet.workers, fleet.compute, latency=fleet.latency, failures=failures)
@@ -140,8 +134,7 @@ def test_the_same_seed_gives_the_same_order_in_another_process() -> None:
         "print(sha256(trace.rows.tobytes()).hexdigest())\n"
     )
     first, second = (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
-        for _ in range(2)
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in range(2)
     )
     assert first == second != b""
 
@@ -213,9 +206,7 @@ def test_messages_share_the_links_and_the_server() -> None:
 def test_shards_divide_the_bytes_of_a_link() -> None:
     """With S shards a message takes a link for 1 / S of the time."""
     one = schedule(PLAIN, Fleet(4, bandwidth=40.0), updates=50, pull_bytes=8, push_bytes=8)
-    four = schedule(
-        PLAIN, Fleet(4, bandwidth=10.0, shards=4), updates=50, pull_bytes=8, push_bytes=8
-    )
+    four = schedule(PLAIN, Fleet(4, bandwidth=10.0, shards=4), updates=50, pull_bytes=8, push_bytes=8)
     assert one.rows.tolist() == four.rows.tolist()
 
 
@@ -241,9 +232,7 @@ def test_a_held_push_waits_for_its_round_and_a_late_one_is_dropped() -> None:
 @pytest.mark.parametrize("bound", [0, 1, 3])
 def test_nobody_gets_further_ahead_than_the_bound(bound: int) -> None:
     """SSP: a pull is served only while its worker is at most `bound` pushed steps ahead."""
-    trace = schedule(
-        (Pull(bound=bound), Step(), Push()), Fleet(5, laws.exponential(1.0)), updates=500
-    )
+    trace = schedule((Pull(bound=bound), Step(), Push()), Fleet(5, laws.exponential(1.0)), updates=500)
     pushed = np.zeros(5, int)
     ahead = []
     for row in trace.rows:
@@ -260,9 +249,7 @@ def test_a_bound_of_0_reads_what_synchronous_workers_read() -> None:
     trace = schedule((Pull(bound=0), Step(), Push()), fleet, updates=100)
     lockstep = schedule((Pull(), Step(), Push(quorum=None)), fleet, updates=20)
     reads = {(row["worker"], row["step"]): row["read"] for row in trace.rows if row["verb"] == PULL}
-    rounds = {
-        (row["worker"], row["step"]): row["read"] for row in lockstep.rows if row["verb"] == PULL
-    }
+    rounds = {(row["worker"], row["step"]): row["read"] for row in lockstep.rows if row["verb"] == PULL}
     assert {place: 5 * read for place, read in rounds.items()} == reads
 
 
@@ -313,11 +300,7 @@ def test_a_budget_that_is_none_is_refused(budget: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("cycle", "fleet", "message"),
     [
-        (
-            (Start(inf), Pull(), Step(), Push(quorum=2)),
-            Fleet(2),
-            "no worker can go on after update 0",
-        ),
+        ((Start(inf), Pull(), Step(), Push(quorum=2)), Fleet(2), "no worker can go on after update 0"),
         ((Start(9), Pull(bound=1), Step(), Push()), Fleet(2), "1 of 2 have started"),
         ((Pull(), Step(), Push(quorum=3)), Fleet(2), "quorum must be >= 1 and <= the number"),
         ((Pull(), Step(), Push(quorum=None, backup=2)), Fleet(2), "backup must be <"),

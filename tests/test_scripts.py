@@ -29,14 +29,17 @@ workers = 2
 """
 
 
-def run(
-    *command: object, where: Path = ROOT, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*command: object, where: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command with nothing on its standard input."""
     return subprocess.run(
-        [str(part) for part in command], cwd=where, env=os.environ | environment, check=False,
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [str(part) for part in command],
+        cwd=where,
+        env=os.environ | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture
@@ -93,9 +96,7 @@ def test_compare_runs_where_it_was_called(checkout: Path) -> None:
     """Relative paths mean what they mean to the caller: the command runs in the caller's folder."""
     inside = checkout / "elsewhere"
     inside.mkdir()
-    done = run(
-        "../scripts/compare", "mine.toml", where=inside, PYTHON=str(checkout / "fake-python")
-    )
+    done = run("../scripts/compare", "mine.toml", where=inside, PYTHON=str(checkout / "fake-python"))
     assert done.stdout == f"ran {inside} compare mine.toml\n"
 
 
@@ -136,9 +137,7 @@ def test_an_unknown_benchmark_is_named() -> None:
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    ("code", "says"), list(zip(PYTHON, ("done 0.", "done ", "On fleet: "), strict=True))
-)
+@pytest.mark.parametrize(("code", "says"), list(zip(PYTHON, ("done 0.", "done ", "On fleet: "), strict=True)))
 def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
     """The Python of README runs as it stands, and says what it found."""
     done = run(sys.executable, "-c", code, where=tmp_path, PYTHONPATH=str(ROOT))

@@ -5,16 +5,7 @@ import pytest
 import zmq
 
 from distsgd.errors import ConfigError
-from distsgd.live.messages.sockets import (
-    Door,
-    doors,
-    endpoints,
-    gates,
-    knock,
-    listen,
-    make_keys,
-    needs_keys,
-)
+from distsgd.live.messages.sockets import Door, doors, endpoints, gates, knock, listen, make_keys, needs_keys
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -26,11 +17,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"{address} cannot be listened at: it is in use"):
             endpoints(address, 1, tmp_path)
         gate = gates([address])[0]
-        with (
-            zmq.Context() as context,
-            pytest.raises(ConfigError, match="it is in use"),
-            listen(context, gate, 100),
-        ):
+        with zmq.Context() as context, pytest.raises(ConfigError, match="it is in use"), listen(context, gate, 100):
             pass
 
 
@@ -77,10 +64,7 @@ def test_only_known_keys_are_heard(tmp_path: Path) -> None:
     """With keys, a shard hears its peers; nobody else, with other keys or with none."""
     keys, others = make_keys(1, [0]), make_keys(1, [0])
     listening = endpoints(None, 1, tmp_path)
-    strangers = [
-        doors(listening, 0, others)[0]._replace(server=keys.shards[0].public),
-        Door(listening[0]),
-    ]
+    strangers = [doors(listening, 0, others)[0]._replace(server=keys.shards[0].public), Door(listening[0])]
     with (
         zmq.Context() as context,
         listen(context, gates(listening, keys)[0], 1000) as router,

@@ -15,36 +15,27 @@ from distsgd import algorithms
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.link import Ended, Link
 from distsgd.live.messages.sockets import knock, make_keys
-from distsgd.live.messages.wire import (
-    EVALUATOR,
-    LAUNCHER,
-    LEAD,
-    LOSSES,
-    Header,
-    Kind,
-    Message,
-    decode,
-    encode,
-)
+from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, Message, decode, encode
 from distsgd.live.server.serve import Budget
 from distsgd.order import laws
 from distsgd.trace import JOIN, LEAVE, PULL, PUSH
 
 SERVED = [
-    algorithms.downpour(0.1), algorithms.downpour(0.1, 2, 3, warm_start=4),
-    algorithms.synchronous(0.1), algorithms.synchronous(0.1, backup=1),
-    algorithms.adaptive_revision(0.1), algorithms.elastic_averaging(0.1, period=2),
+    algorithms.downpour(0.1),
+    algorithms.downpour(0.1, 2, 3, warm_start=4),
+    algorithms.synchronous(0.1),
+    algorithms.synchronous(0.1, backup=1),
+    algorithms.adaptive_revision(0.1),
+    algorithms.elastic_averaging(0.1, period=2),
     algorithms.stale_synchronous(0.1, bound=1),
-]  # fmt: skip
+]
 HOSTILE = 100_000
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["memory", "frames"])
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("algorithm", SERVED, ids=lambda one: f"{one.name}-{len(str(one.cycle))}")
-def test_a_run_has_the_bits_of_its_order(
-    algorithm: Algorithm, shards: int, tmp_path: Path, *, shared: bool
-) -> None:
+def test_a_run_has_the_bits_of_its_order(algorithm: Algorithm, shards: int, tmp_path: Path, *, shared: bool) -> None:
     """The model of a live run is the fold of its recorded order, for any shards and vectors."""
     with SmallServer(algorithm, tmp_path, shards=shards, shared=shared) as server:
         server.work()
@@ -75,9 +66,7 @@ class Raw:
         self.server, self.number, self.sequence = server, number, 0
         peer = server.peer(number)
         self.session = peer.session
-        self.sockets = [
-            server.stack.enter_context(knock(server.context, door)) for door in peer.doors
-        ]
+        self.sockets = [server.stack.enter_context(knock(server.context, door)) for door in peer.doors]
 
     def send(self, kind: Kind, *frames: bytes, **fields: Any) -> Header:  # noqa: ANN401 # of a Header
         """Send the next request to all shards."""
@@ -155,9 +144,14 @@ def test_what_nobody_may_send_is_counted_by_reason(frames: SmallServer) -> None:
     raw.sequence -= 1
     assert raw.ask(Kind.PULL).kind == Kind.VALUES
     assert frames.until(lambda state: sum(state.dropped.values()) >= 11).dropped == {
-        "unknown peer": 1, "wrong session": 1, "malformed": 1, "unexpected": 5,
-        "not its request": 1, "sequence": 1, "later life": 1,
-    }  # fmt: skip
+        "unknown peer": 1,
+        "wrong session": 1,
+        "malformed": 1,
+        "unexpected": 5,
+        "not its request": 1,
+        "sequence": 1,
+        "later life": 1,
+    }
 
 
 def test_a_lost_worker_is_replaced(frames: SmallServer) -> None:
@@ -195,10 +189,7 @@ def test_a_silent_worker_is_lost_and_the_round_goes_on(tmp_path: Path) -> None:
 def test_snapshots_are_one_version_of_all_shards(tmp_path: Path) -> None:
     """A snapshot has the version asked for; the last one is that of the end, and then comes END."""
     options = {"shards": 3, "evaluates": True, "checkpoint_every_s": 0.05}
-    with (
-        SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server,
-        LinkOf(server, EVALUATOR) as link,
-    ):
+    with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server, LinkOf(server, EVALUATOR) as link:
         asked = link.ask(Kind.SNAPSHOT, version=7)
         server.work()
         replies = link.wait(asked)
@@ -231,10 +222,7 @@ def judged(link: Link, server: SmallServer, *, version: int, loss: float) -> Any
 def test_a_loss_ends_the_run(loss: float, status: str, tmp_path: Path) -> None:
     """The run ends at its target, or where the loss is not finite, and says which."""
     options = {"evaluates": True, "target": 0.1, "budget": Budget(updates=10**9)}
-    with (
-        SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server,
-        LinkOf(server, EVALUATOR) as link,
-    ):
+    with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server, LinkOf(server, EVALUATOR) as link:
         server.work()
         server.until(lambda state: state.updates > 5)
         judged(link, server, version=3, loss=loss)
@@ -295,9 +283,15 @@ def nonsense(  # noqa: PLR0911 # one return per kind of nonsense
     """Return a hostile message; worker 3 is an insider, who sends no columns of the right size."""
     kind = dice.choice(list(Kind))
     header = Header(
-        kind, dice.choice([*sessions, 4, 99]), dice.randrange(3), dice.getrandbits(64),
-        dice.randrange(1 << 20), dice.randrange(9), dice.randrange(99), dice.randrange(99),
-    )  # fmt: skip
+        kind,
+        dice.choice([*sessions, 4, 99]),
+        dice.randrange(3),
+        dice.getrandbits(64),
+        dice.randrange(1 << 20),
+        dice.randrange(9),
+        dice.randrange(99),
+        dice.randrange(99),
+    )
     match dice.randrange(8):
         case 0:
             return [dice.randbytes(dice.randrange(200)) for _ in range(dice.randrange(1, 5))]
@@ -335,9 +329,7 @@ def test_hostile_frames_change_nothing(tmp_path: Path) -> None:
         server.until(lambda state: state.updates > reached + 50)
         server.ask(Kind.STOP)
         server.assert_replays()
-    assert set(state.dropped) >= {
-        "malformed", "unknown peer", "wrong session", "not its request", "unexpected"
-    }  # fmt: skip
+    assert set(state.dropped) >= {"malformed", "unknown peer", "wrong session", "not its request", "unexpected"}
 
 
 def oversized(server: SmallServer, n: int) -> None:

@@ -79,9 +79,8 @@ def test_evaluations_are_equally_spaced_in_gradients() -> None:
 def test_a_target_ends_the_run_at_a_point_of_its_history() -> None:
     """The run ends where the loss was first seen at the target, and its trace ends there too."""
     run = ds.simulate(
-        algorithms.serial(0.1), ds.problems.quadratic([1.0]), FLEET, updates=500, evaluate_every=5,
-        target=0.01,
-    )  # fmt: skip
+        algorithms.serial(0.1), ds.problems.quadratic([1.0]), FLEET, updates=500, evaluate_every=5, target=0.01
+    )
     losses = run.history["loss"].to_numpy()
     assert run.status == "target"
     assert losses[-1] <= 0.01 < losses[-2]
@@ -92,9 +91,8 @@ def test_a_target_ends_the_run_at_a_point_of_its_history() -> None:
 def test_divergence_is_a_result(driver: str) -> None:
     """A run whose numbers are not finite says at which update that was seen, and keeps the rest."""
     run = ds.simulate(
-        algorithms.serial(3.0), ds.problems.quadratic([1.0]), FLEET, updates=5000,
-        evaluate_every=100, driver=driver,
-    )  # fmt: skip
+        algorithms.serial(3.0), ds.problems.quadratic([1.0]), FLEET, updates=5000, evaluate_every=100, driver=driver
+    )
     assert run.status == "diverged"
     assert run.diverged_at == run.history["update"][-1] == run.trace.n_updates < 5000
     assert np.isfinite(run.history["loss"].to_numpy()[:-1]).all()
@@ -105,9 +103,8 @@ def test_whoever_asks_to_stop_gets_the_run_so_far() -> None:
     """`stop` is asked at points of evaluation; the run until there is whole."""
     answers = iter([False, False, True])
     run = ds.simulate(
-        algorithms.serial(0.1), QUADRATIC, FLEET, updates=50, evaluate_every=10,
-        stop=lambda: next(answers),
-    )  # fmt: skip
+        algorithms.serial(0.1), QUADRATIC, FLEET, updates=50, evaluate_every=10, stop=lambda: next(answers)
+    )
     whole = ds.simulate(algorithms.serial(0.1), QUADRATIC, FLEET, updates=20, evaluate_every=10)
     assert run.status == "stopped"
     assert np.array_equal(run.x, whole.x)
@@ -117,8 +114,7 @@ def test_whoever_asks_to_stop_gets_the_run_so_far() -> None:
 def test_evaluation_stands_outside_the_clock() -> None:
     """However often a run is looked at, its virtual time is the same."""
     often, seldom = (
-        ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=40, evaluate_every=every)
-        for every in (1, 40)
+        ds.simulate(algorithms.downpour(0.1), QUADRATIC, FLEET, updates=40, evaluate_every=every) for every in (1, 40)
     )
     assert np.array_equal(often.trace.rows, seldom.trace.rows)
     assert often.history["seconds"][-1] == seldom.history["seconds"][-1]
@@ -165,9 +161,7 @@ def live(algorithm: object, problem: Problem, updates: tuple[int, ...] = (0, 3, 
     known = run.settings | {"fleet": {"kind": "local", "workers": 4}, "evaluate_every": None}
     found = run.history.select(Point._fields).rows()
     points = [Point(*found[update]) for update in updates]
-    return replace(
-        run, settings=known, history=history(algorithm, problem, run.trace, points, known)
-    )
+    return replace(run, settings=known, history=history(algorithm, problem, run.trace, points, known))
 
 
 def test_virtual_and_wall_time_never_share_a_column() -> None:

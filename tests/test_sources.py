@@ -60,18 +60,14 @@ def saved(file: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def replay(
-    folder: Path, experiment: Path | None = None, algorithm: str | None = None,
-    out: Path | None = None,
-) -> int:  # fmt: skip
+def replay(folder: Path, experiment: Path | None = None, algorithm: str | None = None, out: Path | None = None) -> int:
     """Call the command."""
     return commands.replay(folder, experiment=experiment, algorithm=algorithm, out=out)
 
 
 def test_a_saved_run_knows_what_it_was_made_from(
-    saved: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    saved: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A run is replayed from anywhere, without its experiment, and the replay is saved."""
     file.unlink()
     (tmp_path / "elsewhere").mkdir()
@@ -100,9 +96,7 @@ def without_source(algorithm: object, file: Path, folder: Path) -> Path:
 
 def test_an_experiment_tells_what_a_run_does_not(file: Path, tmp_path: Path) -> None:
     """The recorded algorithm and problem are looked for, tuned ones with their recorded numbers."""
-    for number, algorithm in enumerate(
-        (algorithms.downpour(0.1), algorithms.downpour(0.37, n_fetch=2))
-    ):
+    for number, algorithm in enumerate((algorithms.downpour(0.1), algorithms.downpour(0.37, n_fetch=2))):
         folder = without_source(algorithm, file, tmp_path / str(number))
         assert replay(folder, file) == 0
 

@@ -6,15 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd import ConfigError
-from distsgd.statistics.spreads import (
-    Curve,
-    band,
-    band_name,
-    held,
-    median_time,
-    shares,
-    spread,
-)  # fmt: skip
+from distsgd.statistics.spreads import Curve, band, band_name, held, median_time, shares, spread
 
 INF, NAN = math.inf, math.nan
 
@@ -91,8 +83,7 @@ def test_statistics_of_nothing_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "median"),
-    [([3, None, 1], 3), ([None, None, 1], None), ([4, 2], 3), ([4, None], None), ([None], None)],
+    ("times", "median"), [([3, None, 1], 3), ([None, None, 1], None), ([4, 2], 3), ([4, None], None), ([None], None)]
 )
 def test_a_miss_is_later_than_every_time(times: list[float | None], median: float | None) -> None:
     """A median time counts misses as late; it does not leave them out, nor put them at the end."""

@@ -9,9 +9,11 @@ from distsgd.live.server.decisions import Action, Decision
 from distsgd.live.server.store import Store, prepare
 
 ALGORITHMS = [
-    algorithms.downpour(0.1), algorithms.downpour(0.1, server="adagrad"),
-    algorithms.adaptive_revision(0.1), algorithms.elastic_averaging(0.1),
-]  # fmt: skip
+    algorithms.downpour(0.1),
+    algorithms.downpour(0.1, server="adagrad"),
+    algorithms.adaptive_revision(0.1),
+    algorithms.elastic_averaging(0.1),
+]
 
 
 def close(version: int) -> Decision:

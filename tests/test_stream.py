@@ -26,9 +26,7 @@ def test_sample_is_the_draw_of_its_position() -> None:
 
 @settings(deadline=None)
 @given(small, small, small, st.lists(small, max_size=5))
-def test_batch_depends_on_seed_worker_and_step_alone(
-    seed: int, worker: int, step: int, others: list[int]
-) -> None:
+def test_batch_depends_on_seed_worker_and_step_alone(seed: int, worker: int, step: int, others: list[int]) -> None:
     """A batch is the same alone and in any company, whatever was drawn before."""
     stream = Stream(10_000, 4, seed)
     together = stream.batches([*others, worker], [*others, step])
@@ -64,12 +62,8 @@ def test_workers_are_independent() -> None:
 
 def test_same_in_another_process() -> None:
     """Another process draws the same batch."""
-    program = (
-        "from distsgd.data.stream import Stream; print(Stream(1797, 5, 3).batch(1, 2).tolist())"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    program = "from distsgd.data.stream import Stream; print(Stream(1797, 5, 3).batch(1, 2).tolist())"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == str(Stream(1797, 5, 3).batch(1, 2).tolist())
 
 

@@ -64,19 +64,44 @@ def head() -> Iterator[Head]:
         home = Path(name)
         gcs, page, agent, client = free_ports(4)
         command = [
-            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port", gcs,
-            "--node-ip-address", "127.0.0.1", "--include-dashboard", "true", "--dashboard-host",
-            "127.0.0.1", "--dashboard-port", page, "--dashboard-agent-listen-port", agent,
-            "--ray-client-server-port", client, "--min-worker-port", "0", "--max-worker-port", "0",
-            "--num-cpus", "2", "--object-store-memory", "100000000", "--temp-dir", home / "ray",
+            Path(sys.executable).with_name("ray"),
+            "start",
+            "--head",
+            "--block",
+            "--port",
+            gcs,
+            "--node-ip-address",
+            "127.0.0.1",
+            "--include-dashboard",
+            "true",
+            "--dashboard-host",
+            "127.0.0.1",
+            "--dashboard-port",
+            page,
+            "--dashboard-agent-listen-port",
+            agent,
+            "--ray-client-server-port",
+            client,
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+            "--num-cpus",
+            "2",
+            "--object-store-memory",
+            "100000000",
+            "--temp-dir",
+            home / "ray",
             "--disable-usage-stats",
-        ]  # fmt: skip
+        ]
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         with subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            list(map(str, command)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env=os.environ | {"HOME": name, "PATH": tools, "NUMBA_DISABLE_JIT": "1"},
             start_new_session=True,
-        ) as process:  # fmt: skip
+        ) as process:
             wait_for(f"http://127.0.0.1:{page}", process)
             yield Head(f"http://127.0.0.1:{page}", home)
             others = psutil.Process(process.pid).children(recursive=True)
@@ -110,9 +135,13 @@ def file(tmp_path: Path) -> Path:
 def distsgd(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command, and return what it said."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "distsgd", *map(str, arguments)], check=False,
-        capture_output=True, text=True, env=os.environ | environment, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-m", "distsgd", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
 
 
 @pytest.mark.ray
@@ -137,14 +166,27 @@ def test_a_report_comes_back(head: Head, file: Path, tmp_path: Path) -> None:
 def test_ray_s_own_command_works(head: Head, file: Path) -> None:
     """The comparison can be sent with Ray's own command too."""
     command = [
-        Path(sys.executable).with_name("ray"), "job", "submit", "--address", head.address,
-        "--working-dir", ".", "--", "python", "-m", "distsgd", "compare", file.name, "--on", "ray",
-        "--out", head.home / "plain",
-    ]  # fmt: skip
+        Path(sys.executable).with_name("ray"),
+        "job",
+        "submit",
+        "--address",
+        head.address,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "-m",
+        "distsgd",
+        "compare",
+        file.name,
+        "--on",
+        "ray",
+        "--out",
+        head.home / "plain",
+    ]
     done = subprocess.run(
-        list(map(str, command)), cwd=file.parent, capture_output=True, text=True, check=False,
-        timeout=120,
-    )  # fmt: skip
+        list(map(str, command)), cwd=file.parent, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (head.home / "plain" / "report.html").is_file()
 
@@ -156,9 +198,8 @@ def test_an_interruption_leaves_the_job(head: Head, file: Path, tmp_path: Path) 
     storage = ("--storage", head.home / "long runs")
     command = ["submit", file, *address, "--wait", *LONG, *storage]
     with subprocess.Popen(
-        [sys.executable, "-m", "distsgd", *map(str, command)], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", "distsgd", *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         job = process.stdout.readline().split()[1]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -258,9 +299,7 @@ def test_data_travel_and_caches_stay(file: Path, tmp_path: Path) -> None:
     (file.parent / ".gitignore").write_text("data\n")
     found = submission.environment(file, tmp_path / "staged")
     sent = Path(found["working_dir"])
-    assert {str(path.relative_to(sent)) for path in sent.rglob("*")} == {
-        "experiment.toml", "data", "data/rows.svm",
-    }  # fmt: skip
+    assert {str(path.relative_to(sent)) for path in sent.rglob("*")} == {"experiment.toml", "data", "data/rows.svm"}
     (package,) = map(Path, found["py_modules"])
     assert (package / "__main__.py").is_file()
     assert not list(package.rglob("__pycache__"))
@@ -272,9 +311,15 @@ def test_a_job_s_command_is_one_of_ours(tmp_path: Path, monkeypatch: pytest.Monk
     line = entrypoint(order, "~/distsgd/x").replace("python -m distsgd", "printf '%s\\n'")
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "compare", "a b.toml", "--on", "ray", "--set", "note=it's", "--out",
+        "compare",
+        "a b.toml",
+        "--on",
+        "ray",
+        "--set",
+        "note=it's",
+        "--out",
         str(Path.home() / "distsgd" / "x"),
-    ]  # fmt: skip
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["distsgd", *done.stdout.splitlines()])
     with pytest.raises(SystemExit) as ended:
@@ -288,14 +333,7 @@ def test_a_delivery_arrives(tmp_path: Path) -> None:
     contents = {"report.html": b"\x00<html>" * 1000, "summary.json": b"{}"}
     line = delivery("~/it\\'s")
     for expected in ({}, contents):
-        done = subprocess.run(
-            line,
-            shell=True,
-            capture_output=True,
-            text=True,
-            env={"HOME": str(tmp_path)},
-            check=True,
-        )
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, env={"HOME": str(tmp_path)}, check=True)
         assert received(f"Running entrypoint: {line}\n{done.stderr}{done.stdout}") == expected
         for name, content in contents.items():
             (tmp_path / "it's" / name).write_bytes(content)

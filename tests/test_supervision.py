@@ -94,11 +94,7 @@ def test_new_servers_are_told_what_the_old_ones_were(on_loss: str, kind: Kind) -
     supervision.heed(ended(LEAD))
     killed, *then = crew.done
     assert killed[1] == {LEAD, Role("server", 1), Role("clerk"), Role("evaluator")}
-    assert then == [
-        ("start_servers", 1),
-        ("tell", Errand(kind, 1, crew.session(1))),
-        ("tell", Errand(Kind.STOP)),
-    ]
+    assert then == [("start_servers", 1), ("tell", Errand(kind, 1, crew.session(1))), ("tell", Errand(Kind.STOP))]
 
 
 def test_a_server_that_cannot_follow_is_started_again() -> None:

@@ -72,11 +72,7 @@ def test_columns_in_any_order_are_sorted_and_summed(write: Callable[..., Path]) 
 
 
 @settings(deadline=None)
-@given(
-    st.dictionaries(
-        st.integers(0, 99), st.floats(allow_nan=False, allow_infinity=False), max_size=9
-    )
-)
+@given(st.dictionaries(st.integers(0, 99), st.floats(allow_nan=False, allow_infinity=False), max_size=9))
 def test_order_keeps_every_bit(values: dict[int, float]) -> None:
     """Putting a line in order changes no value."""
     line = "1 " + " ".join(f"{column}:{value!r}" for column, value in reversed(values.items()))
@@ -144,9 +140,7 @@ def test_a_file_without_samples_is_refused(content: bytes, write: Callable[..., 
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
-def test_a_truncated_file_is_refused(
-    pack: Callable[[bytes], bytes], write: Callable[..., Path]
-) -> None:
+def test_a_truncated_file_is_refused(pack: Callable[[bytes], bytes], write: Callable[..., Path]) -> None:
     """A compressed file that is cut off gives no part of its data."""
     with pytest.raises(ConfigError, match="is cut off after line"):
         svmlight(write(pack(LINES * 1000)[:-20]))
@@ -162,9 +156,7 @@ def test_a_damaged_file_is_refused(write: Callable[..., Path]) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """A file that does not exist, or is a folder, is the caller's error."""
-    with pytest.raises(
-        ConfigError, match=r"none\.svm must be a file that can be read: No such file"
-    ):
+    with pytest.raises(ConfigError, match=r"none\.svm must be a file that can be read: No such file"):
         svmlight(tmp_path / "none.svm")
     with pytest.raises(ConfigError, match="must be a file that can be read: Is a directory"):
         svmlight(tmp_path)

@@ -28,9 +28,7 @@ def test_fixed_delay_is_stable_exactly_below_its_bound(tau: int) -> None:
     for share in (0.97, 1.03):
         problem = ds.problems.quadratic([1.0], start=[1.0])
         algorithm = algorithms.downpour(share * bound(tau))
-        run = ds.simulate(
-            algorithm, problem, ds.fixed_staleness(tau), updates=updates, batch=1, evaluate_every=1
-        )
+        run = ds.simulate(algorithm, problem, ds.fixed_staleness(tau), updates=updates, batch=1, evaluate_every=1)
         assert (run.trace.staleness[tau:] == tau).all()
         window = 8 * (tau + 1)  # longer than a period of the oscillation, 4 tau + 2
         losses.append((norms(run)[2 * window : 3 * window].max(), norms(run)[-window:].max()))
@@ -56,14 +54,7 @@ def test_noise_floor_of_serial_sgd(step: float) -> None:
     dimension, curvature, noise = 4000, 2.0, 0.3
     problem = ds.problems.quadratic([curvature] * dimension, noise=noise, start=[0.0] * dimension)
     rate = step / curvature
-    run = ds.simulate(
-        algorithms.serial(rate),
-        problem,
-        ds.Fleet(workers=1),
-        updates=400,
-        batch=1,
-        evaluate_every=20,
-    )
+    run = ds.simulate(algorithms.serial(rate), problem, ds.Fleet(workers=1), updates=400, batch=1, evaluate_every=20)
     expected = dimension * rate * noise**2 / (2 * (2 - rate * curvature))
     settled = norms(run)[6:]
     # each loss is a sum of 4,000 squares, whose relative deviation is sqrt(2 / 4000)
@@ -76,9 +67,8 @@ def test_averaging_divides_the_noise_floor_by_the_workers(workers: int) -> None:
     dimension, rate = 4000, 0.5
     problem = ds.problems.quadratic([1.0] * dimension, noise=1.0, start=[0.0] * dimension)
     run = ds.simulate(
-        algorithms.synchronous(rate), problem, ds.Fleet(workers=workers), updates=100, batch=1,
-        evaluate_every=10,
-    )  # fmt: skip
+        algorithms.synchronous(rate), problem, ds.Fleet(workers=workers), updates=100, batch=1, evaluate_every=10
+    )
     expected = dimension * rate / workers / (2 * (2 - rate))
     settled = norms(run)[4:]
     np.testing.assert_allclose(settled, expected, rtol=5 * math.sqrt(2 / dimension))
@@ -92,9 +82,8 @@ def test_round_robin_elastic_averaging_is_stable_below_its_bound(a: float) -> No
     for share in (0.97, 1.03):
         algorithm = algorithms.elastic_averaging(a, share * limit, period=1)
         run = ds.simulate(
-            algorithm, ds.problems.quadratic([1.0]), ds.Fleet(workers=3), updates=3000, batch=1,
-            evaluate_every=1,
-        )  # fmt: skip
+            algorithm, ds.problems.quadratic([1.0]), ds.Fleet(workers=3), updates=3000, batch=1, evaluate_every=1
+        )
         ends.append((norms(run)[500:600].max(), norms(run)[-100:].max()))
     (early, late), (early_above, late_above) = ends
     assert late < early or late < 1e-200
@@ -108,10 +97,11 @@ def test_elastic_averaging_needs_no_smaller_step_than_serial(alpha: float) -> No
         fleet = ds.Fleet(workers=workers)
         run = ds.simulate(
             algorithms.elastic_averaging(1.05, alpha * 0.64, period=1),
-            ds.problems.quadratic([1.0]), fleet, updates=4000, batch=1,
-        )  # fmt: skip
+            ds.problems.quadratic([1.0]),
+            fleet,
+            updates=4000,
+            batch=1,
+        )
         assert norms(run)[-1] < 1e-6
-    downpour = ds.simulate(
-        algorithms.downpour(1.05), ds.problems.quadratic([1.0]), ds.Fleet(workers=8), updates=400
-    )
+    downpour = ds.simulate(algorithms.downpour(1.05), ds.problems.quadratic([1.0]), ds.Fleet(workers=8), updates=400)
     assert norms(downpour)[-1] > 1e6

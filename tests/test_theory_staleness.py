@@ -51,9 +51,7 @@ def ages_at_the_end(trace: Trace) -> int:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: str(law)[:30])
 @pytest.mark.parametrize("speeds", [None, [1.0, 1.0, 2.0, 0.1, 1.0, 5.0, 1.0, 1.0]])
-def test_the_mean_staleness_is_w_minus_1_for_every_law(
-    law: Law, speeds: list[float] | None
-) -> None:
+def test_the_mean_staleness_is_w_minus_1_for_every_law(law: Law, speeds: list[float] | None) -> None:
     """Theory: "sum of applied tau + sum of current ages = (W-1) * (#updates)", for any times."""
     trace = plain(8, law, 20_000, speeds=speeds)
     trace.verify(always_busy=True)
@@ -148,9 +146,7 @@ def test_rounds_of_c_pushes_divide_staleness_by_c(quorum: int) -> None:
 
 
 @pytest.mark.parametrize("network", [{"latency": 0.3}, {"service": 0.05}])
-def test_a_pull_that_travels_with_its_push_keeps_w_minus_1_reads_in_flight(
-    network: dict[str, float],
-) -> None:
+def test_a_pull_that_travels_with_its_push_keeps_w_minus_1_reads_in_flight(network: dict[str, float]) -> None:
     """Theory: a worker ages while it holds a read that is not applied; here that is always so."""
     trace = plain(8, laws.exponential(1.0), 20_000, **network)
     trace.verify(always_busy=True)
@@ -232,8 +228,6 @@ def test_a_synchronous_step_lasts_as_long_as_the_slowest() -> None:
     """Theory: "Deterministic: sync step max t_i; gradients by time T: sum floor(T/t_i)"."""
     times = [1.0, 2.0, 5.0]
     fleet = Fleet(3, [laws.constant(time) for time in times])
-    assert schedule(SYNCHRONOUS, fleet, updates=9).seconds.tolist() == [
-        5.0 * n for n in range(1, 10)
-    ]
+    assert schedule(SYNCHRONOUS, fleet, updates=9).seconds.tolist() == [5.0 * n for n in range(1, 10)]
     by_time = schedule(PLAIN, fleet, seconds=33.0)
     assert by_time.n_updates == sum(33 // time for time in times)

@@ -101,10 +101,7 @@ def test_what_queues_meets_a_busy_server() -> None:
     for row in found.filter(pl.col("kind") == "queue").iter_rows(named=True):
         if trace.rows["verb"][row["row"]] == PULL:
             during = served.filter(pl.col("end") > row["start"], pl.col("start") < row["end"])
-            busy = (
-                during["end"].clip(upper_bound=row["end"])
-                - during["start"].clip(lower_bound=row["start"])
-            ).sum()
+            busy = (during["end"].clip(upper_bound=row["end"]) - during["start"].clip(lower_bound=row["start"])).sum()
             assert busy == pytest.approx(row["end"] - row["start"])
 
 
@@ -119,10 +116,7 @@ def test_nothing_queues_at_an_idle_server() -> None:
 def common(ph: str, **more: object) -> dict[str, Any]:
     """Return the schema of an event of type `ph`: the documented fields, and nothing else."""
     number = {"type": "integer", "minimum": 0}
-    fields = {
-        "ph": {"const": ph}, "name": {"type": "string", "minLength": 1}, "pid": number,
-        "tid": number,
-    } | more  # fmt: skip
+    fields = {"ph": {"const": ph}, "name": {"type": "string", "minLength": 1}, "pid": number, "tid": number} | more
     return {"properties": fields, "required": list(fields), "additionalProperties": False}
 
 
@@ -147,11 +141,7 @@ SCHEMA = {
                     common("i", ts=TIME, cat=TEXT, args={"type": "object"}, s={"const": "t"}),
                     common("C", ts=TIME, args={"additionalProperties": {"type": "number"}}),
                     common("M", args={"properties": {"name": TEXT}, "required": ["name"]})
-                    | {
-                        "not": {
-                            "properties": {"name": {"pattern": "^(?!process_name|thread_name)"}}
-                        }
-                    },
+                    | {"not": {"properties": {"name": {"pattern": "^(?!process_name|thread_name)"}}}},
                 ]
             },
         },
@@ -199,9 +189,7 @@ def test_what_is_in_flight_arrives() -> None:
     """Every asynchronous event that begins ends, later and with the same identity."""
     found = events(ordered(CYCLES["synchronous"]))
     for begun, ended in zip(
-        (event for event in found if event["ph"] == "b"),
-        (event for event in found if event["ph"] == "e"),
-        strict=True,
+        (event for event in found if event["ph"] == "b"), (event for event in found if event["ph"] == "e"), strict=True
     ):
         assert ended["ts"] > begun["ts"]
         for key in ("pid", "tid", "id", "cat", "name"):
@@ -239,10 +227,7 @@ def test_perfetto_marks_losses_and_joins() -> None:
     content = json.loads(perfetto(Trace(np.array(WITH_A_LOSS, ROW), 2)))
     jsonschema.validate(content, SCHEMA)
     marks = [event for event in content["traceEvents"] if event["ph"] == "i"]
-    assert [(mark["name"], mark["tid"], mark["ts"]) for mark in marks] == [
-        ("leave", 0, 4e6),
-        ("join", 0, 6e6),
-    ]
+    assert [(mark["name"], mark["tid"], mark["ts"]) for mark in marks] == [("leave", 0, 4e6), ("join", 0, 6e6)]
 
 
 def test_a_huge_trace_is_cut() -> None:

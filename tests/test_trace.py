@@ -136,9 +136,7 @@ def test_a_worker_that_rests_is_not_always_busy() -> None:
     seed=st.integers(0, 1000),
     failures=st.sampled_from([None, Failures(3.0, 2.0)]),
 )
-def test_staleness_is_conserved(
-    law: laws.Law, workers: int, seed: int, failures: Failures | None
-) -> None:
+def test_staleness_is_conserved(law: laws.Law, workers: int, seed: int, failures: Failures | None) -> None:
     """Applied staleness plus current ages is (W - 1) updates, whatever the times."""
     trace = schedule(PLAIN, Fleet(workers, law, failures=failures), seed=seed, updates=60)
     trace.verify(always_busy=True)

@@ -12,15 +12,7 @@ from distsgd.experiment.runs import NOWHERE
 from distsgd.experiment.setup import Setup
 from distsgd.experiment.target import Reference
 from distsgd.experiment.trials import Trial, choose, tolerated
-from distsgd.experiment.tuning import (
-    EVALUATIONS,
-    Group,
-    chosen,
-    find_targets,
-    groups,
-    n_tuning_runs,
-    tune,
-)
+from distsgd.experiment.tuning import EVALUATIONS, Group, chosen, find_targets, groups, n_tuning_runs, tune
 from distsgd.experiment.values import Range, Tunable, Tuning
 from distsgd.report.comparison import load_comparison
 from distsgd.report.numbers.summary import Outcome
@@ -103,9 +95,7 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
     assert best.hyper.learning_rate == 1.0
 
 
-def test_a_failed_trial_is_recorded(
-    problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_trial_is_recorded(problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that ends in an unexpected error has the error and no loss; the others go on."""
     simulate = jobs.simulate
 
@@ -148,10 +138,7 @@ def test_tuning_is_for_what_is_judged(noisy: ds.problems.Problem) -> None:
     setup = Setup({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 150}, tuning=tuning)
     timed, final = (tune(setup, NOWHERE, targets=own) for own in ({"quadratic": 3.0}, {}))
     assert [one.losses for one in timed] == [one.losses for one in final]
-    by_time, by_loss = (
-        chosen(setup, own)[Group("quadratic", "f", "a")].hyper.learning_rate
-        for own in (timed, final)
-    )
+    by_time, by_loss = (chosen(setup, own)[Group("quadratic", "f", "a")].hyper.learning_rate for own in (timed, final))
     assert by_time > 2 * by_loss
     assert min(timed, key=lambda one: one.seconds).parameters["learning_rate"] == by_time
     assert min(final, key=lambda one: one.loss).parameters["learning_rate"] == by_loss
@@ -164,9 +151,8 @@ def test_times_of_trials_are_exact(noisy: ds.problems.Problem) -> None:
     for trial in tune(setup, NOWHERE, targets={"quadratic": 3.0}):
         for seed, time in zip(trial.seeds, trial.times, strict=True):
             run = ds.simulate(
-                ds.algorithms.serial(**trial.parameters), noisy, ds.Fleet(1), updates=90, seed=seed,
-                evaluate_every=1,
-            )  # fmt: skip
+                ds.algorithms.serial(**trial.parameters), noisy, ds.Fleet(1), updates=90, seed=seed, evaluate_every=1
+            )
             met = run.history.filter(run.history["loss"] <= 3.0)
             assert time == (met["seconds"][0] if len(met) else None)
 
@@ -175,15 +161,17 @@ def test_a_reference_is_tuned_for_its_loss(noisy: ds.problems.Problem) -> None:
     """A target by reference is that multiple of the loss at the rate that ends lowest."""
     tuning = Tuning(trials=5, refinements=0, seeds=3)
     setup = Setup(
-        {"a": TIMED, "b": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 150}, tuning=tuning,
+        {"a": TIMED, "b": TIMED},
+        noisy,
+        {"f": ds.Fleet(1)},
+        {"updates": 150},
+        tuning=tuning,
         target=Reference("a", factor=2.0),
-    )  # fmt: skip
+    )
     (target,) = find_targets(setup, NOWHERE).values()
     best = min(tune(setup, NOWHERE), key=lambda one: one.loss).parameters
     runs = [
-        ds.simulate(
-            ds.algorithms.serial(**best), noisy, ds.Fleet(1), updates=150, seed=seed, evaluations=40
-        )
+        ds.simulate(ds.algorithms.serial(**best), noisy, ds.Fleet(1), updates=150, seed=seed, evaluations=40)
         for seed in setup.cases
     ]
     assert target.loss == 2.0 * sorted(run.history["loss"][-1] for run in runs)[1]
@@ -206,9 +194,16 @@ def trial(rate: float, *losses: float | None, times: Sequence[float | None] = ()
     """Return a trial of a learning rate over as many seeds as losses."""
     n_seeds = len(losses)
     return Trial(
-        "p", "few", "a", {"learning_rate": rate}, list(range(n_seeds)), list(losses),
-        ["done"] * n_seeds, [""] * n_seeds, times=list(times),
-    )  # fmt: skip
+        "p",
+        "few",
+        "a",
+        {"learning_rate": rate},
+        list(range(n_seeds)),
+        list(losses),
+        ["done"] * n_seeds,
+        [""] * n_seeds,
+        times=list(times),
+    )
 
 
 def test_the_best_trial_has_the_lowest_median() -> None:
@@ -229,9 +224,7 @@ def test_a_best_value_at_the_edge_is_said(losses: Sequence[float | None]) -> Non
 def test_of_trials_that_missed_the_lower_loss_is_better() -> None:
     """A trial that met the target is before all that missed it, and those go by their loss."""
     late = trial(0.1, 0.4, 0.4, times=(9.0, 9.0))
-    missed, worse = (
-        trial(rate, loss, loss, times=(None, None)) for rate, loss in ((1, 0.2), (2, 0.3))
-    )
+    missed, worse = (trial(rate, loss, loss, times=(None, None)) for rate, loss in ((1, 0.2), (2, 0.3)))
     assert sorted([worse, missed, late], key=lambda one: one.cost) == [late, missed, worse]
     (tuned,) = choose([worse, missed])
     assert (tuned.parameters["learning_rate"], tuned.judged) == (1, "loss")
@@ -283,13 +276,9 @@ def test_a_range_that_an_algorithm_refuses_is_named(problem: ds.problems.Problem
         tune(Setup({"bad": bad}, problem, FLEETS, {"updates": 2}), NOWHERE)
 
 
-def test_a_saved_comparison_keeps_its_trials(
-    problem: ds.problems.Problem, tmp_path: object
-) -> None:
+def test_a_saved_comparison_keeps_its_trials(problem: ds.problems.Problem, tmp_path: object) -> None:
     """All trials and what they chose come back with a saved comparison."""
-    found = ds.compare(
-        ALGORITHMS, problem, FLEETS, updates=5, seeds=1, tuning=Tuning(trials=2, refinements=1)
-    )
+    found = ds.compare(ALGORITHMS, problem, FLEETS, updates=5, seeds=1, tuning=Tuning(trials=2, refinements=1))
     assert len(found.summary.trials) == 2 * 2 * 3
     found.save(tmp_path)
     assert load_comparison(tmp_path).summary == found.summary

@@ -29,9 +29,7 @@ SETTINGS = {"live": {"F, live": {"fleet": "F", "engine": "local", "machines": LO
 @pytest.fixture(scope="module")
 def found() -> dict[tuple[str, str], Picture]:
     """Return the pictures of the comparison, by kind and fleet."""
-    return {
-        (one.name, one.case[1] if one.case else ""): one for one in pictures(*small_live())
-    }  # fmt: skip
+    return {(one.name, one.case[1] if one.case else ""): one for one in pictures(*small_live())}
 
 
 @pytest.fixture
@@ -42,10 +40,11 @@ def pair(make_run: MakeRun) -> Callable[..., Summary]:
         runs = [
             Outcome("a", fleet, seed, make_run(losses, seed=seed, fleet=machines))
             for fleet, machines, several in (
-                ("F", {"kind": "fleet", "workers": 2}, simulated), ("F, live", LOCAL, live),
+                ("F", {"kind": "fleet", "workers": 2}, simulated),
+                ("F, live", LOCAL, live),
             )
             for seed, losses in enumerate(several)
-        ]  # fmt: skip
+        ]
         return summarise(runs, SETTINGS, is_complete=True)
 
     return summary
@@ -100,9 +99,7 @@ def test_staleness_of_both_is_in_one_chart(found: dict[tuple[str, str], Picture]
     for of, fleet in (("simulated", FIVE), ("live", LIVE)):
         cells = [row for row in tables["cells"] if row["of"] == of]
         assert sum(row["share"] for row in cells) == pytest.approx(1.0, abs=1e-3)
-        (result,) = (
-            one for one in small_live().summary.of_fleet(fleet) if one.algorithm == "alone"
-        )
+        (result,) = (one for one in small_live().summary.of_fleet(fleet) if one.algorithm == "alone")
         assert means[of] == pytest.approx(result.staleness.mean, rel=1e-3)
 
 
@@ -112,9 +109,7 @@ def test_losses_of_both_are_on_shared_axes(found: dict[tuple[str, str], Picture]
     assert list(picture.views) == ["updates", "epochs"]
     for view in picture.views.values():
         drawn = {(row["of"], row["algorithm"]) for row in view.tables["medians"]}
-        assert drawn == {
-            (of, name) for of in ("simulated", "live") for name in ("alone", "together")
-        }
+        assert drawn == {(of, name) for of in ("simulated", "live") for name in ("alone", "together")}
     assert ("both-losses", FIVE) not in found
 
 
@@ -126,9 +121,11 @@ def test_pairs_stand_in_one_section() -> None:
     section = page[page.index('<h2 id="case-2">') : page.index('<h2 id="settings"')]
     titles = [part.split("<")[0] for part in section.split("<figcaption>")[1:]]
     assert titles[:4] == [
-        "Training loss, simulated", "Training loss, live", "Training loss, live on simulated",
+        "Training loss, simulated",
+        "Training loss, live",
+        "Training loss, live on simulated",
         "Staleness, live on simulated",
-    ]  # fmt: skip
+    ]
     assert "Simulated: workers 5" in section
     assert "Live: workers 5, shards 2" in section
 
@@ -163,14 +160,11 @@ def test_shared_memory_counts_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_agreement_by_hand(
-    pair: Callable[..., Summary], simulated: Losses, live: Losses,
-    expected: tuple[float | None, ...],
-) -> None:  # fmt: skip
+    pair: Callable[..., Summary], simulated: Losses, live: Losses, expected: tuple[float | None, ...]
+) -> None:
     """The factor is that of one seed and equally many updates, where both have a loss > 0."""
     (one,) = pair(simulated, live).agreements
-    assert (one.typical, one.largest, one.at) == (
-        expected if expected[0] is None else pytest.approx(expected)
-    )
+    assert (one.typical, one.largest, one.at) == (expected if expected[0] is None else pytest.approx(expected))
     assert (one.fleet, one.against, one.algorithm) == ("F, live", "F", "a")
 
 

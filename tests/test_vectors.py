@@ -9,9 +9,8 @@ from distsgd.errors import WireError
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors, Vectors
 
 layouts = st.builds(
-    Layout, st.integers(5, 40), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3),
-    st.integers(1, 2),
-)  # fmt: skip
+    Layout, st.integers(5, 40), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2)
+)
 
 
 def vectors_of(layout: Layout, *, shared: bool) -> Vectors:
@@ -37,10 +36,7 @@ def test_columns_arrive_as_they_were_sent(layout: Layout, *, shared: bool, seed:
     vectors, random = vectors_of(layout, shared=shared), np.random.default_rng(seed)
     slices = [layout.slice(shard) for shard in range(layout.shards)]
     for worker in range(layout.workers):
-        sent = [
-            [random.normal(size=layout.dimension) for _ in range(layout.n_message)]
-            for _ in range(2)
-        ]
+        sent = [[random.normal(size=layout.dimension) for _ in range(layout.n_message)] for _ in range(2)]
         posted = [vectors.post(worker, push, sent[push]) for push in (0, 1)]
         for push, (shard, own) in ((push, one) for push in (0, 1) for one in enumerate(slices)):
             found = vectors.message(shard, worker, push, posted[push][shard])
@@ -49,8 +45,7 @@ def test_columns_arrive_as_they_were_sent(layout: Layout, *, shared: bool, seed:
         for who, n_columns in ((worker, layout.n_reads), (None, 1)):
             whole = [random.normal(size=layout.dimension) for _ in range(n_columns)]
             replies = [
-                vectors.answer(shard, who, [column[own] for column in whole])
-                for shard, own in enumerate(slices)
+                vectors.answer(shard, who, [column[own] for column in whole]) for shard, own in enumerate(slices)
             ]
             fetched = vectors.fetch(who, replies)
             assert np.array(fetched).tobytes() == np.array(whole).tobytes()

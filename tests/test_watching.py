@@ -71,9 +71,11 @@ def test_a_run_on_an_engine(call: Call, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     one = ("run", "mine", "--experiment", file, "--out", out)
     for options, on, kind in (
-        ((), "two", "fleet"), (("--on", "local"), "two, live", "local"),
-        (("--set", "engine=local"), "two, live", "local"), (("--on", "simulate"), "two", "fleet"),
-    ):  # fmt: skip
+        ((), "two", "fleet"),
+        (("--on", "local"), "two, live", "local"),
+        (("--set", "engine=local"), "two, live", "local"),
+        (("--on", "simulate"), "two", "fleet"),
+    ):
         code, said, errors = call(*one, *options)
         assert (code, errors) == (0, "")
         assert f"mine on {on}, seed 0: done" in said
@@ -127,7 +129,7 @@ def test_a_comparison_that_is_terminated_keeps_what_has_finished(
         (("mine", "--on", "local", "--fleet", "mani"), "unknown fleet 'mani'"),
         (("racing", "--on", "local"), "lock-free workers need sparse data"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_about_an_engine_is_one_sentence(
     call: Call, file: Path, arguments: tuple[str, ...], says: str
 ) -> None:

@@ -11,9 +11,8 @@ u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**63 - 1)
 times = st.floats(0.0, 1e9)
 headers = st.builds(
-    Header, st.sampled_from([int(kind) for kind in Kind]), u32, u32, u64, u64, u64, counts, counts,
-    times, times,
-)  # fmt: skip
+    Header, st.sampled_from([int(kind) for kind in Kind]), u32, u32, u64, u64, u64, counts, counts, times, times
+)
 
 
 @given(header=headers, frames=st.lists(st.binary(max_size=20), max_size=3))

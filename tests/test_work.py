@@ -86,9 +86,12 @@ def test_processes_are_counted() -> None:
 def test_no_process_is_left_behind(how: signal.Signals) -> None:
     """After Ctrl-C or a kill, the processes that were started end too."""
     with subprocess.Popen(
-        [sys.executable, "-c", WORK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        start_new_session=True, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", WORK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as process:
         while process.stdout.readline() != "done\n":
             pass
         process.send_signal(how)
@@ -117,10 +120,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(ConfigError, match=f"in use by process {holder.pid}; wait"),
-            locked(tmp_path),
-        ):
+        with pytest.raises(ConfigError, match=f"in use by process {holder.pid}; wait"), locked(tmp_path):
             pytest.fail("two at once")
         holder.stdin.close()
     with locked(tmp_path):

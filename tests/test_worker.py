@@ -228,7 +228,5 @@ def test_a_delay_depends_on_worker_and_step_alone() -> None:
     law, case = ds.exponential(1.0), case_of(ds.algorithms.downpour(0.1))
     forwards, backwards = _Delays(law, case, 1), _Delays(law, case, 1)
     steps = range(200)
-    assert [forwards.of(step) for step in steps] == [
-        backwards.of(step) for step in reversed(steps)
-    ][::-1]
+    assert [forwards.of(step) for step in steps] == [backwards.of(step) for step in reversed(steps)][::-1]
     assert forwards.of(0) != _Delays(law, case, 2).of(0)

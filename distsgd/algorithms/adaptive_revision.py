@@ -120,9 +120,7 @@ def adaptive_revision(learning_rate: float, *, z0: float = 1.0) -> Algorithm:
     """
     return Algorithm(
         name="adaptive_revision",
-        hyper=Hyper(
-            check_number("learning_rate", learning_rate, above=0), check_number("z0", z0, above=0)
-        ),
+        hyper=Hyper(check_number("learning_rate", learning_rate, above=0), check_number("z0", z0, above=0)),
         server=Server(init, reads=("x", "g_sum"), apply=apply),
         worker=Worker(worker_init, receive, at, step, send),
         cycle=(Pull(), Step(), Push()),

@@ -78,10 +78,7 @@ def send(h: Hyper, w: Elastic) -> tuple[Elastic, Difference]:
 
 
 def elastic_averaging(
-    learning_rate: float,
-    moving_rate: float | None = None,
-    period: int = 10,
-    momentum: float = 0.0,
+    learning_rate: float, moving_rate: float | None = None, period: int = 10, momentum: float = 0.0
 ) -> Algorithm:
     r"""Let workers step on their own, and pull them and a centre together every `period` steps.
 

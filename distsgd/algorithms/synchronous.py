@@ -46,10 +46,6 @@ def synchronous(learning_rate: float, backup: int = 0) -> Algorithm:
         hyper=Rate(check_number("learning_rate", learning_rate, above=0)),
         server=sgd,
         worker=gradient_worker,
-        cycle=(
-            Pull(),
-            Step(),
-            Push(quorum=None, backup=check_count("backup", backup, at_least=0)),
-        ),
+        cycle=(Pull(), Step(), Push(quorum=None, backup=check_count("backup", backup, at_least=0))),
         sparse=True,
     )

@@ -67,17 +67,14 @@ class Asked(NamedTuple):
     def _described(self) -> Experiment:
         read = experiment.builtin if self.file is None else partial(experiment.read, self.file)
         return read(self.changes).with_fleets(
-            whole_numbers("staleness", self.staleness, at_least=0),
-            whole_numbers("workers", self.workers),
-        )  # fmt: skip
+            whole_numbers("staleness", self.staleness, at_least=0), whole_numbers("workers", self.workers)
+        )
 
     def _built(self, described: Experiment) -> Setup:
         return (described.quick() if self.is_quick else described).build(self._folder)
 
 
-def compare(
-    asked: Asked, *, seeds: int | None, processes: int | None, on: str, fresh: bool, out: Path
-) -> int:
+def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, fresh: bool, out: Path) -> int:
     """Run a comparison, save each run as it finishes, and write the report.
 
     Parameters
@@ -107,9 +104,8 @@ def compare(
         try:
             with terminable(), progress(found.n_runs) as shown:
                 found.carry_out(
-                    out, processes=processes, is_fresh=fresh, watch=shown.watch,
-                    watch_live=shown.watch_live, on=on,
-                )  # fmt: skip
+                    out, processes=processes, is_fresh=fresh, watch=shown.watch, watch_live=shown.watch_live, on=on
+                )
         except KeyboardInterrupt as interrupt:
             _interrupted(found, out)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
@@ -145,15 +141,12 @@ def _say(text: str) -> None:
 
 
 def _has_failed(summary: Summary) -> bool:
-    return any(line.status == "failed" for line in summary.runs) or any(
-        trial.errors for trial in summary.trials
-    )
+    return any(line.status == "failed" for line in summary.runs) or any(trial.errors for trial in summary.trials)
 
 
 def run(
-    asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int,
-    is_until_target: bool = False, out: Path,
-) -> int:  # fmt: skip
+    asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int, is_until_target: bool = False, out: Path
+) -> int:
     """Run one algorithm of an experiment once, print its history and save it.
 
     A live run that Ctrl-C or SIGTERM stops is saved as far as it has come.
@@ -230,9 +223,7 @@ def _ending(done: Run) -> str:
     return done.status
 
 
-def replay(
-    folder: Path, *, experiment: Path | None, algorithm: str | None, out: Path | None
-) -> int:
+def replay(folder: Path, *, experiment: Path | None, algorithm: str | None, out: Path | None) -> int:
     """Compute a saved run again, and say whether it is the same.
 
     Parameters
@@ -322,9 +313,7 @@ def list_problems() -> int:
 
 def _parameters(make: Callable[..., Any]) -> str:
     given = inspect.signature(make).parameters.values()
-    return ", ".join(
-        one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in given
-    )
+    return ", ".join(one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in given)
 
 
 def whole_numbers(name: str, text: str, *, at_least: int = 1) -> list[int]:

@@ -26,25 +26,16 @@ app = typer.Typer(
 File: TypeAlias = Annotated[
     Path | None, typer.Argument(help="Experiment file (TOML). Default: the built-in comparison.")
 ]
-Experiment: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Experiment file (TOML). Default: the built-in one.")
-]
-Staleness: TypeAlias = Annotated[
-    str, typer.Option(help="Fleets of exactly these stalenesses instead, such as 0,4,16.")
-]
+Experiment: TypeAlias = Annotated[Path | None, typer.Option(help="Experiment file (TOML). Default: the built-in one.")]
+Staleness: TypeAlias = Annotated[str, typer.Option(help="Fleets of exactly these stalenesses instead, such as 0,4,16.")]
 Workers: TypeAlias = Annotated[
     str, typer.Option(help="The fleets of machines with these numbers of workers, such as 4,16.")
 ]
 Changes: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the experiment."),
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the experiment.")
 ]
-Job: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="ID", help="Of this job instead, which was sent before.")
-]
-Quick: TypeAlias = Annotated[
-    bool, typer.Option("--quick", help="Two seeds, four trials, a fifth of the budget.")
-]
+Job: TypeAlias = Annotated[str | None, typer.Option(metavar="ID", help="Of this job instead, which was sent before.")]
+Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Two seeds, four trials, a fifth of the budget.")]
 
 
 def _show_version(is_asked: bool) -> None:
@@ -57,16 +48,14 @@ def _show_version(is_asked: bool) -> None:
 def options(
     *,
     _: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Predict how distributed SGD converges, before paying for the cluster."""
 
 
 @app.command(
-    epilog="Example: distsgd compare mine.toml --workers 4,16"
-    " --set fleets.machines.compute='exponential(1.0)'"
+    epilog="Example: distsgd compare mine.toml --workers 4,16 --set fleets.machines.compute='exponential(1.0)'"
 )
 def compare(
     experiment: File = None,
@@ -75,33 +64,20 @@ def compare(
     workers: Workers = "",
     changes: Changes = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="Runs at the same time. Default: one per core.")
-    ] = None,
-    on: Annotated[
-        str, typer.Option(help="Where simulated runs are made: local, or on a ray cluster.")
-    ] = "local",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Make runs again that the folder has already.")
-    ] = False,
+    processes: Annotated[int | None, typer.Option(help="Runs at the same time. Default: one per core.")] = None,
+    on: Annotated[str, typer.Option(help="Where simulated runs are made: local, or on a ray cluster.")] = "local",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make runs again that the folder has already.")] = False,
     quick: Quick = False,
-    out: Annotated[Path, typer.Option(help="Folder of report, summary and runs.")] = Path(
-        "results/comparison"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of report, summary and runs.")] = Path("results/comparison"),
 ) -> int:
     """Tune and compare algorithms on fleets, and write a report; goes on where it was stopped."""
     commands = _commands()
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.compare(
-        asked, seeds=seeds, processes=processes, on=on, fresh=fresh, out=out
-    )  # fmt: skip
+    code: int = commands.compare(asked, seeds=seeds, processes=processes, on=on, fresh=fresh, out=out)
     return code
 
 
-@app.command(
-    epilog="Example: distsgd run Downpour --staleness 16"
-    " --set algorithms.Downpour.learning_rate=0.5"
-)
+@app.command(epilog="Example: distsgd run Downpour --staleness 16 --set algorithms.Downpour.learning_rate=0.5")
 def run(
     algorithm: Annotated[str, typer.Argument(help="Name of an algorithm in the experiment.")],
     *,
@@ -111,8 +87,7 @@ def run(
     workers: Workers = "",
     changes: Changes = None,
     on: Annotated[
-        str | None,
-        typer.Option(help="simulate, or live: local or ray. Default: as the experiment says."),
+        str | None, typer.Option(help="simulate, or live: local or ray. Default: as the experiment says.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     until_target: Annotated[
@@ -124,9 +99,7 @@ def run(
     """Run one algorithm once; print its history, and save it."""
     commands = _commands()
     asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.run(
-        asked, algorithm, fleet=fleet, on=on, seed=seed, is_until_target=until_target, out=out
-    )  # fmt: skip
+    code: int = commands.run(asked, algorithm, fleet=fleet, on=on, seed=seed, is_until_target=until_target, out=out)
     return code
 
 
@@ -137,23 +110,18 @@ def submit(
     address: Annotated[
         str, typer.Option(help="Where the dashboard of the Ray cluster listens.")
     ] = "http://127.0.0.1:8265",
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the log, and fetch the report when done.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log, and fetch the report when done.")] = False,
     changes: Changes = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     quick: Quick = False,
     storage: Annotated[
-        str | None,
-        typer.Option(help="Folder on the cluster to work in. Default: a fresh one on the head."),
+        str | None, typer.Option(help="Folder on the cluster to work in. Default: a fresh one on the head.")
     ] = None,
     status: Job = None,
     logs: Job = None,
     stop: Job = None,
     fetch: Job = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report here. Default: results/ID.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report here. Default: results/ID.")] = None,
 ) -> int:
     """Send a comparison to a Ray cluster as a job; or ask for the status of a job, or its logs."""
     from distsgd.commands import submit as submitting  # noqa: PLC0415 # slow to import, and --help does not need it
@@ -162,9 +130,7 @@ def submit(
     for question, job in asked.items():
         if job is not None:
             return submitting.ask(address, question, job, out)
-    order = submitting.order(
-        experiment, changes or (), seeds=seeds, is_quick=quick, storage=storage
-    )  # fmt: skip
+    order = submitting.order(experiment, changes or (), seeds=seeds, is_quick=quick, storage=storage)
     return submitting.submit(order, address, is_followed=wait, out=out)
 
 
@@ -173,8 +139,7 @@ def replay(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved run.")],
     *,
     experiment: Annotated[
-        Path | None,
-        typer.Option(help="Experiment file of the run. Default: what the run was made from."),
+        Path | None, typer.Option(help="Experiment file of the run. Default: what the run was made from.")
     ] = None,
     algorithm: Annotated[
         str | None, typer.Option(help="Name of its algorithm there. Default: the recorded one.")
@@ -190,9 +155,7 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a saved comparison.")],
     *,
-    figures: Annotated[
-        str, typer.Option(help="Every picture as svg, png or pdf, or its data as csv or parquet.")
-    ] = "",
+    figures: Annotated[str, typer.Option(help="Every picture as svg, png or pdf, or its data as csv or parquet.")] = "",
 ) -> int:
     """Write the report of a saved comparison again, and its figures."""
     code: int = _commands().report(folder, figures)
@@ -203,9 +166,7 @@ def report(
 def trace(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved run.")],
     *,
-    perfetto: Annotated[Path, typer.Option(help="File of the Chrome trace.")] = Path(
-        "timeline.json"
-    ),
+    perfetto: Annotated[Path, typer.Option(help="File of the Chrome trace.")] = Path("timeline.json"),
 ) -> int:
     """Write the timeline of a run for Perfetto: what every worker and the server did when."""
     code: int = _commands().trace(folder, perfetto)

@@ -14,7 +14,7 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
-)  # fmt: skip
+)
 
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import LiveWatch, Watch
@@ -106,9 +106,7 @@ def _bar(*more: ProgressColumn) -> Progress:
     """Return a bar that a terminal shows; elsewhere it is disabled, and `Lines` speak."""
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
-    return Progress(
-        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
-    )  # fmt: skip
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 @contextmanager

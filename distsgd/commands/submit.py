@@ -18,9 +18,8 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def order(
-    file: Path | None, changes: Sequence[str], *, seeds: int | None, is_quick: bool,
-    storage: str | None,
-) -> Order:  # fmt: skip
+    file: Path | None, changes: Sequence[str], *, seeds: int | None, is_quick: bool, storage: str | None
+) -> Order:
     """Return what a job is to do, checked as far as this machine can.
 
     Parameters

@@ -185,10 +185,7 @@ def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Intege
     return _leave_nobody_empty(owners, workers)
 
 
-_DIVISIONS: dict[str, Callable[[Partition, Data, int, int], Integers]] = {
-    "sharded": _sharded,
-    "skewed": _skewed,
-}
+_DIVISIONS: dict[str, Callable[[Partition, Data, int, int], Integers]] = {"sharded": _sharded, "skewed": _skewed}
 """The owner of each sample, int64[n]."""
 
 SHARED = Partition()

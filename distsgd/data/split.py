@@ -156,10 +156,7 @@ def _one_each(name: str, labels: NDArray[Any]) -> NDArray[Any]:
 def _encoded(name: str, labels: NDArray[Any], known: Sequence[str]) -> Labels:
     wrong = [place for place, label in enumerate(labels) if not isinstance(label, str)]
     if wrong:
-        msg = (
-            f"{name} must be one number per sample, or text for each, but {name}[{wrong[0]}] is"
-            f" {labels[wrong[0]]!r}"
-        )
+        msg = f"{name} must be one number per sample, or text for each, but {name}[{wrong[0]}] is {labels[wrong[0]]!r}"
         raise ConfigError(msg)
     texts = labels.astype(np.str_)
     names = tuple(known) or tuple(np.unique(texts).tolist())

@@ -36,13 +36,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        samples: int,
-        batch: int,
-        seed: int = 0,
-        *,
-        parts: Parts | None = None,
-        sampler: str = "replacement",
+        self, samples: int, batch: int, seed: int = 0, *, parts: Parts | None = None, sampler: str = "replacement"
     ) -> None:
         check_number("samples", samples, below=2.0**32 + 1)
         self.samples = check_count("samples", samples)

@@ -59,9 +59,7 @@ def sparse(  # noqa: PLR0917 # the numbers that shape the data, in their publish
         If a number is out of its bounds.
     """
     n = check_count("samples", samples)
-    aside = (
-        n // 4 if test_samples is None else check_count("test_samples", test_samples, at_least=0)
-    )
+    aside = n // 4 if test_samples is None else check_count("test_samples", test_samples, at_least=0)
     check_count("nonzeros", nonzeros)
     check_seed(seed)
     check_number("noise", noise, at_least=0.0, below=np.nextafter(0.5, 1.0))

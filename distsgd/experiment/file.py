@@ -21,9 +21,7 @@ from distsgd.experiment.tables import ExactStaleness, Machines, SampledStaleness
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tuning
 
-__all__ = [
-    "ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read",
-]  # fmt: skip
+__all__ = ["ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read"]
 
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
@@ -124,18 +122,20 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def quick(self) -> "Experiment":
         """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
         seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
-        (name, amount), = self.budget.items()  # fmt: skip
-        less = (
-            amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
-        )
+        ((name, amount),) = self.budget.items()
+        less = amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
         tuning = msgspec.structs.replace(
-            self.tuning, trials=min(self.tuning.trials, QUICK_TRIALS), refinements=0,
+            self.tuning,
+            trials=min(self.tuning.trials, QUICK_TRIALS),
+            refinements=0,
             seeds=list(self.tuning.cases[:QUICK_SEEDS]),
-        )  # fmt: skip
+        )
         changed = {
-            name: less, "seeds": seeds[:QUICK_SEEDS], "tuning": tuning,
+            name: less,
+            "seeds": seeds[:QUICK_SEEDS],
+            "tuning": tuning,
             "evaluations": min(self.evaluations, QUICK_EVALUATIONS),
-        }  # fmt: skip
+        }
         return msgspec.structs.replace(self, **changed)
 
     @property
@@ -163,10 +163,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             If a name, a key or a value cannot be used.
         """
         return Setup(
-            algorithms={
-                name: tables.algorithm(name, own, self.tuning)
-                for name, own in self.algorithms.items()
-            },
+            algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
             problem=self._problems(folder),
             fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
             budget=self.budget,
@@ -190,9 +187,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         if self.problem is not None:
             return tables.problem(self.problem, folder, "problem")
         labelled = self.problems or {}
-        return {
-            name: tables.problem(own, folder, f"problems.{name}") for name, own in labelled.items()
-        }
+        return {name: tables.problem(own, folder, f"problems.{name}") for name, own in labelled.items()}
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
@@ -207,9 +202,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        msg = (
-            f"cannot read {path} ({reason}); give an experiment file, or none for the built-in one"
-        )
+        msg = f"cannot read {path} ({reason}); give an experiment file, or none for the built-in one"
         raise ConfigError(msg) from None
     return parse(text, str(path), changes)
 

@@ -15,9 +15,7 @@ _EXAMPLES = {
     "problems": "distsgd.problems.softmax(data)",
     "fleets": "distsgd.Fleet(workers=8)",
 }
-_CLASSES = {
-    "algorithms": (Algorithm, Tunable), "fleets": (Fleet, StaleReads), "problems": (object,)
-}  # fmt: skip
+_CLASSES = {"algorithms": (Algorithm, Tunable), "fleets": (Fleet, StaleReads), "problems": (object,)}
 
 
 def by_label(kind: Kind, given: Any) -> dict[str, Any]:  # noqa: ANN401 # whatever was given
@@ -63,8 +61,7 @@ def _label(kind: Kind, given: object) -> str:
 
 def _no_mapping(kind: Kind, given: Any) -> str:  # noqa: ANN401 # a list, a tuple or a set
     labels = [
-        f"{kind[:-1]} {place}" if kind == "fleets" else _label(kind, one)
-        for place, one in enumerate(given, start=1)
+        f"{kind[:-1]} {place}" if kind == "fleets" else _label(kind, one) for place, one in enumerate(given, start=1)
     ]
     written = ", ".join(f'"{label}": ...' for label in labels)
     return f"{kind} must be a mapping, not a {type(given).__name__}; write {{{written}}}"

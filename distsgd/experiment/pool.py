@@ -19,9 +19,7 @@ from typing import Any, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
 import joblib  # type: ignore[import-untyped] # same reason
-from joblib.externals.loky.process_executor import (  # type: ignore[import-untyped] # same reason
-    TerminatedWorkerError,
-)
+from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped] # same reason
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
 from distsgd.errors import ConfigError, check_count
@@ -79,9 +77,7 @@ def work(
         yield from _results(parallel(tasks), pieces)
 
 
-def _results(
-    found: Iterator[tuple[int, Done]], pieces: Sequence[Piece]
-) -> Iterator[tuple[Piece, Done]]:
+def _results(found: Iterator[tuple[int, Done]], pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Done]]:
     try:
         for place, done in found:
             yield pieces[place], done
@@ -98,9 +94,7 @@ def _sent(common: object) -> Iterator[str]:
     """Write `common` into a file of its own name, which is gone afterwards."""
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(
-                tempfile.NamedTemporaryFile(prefix="distsgd-", suffix=".pickle")
-            )
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="distsgd-", suffix=".pickle"))
             cloudpickle.dump(common, file)
             file.flush()
         except OSError as error:
@@ -178,7 +172,5 @@ def _take(handle: int, folder: Path) -> None:
 def _in_use(folder: Path) -> ConfigError:
     with contextlib.suppress(OSError):
         holder = (folder / LOCK).read_text(encoding="ascii", errors="replace")
-        return ConfigError(
-            f"{folder} is in use by process {holder}; wait, or choose another folder"
-        )
+        return ConfigError(f"{folder} is in use by process {holder}; wait, or choose another folder")
     return ConfigError(f"{folder} was in use just now; try again")

@@ -119,9 +119,7 @@ def _with_numbers(found: Algorithm | Tunable, run: Run) -> Algorithm:
 
 def _problem(described: Experiment, folder: Path, run: Run) -> Problem:
     """Return the problem that was recorded, or else the first one."""
-    made: list[Problem] = [
-        tables.problem(table, folder, place) for place, table in _problems(described).items()
-    ]
+    made: list[Problem] = [tables.problem(table, folder, place) for place, table in _problems(described).items()]
     return next((one for one in made if problem_settings(one) == run.settings["problem"]), made[0])
 
 

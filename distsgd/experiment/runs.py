@@ -131,18 +131,14 @@ def _is_live(setup: Setup, piece: _Piece) -> bool:
     return isinstance(setup.machines_of(piece.job.fleet), LiveFleet)
 
 
-def _all_made(
-    setup: Setup, pieces: Sequence[_Piece], place: Place
-) -> Iterator[tuple[_Piece, Run | str]]:
+def _all_made(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
     yield from _all_modelled(setup, modelled, place)
     common = _Common(setup, place.folder, place.watch)
     yield from work(_made, common, live, processes=1)
 
 
-def _all_modelled(
-    setup: Setup, pieces: Sequence[_Piece], place: Place
-) -> Iterator[tuple[_Piece, Run | str]]:
+def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     if place.on == "local":
         common = _Common(setup, place.folder)
         yield from work(_made, common, pieces, processes=n_processes(place.processes))
@@ -227,9 +223,13 @@ def _kept(done: Run | str, folder: Path | None) -> Run | str:
 
 
 def run_once(
-    setup: Setup, job: Job, *, target: float | None = None,
-    stop: Callable[[], bool] = lambda: False, watch: LiveWatch | None = None,
-) -> Run:  # fmt: skip
+    setup: Setup,
+    job: Job,
+    *,
+    target: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    watch: LiveWatch | None = None,
+) -> Run:
     """Make one run of a comparison.
 
     Parameters

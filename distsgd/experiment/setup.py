@@ -11,15 +11,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition, class_histogram
-from distsgd.errors import (
-    ConfigError,
-    check_batch,
-    check_budget,
-    check_count,
-    check_number,
-    check_seeds,
-    unknown_name,
-)  # fmt: skip
+from distsgd.errors import ConfigError, check_batch, check_budget, check_count, check_number, check_seeds, unknown_name
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.sites import (
@@ -36,7 +28,7 @@ from distsgd.experiment.sites import (
     n_workers,
     reason_against,
     reason_against_order,
-)  # fmt: skip
+)
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.fold.checks import check_problem
@@ -186,10 +178,7 @@ class Setup:
             raise unknown_name("tuning.fleet", str(self.tuning.fleet), self.fleets)
         shared = set(self.cases) & set(self.tuning.cases)
         if self.tunables and shared:
-            msg = (
-                f"tuning.seeds must not hold seeds of the comparison, such as {min(shared)};"
-                " choose others"
-            )
+            msg = f"tuning.seeds must not hold seeds of the comparison, such as {min(shared)}; choose others"
             raise ConfigError(msg)
 
     @cached_property
@@ -252,18 +241,13 @@ class Setup:
         for problem_label, label, name in self.places:
             algorithm, problem = _lowest(self.algorithms[name]), self.problems[problem_label]
             machines = modelled(self.sites[label].machines, algorithm)
-            own = of_fleet(
-                machines, problem, algorithm, self.budget, batch=self.batch,
-                partition=self.partition,
-            )  # fmt: skip
+            own = of_fleet(machines, problem, algorithm, self.budget, batch=self.batch, partition=self.partition)
             found += [f"fleet {label!r}: {text}" for text in own]
         return list(dict.fromkeys(found))
 
     def _case(self, machines: LiveFleet, job: Job) -> Launch:
         problem = self.problems[job.problem]
-        return launch_case(
-            machines, job.algorithm, problem, self.budget, seed=job.seed, **self.live_manner
-        )
+        return launch_case(machines, job.algorithm, problem, self.budget, seed=job.seed, **self.live_manner)
 
     @property
     def places(self) -> list[tuple[str, str, str]]:
@@ -310,8 +294,9 @@ class Setup:
         """Return which fleets are live, and which modelled fleet each takes after."""
         live = {
             label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
-            for label, site in self.sites.items() if site.engine != "simulate"
-        }  # fmt: skip
+            for label, site in self.sites.items()
+            if site.engine != "simulate"
+        }
         return {"live": live} if live else {}
 
     def _histograms(self) -> list[dict[str, Any]]:
@@ -324,10 +309,15 @@ class Setup:
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
             known = class_histogram(parts, one.data.y)
-            found.append({
-                "problem": problem, "fleet": name, "seed": seed,
-                "classes": known.classes.tolist(), "counts": known.counts.tolist(),
-            })  # fmt: skip
+            found.append(
+                {
+                    "problem": problem,
+                    "fleet": name,
+                    "seed": seed,
+                    "classes": known.classes.tolist(),
+                    "counts": known.counts.tolist(),
+                }
+            )
         return found
 
     @property
@@ -338,17 +328,17 @@ class Setup:
     def place(self, outcome: Outcome) -> tuple[int, ...]:
         """Return where a report has `outcome`: by problem, fleet, algorithm and seed."""
         return (
-            list(self.problems).index(outcome.problem), list(self.sites).index(outcome.fleet),
-            list(self.algorithms).index(outcome.algorithm), self.cases.index(outcome.seed),
-        )  # fmt: skip
+            list(self.problems).index(outcome.problem),
+            list(self.sites).index(outcome.fleet),
+            list(self.algorithms).index(outcome.algorithm),
+            self.cases.index(outcome.seed),
+        )
 
     def run_settings(self, job: Job) -> dict[str, Any]:
         """Return the settings that the run of `job` will have, and so its hash, before it runs."""
         machines, problem = self.machines_of(job.fleet), self.problems[job.problem]
         if not isinstance(machines, LiveFleet):
-            return run_settings(
-                job.algorithm, problem, machines, self.budget, seed=job.seed, **self.manner
-            )
+            return run_settings(job.algorithm, problem, machines, self.budget, seed=job.seed, **self.manner)
         return self._case(machines, job).settings(machines.kind_for(job.algorithm))
 
     @property
@@ -359,9 +349,7 @@ class Setup:
     @property
     def live_manner(self) -> dict[str, Any]:
         """What `launch` is told for every run alike, beside the budget."""
-        return {
-            "batch": self.batch, "evaluations": self.evaluations, "partition": self.partition
-        }  # fmt: skip
+        return {"batch": self.batch, "evaluations": self.evaluations, "partition": self.partition}
 
 
 def _checked_budget(budget: Mapping[str, float]) -> dict[str, float]:

@@ -51,9 +51,7 @@ def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def find_sites(
-    fleets: Mapping[str, AnyFleet], engines: Sequence[Engine], live: Live
-) -> dict[str, Site]:
+def find_sites(fleets: Mapping[str, AnyFleet], engines: Sequence[Engine], live: Live) -> dict[str, Site]:
     """Return where runs are made, by the label of the report: each fleet on each engine.
 
     Parameters
@@ -120,9 +118,12 @@ def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) ->
 
 
 def launch_case(
-    machines: LiveFleet, algorithm: Algorithm, problem: Problem, budget: Mapping[str, float],
+    machines: LiveFleet,
+    algorithm: Algorithm,
+    problem: Problem,
+    budget: Mapping[str, float],
     **manner: Any,  # noqa: ANN401 # arguments of `Launch`, with their names
-) -> Launch:  # fmt: skip
+) -> Launch:
     """Return a live run before it starts: what identifies it, and what can be checked of it.
 
     Parameters

@@ -51,11 +51,16 @@ class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def build(self) -> AnyFleet:
         """Return the fleet."""
         return Fleet(
-            self.workers, _laws(self.compute), speeds=self.speeds, slowdown=self.slowdown,
-            latency=self.latency, bandwidth=self.bandwidth, service=self.service,
+            self.workers,
+            _laws(self.compute),
+            speeds=self.speeds,
+            slowdown=self.slowdown,
+            latency=self.latency,
+            bandwidth=self.bandwidth,
+            service=self.service,
             shards=self.shards,
             failures=None if self.failures is None else self.failures.build(),
-        )  # fmt: skip
+        )
 
 
 def _laws(text: str | list[str]) -> Law | list[Law]:
@@ -98,10 +103,9 @@ class LiveRuns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def build(self) -> Live:
         """Return the options."""
         laws = {
-            "staleness": Law.parse(self.staleness) if isinstance(self.staleness, str)
-            else self.staleness,
+            "staleness": Law.parse(self.staleness) if isinstance(self.staleness, str) else self.staleness,
             "delay": self.delay if self.delay in (None, "fleet") else _laws(self.delay),
-        }  # fmt: skip
+        }
         return Live(**msgspec.structs.asdict(self) | laws)
 
 
@@ -240,9 +244,7 @@ def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  
     """
     known = inspect.signature(make).parameters
     _check_keys(parameters, known, where)
-    missing = [
-        name for name, one in known.items() if one.default is one.empty and name not in parameters
-    ]
+    missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
     if missing:
         msg = f"{where} needs the key {missing[0]!r}"
         raise ConfigError(msg)

@@ -130,16 +130,18 @@ def _chosen(trials: Sequence[Trial]) -> Tuned:
     costs = [getattr(trial, judged) for trial in trials]
     choices = _choices(trials)
     return Tuned(
-        best.problem, best.fleet, best.algorithm, best.parameters, len(trials),
-        at_edge=[
-            name for name, values in tried.items()
-            if best.parameters[name] in {min(values), max(values)}
-        ],
+        best.problem,
+        best.fleet,
+        best.algorithm,
+        best.parameters,
+        len(trials),
+        at_edge=[name for name, values in tried.items() if best.parameters[name] in {min(values), max(values)}],
         tolerance=tolerance(next(iter(tried.values())), costs) if len(tried) == 1 else None,
         judged=judged,
         between={name: _range([one.parameters[name] for one in choices]) for name in tried},
-        seconds=_factors(best, choices, "seconds"), loss=_factors(best, choices, "loss"),
-    )  # fmt: skip
+        seconds=_factors(best, choices, "seconds"),
+        loss=_factors(best, choices, "loss"),
+    )
 
 
 def _choices(trials: Sequence[Trial]) -> list[Trial]:
@@ -168,10 +170,7 @@ def _ratios(one: Trial, best: Trial, quantity: Judged) -> list[float]:
     name = {"seconds": "times", "loss": "losses"}[quantity]
     pairs = list(zip(getattr(one, name), getattr(best, name), strict=True))
     both = [math.log(own / other) for own, other in pairs if own and other]
-    missed = [
-        math.inf if own is None else 0.0
-        for own, other in pairs if (own is None) != (other is None)
-    ]  # fmt: skip
+    missed = [math.inf if own is None else 0.0 for own, other in pairs if (own is None) != (other is None)]
     return ([math.exp(sum(both) / len(both))] if both else []) + missed
 
 
@@ -197,14 +196,8 @@ def tolerated(trials: Sequence[Trial]) -> dict[int, Known]:
     name, judged = next(iter(trials[0].parameters)), judged_by(trials)
     values = [trial.parameters[name] for trial in trials]
     seeds = trials[0].seeds[: min(len(trial.seeds) for trial in trials)]
-    costs = {
-        seed: [getattr(trial.cost_of(place), judged) for trial in trials]
-        for place, seed in enumerate(seeds)
-    }
-    return {
-        seed: _width(values, tolerance(values, own))
-        for seed, own in costs.items() if math.isfinite(min(own))
-    }  # fmt: skip
+    costs = {seed: [getattr(trial.cost_of(place), judged) for trial in trials] for place, seed in enumerate(seeds)}
+    return {seed: _width(values, tolerance(values, own)) for seed, own in costs.items() if math.isfinite(min(own))}
 
 
 def _width(values: Sequence[float], own: Tolerance) -> Known:

@@ -38,9 +38,11 @@ def groups(setup: Setup) -> list[Group]:
     fleets = [setup.tuning.fleet] if setup.tuning.fleet else list(setup.fleets)
     return [
         Group(problem, fleet, label)
-        for problem in setup.problems for fleet in fleets for label in setup.tunables
+        for problem in setup.problems
+        for fleet in fleets
+        for label in setup.tunables
         if not setup.reason_not_to_tune(fleet, label)
-    ]  # fmt: skip
+    ]
 
 
 def n_tuning_runs(setup: Setup) -> int:
@@ -54,9 +56,8 @@ def n_tuning_runs(setup: Setup) -> int:
 
 
 def tune(
-    setup: Setup, place: Place, watch: Watch | None = None, *,
-    targets: Mapping[str, float] = NO_TARGETS,
-) -> list[Trial]:  # fmt: skip
+    setup: Setup, place: Place, watch: Watch | None = None, *, targets: Mapping[str, float] = NO_TARGETS
+) -> list[Trial]:
     """Try values for every tunable algorithm.
 
     Parameters
@@ -89,9 +90,7 @@ def tune(
     return [trial for own in found.values() for trial in own]
 
 
-def _next_values(
-    setup: Setup, group: Group, trials: Sequence[Trial], step: int
-) -> list[tuple[Values, Algorithm]]:
+def _next_values(setup: Setup, group: Group, trials: Sequence[Trial], step: int) -> list[tuple[Values, Algorithm]]:
     tunable = setup.tunables[group.label]
     if step == 0:
         tried = grid(tunable.ranges, setup.tuning.trials)
@@ -118,9 +117,12 @@ def _built(tunable: Tunable, values: Values, label: str) -> Algorithm:
 
 
 def _tried(
-    setup: Setup, wanted: Mapping[Group, Sequence[tuple[Values, Algorithm]]], place: Place,
-    watch: Watch | None, targets: Mapping[str, float],
-) -> Iterator[tuple[Group, Trial]]:  # fmt: skip
+    setup: Setup,
+    wanted: Mapping[Group, Sequence[tuple[Values, Algorithm]]],
+    place: Place,
+    watch: Watch | None,
+    targets: Mapping[str, float],
+) -> Iterator[tuple[Group, Trial]]:
     planned = [
         (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.cases])
         for group, several in wanted.items()
@@ -136,9 +138,8 @@ def _tried(
 
 
 def _made(
-    setup: Setup, jobs: Sequence[Job], place: Place, watch: Watch | None,
-    targets: Mapping[str, float] = NO_TARGETS,
-) -> Iterator[tuple[Job, Run | str]]:  # fmt: skip
+    setup: Setup, jobs: Sequence[Job], place: Place, watch: Watch | None, targets: Mapping[str, float] = NO_TARGETS
+) -> Iterator[tuple[Job, Run | str]]:
     """Make the runs of tuning; each is watched as it comes."""
     for job, run in run_jobs(setup, jobs, place, targets):
         if watch is not None:
@@ -147,17 +148,20 @@ def _made(
 
 
 def _trial(
-    group: Group, values: Values, seeds: Sequence[int], runs: Sequence[Run | str],
-    target: float | None,
-) -> Trial:  # fmt: skip
+    group: Group, values: Values, seeds: Sequence[int], runs: Sequence[Run | str], target: float | None
+) -> Trial:
     return Trial(
-        group.problem, group.fleet, group.label, values, list(seeds),
+        group.problem,
+        group.fleet,
+        group.label,
+        values,
+        list(seeds),
         losses=[None if isinstance(run, str) else _final(run) for run in runs],
         status=["failed" if isinstance(run, str) else run.status for run in runs],
         hashes=["" if isinstance(run, str) else run.hash for run in runs],
         errors=[run for run in runs if isinstance(run, str)],
         times=[] if target is None else [_time_to(target, run) for run in runs],
-    )  # fmt: skip
+    )
 
 
 def _final(run: Run) -> float | None:
@@ -191,9 +195,8 @@ def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
         algorithm = setup.algorithms[label]
         tuned = Group(problem, setup.tuning.fleet or setup.sites[site].fleet, label)
         found[Group(problem, site, label)] = (
-            algorithm.make(**best[tuned].parameters) if isinstance(algorithm, Tunable)
-            else algorithm
-        )  # fmt: skip
+            algorithm.make(**best[tuned].parameters) if isinstance(algorithm, Tunable) else algorithm
+        )
     return found
 
 
@@ -226,8 +229,10 @@ def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict
     algorithms = chosen(alone, tune(alone, place, watch))
     jobs = [
         Job(*group, seed, algorithm)
-        for group, algorithm in algorithms.items() if group.fleet == site for seed in setup.cases
-    ]  # fmt: skip
+        for group, algorithm in algorithms.items()
+        if group.fleet == site
+        for seed in setup.cases
+    ]
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
     for job, run in _made(alone, jobs, place, watch):
         loss = None if isinstance(run, str) else _final(run)

@@ -15,15 +15,7 @@ import msgspec
 import numpy as np
 
 from distsgd.algorithm import Algorithm
-from distsgd.errors import (
-    ConfigError,
-    check_count,
-    check_number,
-    check_room,
-    check_seeds,
-    unknown_name,
-    wrong_kind,
-)  # fmt: skip
+from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seeds, unknown_name, wrong_kind
 
 Values: TypeAlias = dict[str, float]
 """Values of the tuned parameters, by name."""
@@ -91,13 +83,15 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def settings(self, tunables: Mapping[str, "Tunable"]) -> dict[str, Any]:
         """Return what a reader needs to know, as JSON."""
         return {
-            "trials": self.trials, "refinements": self.refinements, "seeds": list(self.cases),
+            "trials": self.trials,
+            "refinements": self.refinements,
+            "seeds": list(self.cases),
             "fleet": self.fleet or "each",
             "ranges": {
                 name: {key: [one.low, one.high] for key, one in tunable.ranges.items()}
                 for name, tunable in tunables.items()
             },
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -174,9 +168,7 @@ def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
     return _unique({name: one.value(place)} for place in places)
 
 
-def refined(
-    ranges: Mapping[str, Range], tried: Sequence[Values], losses: Sequence[float]
-) -> Values | None:
+def refined(ranges: Mapping[str, Range], tried: Sequence[Values], losses: Sequence[float]) -> Values | None:
     """Return the values to try next.
 
     Parameters

@@ -35,9 +35,19 @@ MOST_WORK = 1e7
 EXAMPLE = "distsgd.problems.softmax(data)"
 
 _MEMBERS = (
-    "name", "dimension", "samples", "settings", "data", "support", "start", "loss", "gradient",
-    "gradients", "evaluate", "message_bytes",
-)  # fmt: skip
+    "name",
+    "dimension",
+    "samples",
+    "settings",
+    "data",
+    "support",
+    "start",
+    "loss",
+    "gradient",
+    "gradients",
+    "evaluate",
+    "message_bytes",
+)
 
 
 class _Known(NamedTuple):
@@ -207,13 +217,14 @@ def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
     singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, strict=True)]
     _check_array(problem, "gradient", singles[0], xs.shape[1:])
     wrong = {
-        "changed the points or the batches that it was given; work on a copy":
-            not (_same(xs, given[0]) and _same(batches, given[1])),
-        "returned the memory of its points or of an earlier call; return a new array":
-            any(np.shares_memory(first, one) for one in (xs, again)),
-        "returned other numbers when it was asked again; use no random numbers but the batch":
-            not _same(first, again),
-    }  # fmt: skip
+        "changed the points or the batches that it was given; work on a copy": not (
+            _same(xs, given[0]) and _same(batches, given[1])
+        ),
+        "returned the memory of its points or of an earlier call; return a new array": any(
+            np.shares_memory(first, one) for one in (xs, again)
+        ),
+        "returned other numbers when it was asked again; use no random numbers but the batch": not _same(first, again),
+    }
     for what, applies in wrong.items():
         if applies:
             msg = f"problem {kind}: gradients {what}"
@@ -289,8 +300,6 @@ def _projected(problem: Problem, x: Floats, directions: Floats) -> tuple[Floats,
     return slopes.mean(axis=0), errors
 
 
-def _along(
-    problem: Problem, x: Floats, batches: Sequence[NDArray[np.uint32]], directions: Floats
-) -> Floats:
+def _along(problem: Problem, x: Floats, batches: Sequence[NDArray[np.uint32]], directions: Floats) -> Floats:
     gradients: Iterator[Floats] = (_asked(problem, "gradient", x, one) for one in batches)
     return np.stack([directions @ gradient for gradient in gradients])

@@ -67,9 +67,14 @@ class Cell(NamedTuple):
 
 
 def find_crossing(
-    run: Run, algorithm: Algorithm, problem: Problem, target: float, *,
-    precision: float = PRECISION, most: int | None = None,
-) -> Crossing:  # fmt: skip
+    run: Run,
+    algorithm: Algorithm,
+    problem: Problem,
+    target: float,
+    *,
+    precision: float = PRECISION,
+    most: int | None = None,
+) -> Crossing:
     """Find the first update of `run` after which the training loss meets `target`.
 
     The run is folded again, and evaluated where that decides. A lock-free run has no order to fold:
@@ -113,9 +118,13 @@ def find_crossing(
         return (problem.loss(state.x) for state in found)
 
     return search(
-        known, target, evaluate, np.append(0.0, run.trace.seconds), precision=precision,
+        known,
+        target,
+        evaluate,
+        np.append(0.0, run.trace.seconds),
+        precision=precision,
         most=_affordable(run, problem) if most is None else most,
-    )  # fmt: skip
+    )
 
 
 def with_crossing(run: Run, algorithm: Algorithm, problem: Problem, target: float) -> Run:
@@ -137,9 +146,14 @@ def _affordable(run: Run, problem: Problem) -> int:
 
 
 def search(
-    known: dict[int, float], target: float, evaluate: Evaluate, seconds: NDArray[np.float64], *,
-    precision: float = PRECISION, most: int = MOST,
-) -> Crossing:  # fmt: skip
+    known: dict[int, float],
+    target: float,
+    evaluate: Evaluate,
+    seconds: NDArray[np.float64],
+    *,
+    precision: float = PRECISION,
+    most: int = MOST,
+) -> Crossing:
     """Find the first update whose loss is at or below `target`, with few evaluations.
 
     Parameters
@@ -168,10 +182,7 @@ def search(
         met = min((update for update, loss in known.items() if loss <= target), default=None)
         cells = _open_cells(known, target, met)
         is_affordable = sum(one.n_inside for one in cells) <= most
-        wanted = [
-            one for one in cells
-            if is_affordable or not _is_close(seconds, one.start, met, precision)
-        ]  # fmt: skip
+        wanted = [one for one in cells if is_affordable or not _is_close(seconds, one.start, met, precision)]
         if not wanted or n_rounds == 0 or most < 1:
             break
         asked = _inside(wanted, max(known), most, n_rounds)
@@ -182,9 +193,7 @@ def search(
     return Crossing(target, met, cells[0].start if cells else behind)
 
 
-def _until_met(
-    updates: list[int], losses: Iterable[float], target: float
-) -> Iterator[tuple[int, float]]:
+def _until_met(updates: list[int], losses: Iterable[float], target: float) -> Iterator[tuple[int, float]]:
     for update, loss in zip(updates, losses, strict=False):
         yield update, loss
         if loss <= target:
@@ -204,9 +213,7 @@ def _open_cells(known: dict[int, float], target: float, met: int | None) -> list
     is_open = (nearness <= 1.0) | ((widths - 1) * CELLS > last)
     return [
         Cell(start, end, float(near))
-        for (start, end), near, is_candidate in zip(
-            pairwise(updates), nearness, is_open & (widths > 1), strict=True
-        )
+        for (start, end), near, is_candidate in zip(pairwise(updates), nearness, is_open & (widths > 1), strict=True)
         if is_candidate and (met is None or end <= met)
     ]
 
@@ -226,9 +233,7 @@ def _fluctuations(updates: NDArray[np.int64], losses: NDArray[np.float64]) -> ND
     return highest
 
 
-def _is_close(
-    seconds: NDArray[np.float64], after: int, update: int | None, precision: float
-) -> bool:
+def _is_close(seconds: NDArray[np.float64], after: int, update: int | None, precision: float) -> bool:
     """Return whether ``(after, update]`` is one update, or one time but for `precision`."""
     if update is None:
         return False
@@ -250,11 +255,7 @@ def _inside(cells: list[Cell], last: int, most: int, n_rounds: int) -> list[int]
 
 
 def _points(cells: list[Cell], numbers: list[int]) -> list[int]:
-    return [
-        update
-        for one, number in zip(cells, numbers, strict=True)
-        for update in _between(one, number)
-    ]
+    return [update for one, number in zip(cells, numbers, strict=True) for update in _between(one, number)]
 
 
 def _between(cell: Cell, n_points: int) -> list[int]:

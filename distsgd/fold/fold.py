@@ -114,10 +114,7 @@ def fold(
         folding = _driver(driver, case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
-        with (
-            np.errstate(over="ignore", invalid="ignore", divide="ignore"),
-            _compiling(problem.name),
-        ):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _compiling(problem.name):
             folding.advance(int(planned.ends[update - 1]) if update else 0)
         counts = folding.counts._asdict() if isinstance(folding, Interleaved) else {}
         yield State(update, folding.x, counts)
@@ -166,8 +163,7 @@ def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
 def _check_plain(planned: Plan, instead: str) -> None:
     if not planned.is_plain:
         msg = (
-            "a trace with workers that left or joined, or with pulls of older versions, "
-            f"is interpreted; use {instead}"
+            f"a trace with workers that left or joined, or with pulls of older versions, is interpreted; use {instead}"
         )
         raise ConfigError(msg)
 

@@ -28,11 +28,7 @@ class Point(NamedTuple):
 
 
 def history(
-    algorithm: Algorithm,
-    problem: Problem,
-    trace: Trace,
-    evaluations: Sequence[Point],
-    known: Settings,
+    algorithm: Algorithm, problem: Problem, trace: Trace, evaluations: Sequence[Point], known: Settings
 ) -> pl.DataFrame:
     """Return the history of a run that was evaluated after some of its updates.
 
@@ -86,9 +82,7 @@ def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[f
     return problem.message_bytes(pulled, batch), problem.message_bytes(pushed, batch)
 
 
-def evaluation_points(
-    trace: Trace, evaluate_every: int | None, evaluations: int | None
-) -> NDArray[np.int64]:
+def evaluation_points(trace: Trace, evaluate_every: int | None, evaluations: int | None) -> NDArray[np.int64]:
     """Return the updates after which to evaluate: the first, the last, and some between."""
     last = trace.n_updates
     if evaluate_every is not None and evaluations is not None:

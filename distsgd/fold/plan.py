@@ -92,9 +92,7 @@ def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
     order = _order(trace, rounds)
     rows = np.zeros(order.size, dtype=PLAN)
     server_factors = _server_factors(algorithm, trace, epochs_per_step)
-    kernels.fill(
-        served, order, rounds, staleness, members, server_factors, trace.workers, rows
-    )  # fmt: skip
+    kernels.fill(served, order, rounds, staleness, members, server_factors, trace.workers, rows)
     if not trace.is_plain:
         _close_as_served(rows, trace.closing, staleness, members, server_factors)
     steps = np.arange(rows["step"].max(initial=0) + 2)
@@ -113,9 +111,12 @@ def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 
 def _close_as_served(
-    rows: npt.NDArray[np.void], closing: npt.NDArray[np.int64], staleness: npt.NDArray[np.int64],
-    members: npt.NDArray[np.int64], factors: npt.NDArray[np.float64],
-) -> None:  # fmt: skip
+    rows: npt.NDArray[np.void],
+    closing: npt.NDArray[np.int64],
+    staleness: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+    factors: npt.NDArray[np.float64],
+) -> None:
     """Let the rows `closing` have what is known of their rounds."""
     updates = np.arange(closing.size)
     known = {"version": updates, "staleness": staleness, "factor": factors, "members": members}
@@ -124,9 +125,7 @@ def _close_as_served(
         rows[name][closing] = values[: closing.size]
 
 
-def _server_factors(
-    algorithm: Algorithm, trace: Trace, epochs_per_step: float
-) -> npt.NDArray[np.float64]:
+def _server_factors(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> npt.NDArray[np.float64]:
     if algorithm.schedule is None:
         return np.ones(trace.n_updates + 1)
     # an update's epoch is what has been served before it

@@ -16,9 +16,7 @@ FAR = 100.0
 """Quantities of one kind that are further apart were perhaps given in different units."""
 
 
-def of_problem(
-    problem: Problem, batch: int, *, target: float | None = None, seed: int = 0
-) -> list[str]:
+def of_problem(problem: Problem, batch: int, *, target: float | None = None, seed: int = 0) -> list[str]:
     """Return what is hardly meant of a problem: its data, its batches, its target.
 
     Raises
@@ -55,9 +53,14 @@ def _unequal_scales(problem: Problem) -> list[str]:
 
 
 def of_fleet(
-    fleet: Fleet | StaleReads, problem: Problem, algorithm: Algorithm,
-    budget: Mapping[str, float | None], *, batch: int, partition: Partition,
-) -> list[str]:  # fmt: skip
+    fleet: Fleet | StaleReads,
+    problem: Problem,
+    algorithm: Algorithm,
+    budget: Mapping[str, float | None],
+    *,
+    batch: int,
+    partition: Partition,
+) -> list[str]:
     """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
 
     Parameters
@@ -93,9 +96,8 @@ def of_fleet(
 
 
 def _n_gradients(
-    fleet: Fleet, problem: Problem, algorithm: Algorithm, budget: Mapping[str, float | None],
-    batch: int,
-) -> float:  # fmt: skip
+    fleet: Fleet, problem: Problem, algorithm: Algorithm, budget: Mapping[str, float | None], batch: int
+) -> float:
     """Return the gradients of a budget, or infinity where it does not say or one worker has all."""
     ((unit, amount),) = ((unit, float(n)) for unit, n in budget.items() if n is not None)
     push: Push = verb(algorithm.cycle, Push)

@@ -54,8 +54,6 @@ class Recorded(Interpreted):
         members = sorted(self._held, key=lambda one: one[0].worker)
         for number, (push, message) in enumerate(members, start=1):
             n_collected = row.members if number == row.members else 0
-            super()._collect(
-                message, row._replace(first=number == 1, members=n_collected, step=push.step)
-            )
+            super()._collect(message, row._replace(first=number == 1, members=n_collected, step=push.step))
         self._held.clear()
         self._keep(row.version + 1)

@@ -14,15 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import (
-    ConfigError,
-    check_batch,
-    check_budget,
-    check_count,
-    check_number,
-    check_seed,
-    warn,
-)
+from distsgd.errors import ConfigError, check_batch, check_budget, check_count, check_number, check_seed, warn
 from distsgd.fold.agreement import check_equal, check_replayable, check_same
 from distsgd.fold.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
@@ -131,28 +123,49 @@ def simulate(
     amounts = _scheduled(budget, batch, problem.samples)
     check_reads(reads, driver, is_atomic=atomic)
     pulled, pushed = message_bytes(algorithm, problem, batch)
-    trace = schedule(
-        algorithm.cycle, fleet, seed=seed, pull_bytes=pulled, push_bytes=pushed, **amounts
-    )
+    trace = schedule(algorithm.cycle, fleet, seed=seed, pull_bytes=pulled, push_bytes=pushed, **amounts)
     known = run_settings(
-        algorithm, problem, fleet, budget, batch=batch, seed=seed, evaluate_every=evaluate_every,
-        evaluations=evaluations, partition=partition, reads=reads, atomic=atomic, target=target,
-    )  # fmt: skip
+        algorithm,
+        problem,
+        fleet,
+        budget,
+        batch=batch,
+        seed=seed,
+        evaluate_every=evaluate_every,
+        evaluations=evaluations,
+        partition=partition,
+        reads=reads,
+        atomic=atomic,
+        target=target,
+    )
     doubts += of_fleet(fleet, problem, algorithm, budget, batch=batch, partition=partition)
     warn(doubts)
     return _run(
-        algorithm, problem, trace, known, stops=_stops(trace, known), driver=driver,
+        algorithm,
+        problem,
+        trace,
+        known,
+        stops=_stops(trace, known),
+        driver=driver,
         ending=Ending(_target(target), stop),
-    )  # fmt: skip
+    )
 
 
 def run_settings(
-    algorithm: Algorithm, problem: Problem, fleet: Fleet | StaleReads | Mapping[str, Any],
-    budget: Mapping[str, float | None], *, batch: int, seed: int,
-    evaluate_every: int | None = None, evaluations: int | None = None,
-    partition: Partition = SHARED, reads: ReadsName = "consistent", atomic: bool = True,
+    algorithm: Algorithm,
+    problem: Problem,
+    fleet: Fleet | StaleReads | Mapping[str, Any],
+    budget: Mapping[str, float | None],
+    *,
+    batch: int,
+    seed: int,
+    evaluate_every: int | None = None,
+    evaluations: int | None = None,
+    partition: Partition = SHARED,
+    reads: ReadsName = "consistent",
+    atomic: bool = True,
     target: float | None = None,
-) -> Settings:  # fmt: skip
+) -> Settings:
     """Return the settings of a run, which identify it before it is made.
 
     The arguments are those of `simulate`; `budget` holds the one that is given, by its name. The
@@ -165,12 +178,17 @@ def run_settings(
     """
     points = {"evaluate_every": evaluate_every, "evaluations": evaluations}
     return {
-        "algorithm": settings(algorithm), "problem": problem_settings(problem),
+        "algorithm": settings(algorithm),
+        "problem": problem_settings(problem),
         "fleet": dict(fleet if isinstance(fleet, Mapping) else fleet.settings),
-        "batch": batch, "seed": seed, "budget": check_budget(budget), "target": _target(target),
+        "batch": batch,
+        "seed": seed,
+        "budget": check_budget(budget),
+        "target": _target(target),
         **{name: n if n is None else check_count(name, n) for name, n in points.items()},
-        **_partition_settings(partition), **_reads_settings(reads, fleet, is_atomic=atomic),
-    }  # fmt: skip
+        **_partition_settings(partition),
+        **_reads_settings(reads, fleet, is_atomic=atomic),
+    }
 
 
 def replay(
@@ -226,9 +244,7 @@ def replay(
     asked = {"algorithm": settings(algorithm), "problem": problem_settings(problem)}
     for name, value in asked.items():
         check_same(name, value, known.get(name, value))
-    given = {
-        "batch": batch, "seed": seed, "evaluate_every": evaluate_every, "evaluations": evaluations
-    }  # fmt: skip
+    given = {"batch": batch, "seed": seed, "evaluate_every": evaluate_every, "evaluations": evaluations}
     if evaluate_every is not None or evaluations is not None:
         known |= {"evaluate_every": None, "evaluations": None}  # those of the run give way
     known |= asked | {name: value for name, value in given.items() if value is not None}
@@ -244,16 +260,18 @@ def replay(
     own = np.append(run.history["update"], trace.n_updates) if run and has_own_points else None
     with _threads(known):
         again = _run(
-            algorithm, problem, trace, known, driver=driver,
+            algorithm,
+            problem,
+            trace,
+            known,
+            driver=driver,
             stops=_stops(trace, known) if own is None else np.unique(own),
             ending=Ending() if own is None else None,
-        )  # fmt: skip
+        )
     return again if run is None else _compared(again, run, has_own_points=has_own_points)
 
 
-def states(
-    run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]
-) -> Iterator[State]:
+def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]) -> Iterator[State]:
     """Fold the order of `run` again, and yield the parameters after some of its updates.
 
     Parameters
@@ -301,9 +319,7 @@ def _scheduled(budget: dict[str, Any], batch: int, samples: int) -> dict[str, An
     """Return the budget as a schedule takes it: epochs are a number of gradients."""
     given = {name: amount for name, amount in budget.items() if amount is not None}
     if len(given) != 1:
-        msg = (
-            f"give exactly one of {', '.join(budget)} as the budget, not {sorted(given) or 'none'}"
-        )
+        msg = f"give exactly one of {', '.join(budget)} as the budget, not {sorted(given) or 'none'}"
         raise ConfigError(msg)
     if "epochs" in given:
         epochs = check_number("epochs", given["epochs"], above=0)
@@ -364,14 +380,26 @@ def _run(
 
 
 def _folded(
-    algorithm: Algorithm, problem: Problem, trace: Trace, known: Settings, *,
-    stops: NDArray[np.int64], driver: DriverName = "auto",
-) -> Iterator[State]:  # fmt: skip
+    algorithm: Algorithm,
+    problem: Problem,
+    trace: Trace,
+    known: Settings,
+    *,
+    stops: NDArray[np.int64],
+    driver: DriverName = "auto",
+) -> Iterator[State]:
     return fold(
-        algorithm, problem, trace, stops=stops, batch=known["batch"], seed=known["seed"],
+        algorithm,
+        problem,
+        trace,
+        stops=stops,
+        batch=known["batch"],
+        seed=known["seed"],
         partition=Partition(**known.get("partition", {})),
-        reads=known.get("reads", "consistent"), atomic=known.get("atomic", True), driver=driver,
-    )  # fmt: skip
+        reads=known.get("reads", "consistent"),
+        atomic=known.get("atomic", True),
+        driver=driver,
+    )
 
 
 def _stops(trace: Trace, known: Settings) -> NDArray[np.int64]:

@@ -6,15 +6,7 @@ from typing import Any, get_args
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import (
-    ConfigError,
-    check_batch,
-    check_count,
-    check_number,
-    check_seed,
-    unknown_name,
-    warn,
-)  # fmt: skip
+from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, warn
 from distsgd.fold.plausible import of_fleet, of_problem
 from distsgd.live.options import MOST_PROCESSES, LiveEngine, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
@@ -146,19 +138,28 @@ def launch(
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     every, points = _check_evaluations(evaluate_every, evaluations)
     case = Launch(
-        algorithm=algorithm, problem=problem, workers=_workers(workers, on),
-        budget=_budget(budget), batch=batch, seed=seed, evaluate_every=every, evaluations=points,
-        partition=_partition(partition), staleness=_staleness(staleness), target=least,
-        delay=_delay(delay, workers), shards=_shards(shards, problem.dimension),
-        on_loss=_one_of("on_loss", on_loss, OnLoss), writes=_one_of("writes", writes, Writes),
+        algorithm=algorithm,
+        problem=problem,
+        workers=_workers(workers, on),
+        budget=_budget(budget),
+        batch=batch,
+        seed=seed,
+        evaluate_every=every,
+        evaluations=points,
+        partition=_partition(partition),
+        staleness=_staleness(staleness),
+        target=least,
+        delay=_delay(delay, workers),
+        shards=_shards(shards, problem.dimension),
+        on_loss=_one_of("on_loss", on_loss, OnLoss),
+        writes=_one_of("writes", writes, Writes),
         heartbeat_s=check_number("heartbeat", heartbeat, above=0, unit=" s"),
         checkpoint_s=check_number("checkpoint_every", checkpoint_every, above=0, unit=" s"),
-        address=address, ray=_ray(ray, on),
-    )  # fmt: skip
+        address=address,
+        ray=_ray(ray, on),
+    )
     workers_alone = Fleet(case.workers)  # a model of them: what they cost is not known
-    warn(doubts + of_fleet(
-        workers_alone, problem, algorithm, budget, batch=batch, partition=partition
-    ))  # fmt: skip
+    warn(doubts + of_fleet(workers_alone, problem, algorithm, budget, batch=batch, partition=partition))
     module, name = _ENGINES[_engine(algorithm, on, writes)]
     run: Run = getattr(importlib.import_module(module), name)(case, Hooks(stop, watch))
     return run
@@ -170,8 +171,7 @@ def _engine(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> str:
         return "lock_free"
     if algorithm.lock_free:
         msg = (
-            f"{algorithm.name} needs memory that workers share without locks; use on='local', "
-            "or downpour on a cluster"
+            f"{algorithm.name} needs memory that workers share without locks; use on='local', or downpour on a cluster"
         )
         raise ConfigError(msg)
     if writes != "racy":
@@ -197,9 +197,7 @@ def _workers(workers: int, on: LiveEngine) -> int:
 def _budget(amounts: Mapping[str, float | None]) -> Budget:
     given: dict[str, Any] = {unit: n for unit, n in amounts.items() if n is not None}
     if len(given) != 1:
-        msg = (
-            f"give exactly one of {', '.join(amounts)} as the budget, not {sorted(given) or 'none'}"
-        )
+        msg = f"give exactly one of {', '.join(amounts)} as the budget, not {sorted(given) or 'none'}"
         raise ConfigError(msg)
     ((unit, amount),) = given.items()
     if unit in ("updates", "gradients"):
@@ -207,9 +205,7 @@ def _budget(amounts: Mapping[str, float | None]) -> Budget:
     return Budget(unit, check_number(unit, amount, above=0))
 
 
-def _check_evaluations(
-    evaluate_every: int | None, evaluations: int | None
-) -> tuple[int | None, int | None]:
+def _check_evaluations(evaluate_every: int | None, evaluations: int | None) -> tuple[int | None, int | None]:
     if evaluate_every is not None and evaluations is not None:
         msg = "give evaluate_every or evaluations, not both"
         raise ConfigError(msg)

@@ -190,10 +190,13 @@ class LiveFleet:
             delay = delay[:workers]
         staleness = None if _is_alone(algorithm) else options.staleness
         return where | {
-            "shards": options.shards, "staleness": staleness, "delay": delay,
-            "on_loss": options.on_loss, "heartbeat": options.heartbeat,
+            "shards": options.shards,
+            "staleness": staleness,
+            "delay": delay,
+            "on_loss": options.on_loss,
+            "heartbeat": options.heartbeat,
             "checkpoint_every": options.checkpoint_every,
-        }  # fmt: skip
+        }
 
     def workers_of(self, algorithm: Algorithm) -> int:
         """Return how many processes work for `algorithm`: one if the others would never start."""
@@ -208,9 +211,13 @@ class LiveFleet:
         """What describes the processes, ready for JSON."""
         options = self.options
         return fleet_settings(
-            self.engine, self.workers, shards=options.shards, staleness=options.staleness,
-            delay=self.delay, on_loss=options.on_loss,
-        )  # fmt: skip
+            self.engine,
+            self.workers,
+            shards=options.shards,
+            staleness=options.staleness,
+            delay=self.delay,
+            on_loss=options.on_loss,
+        )
 
 
 def _is_alone(algorithm: Algorithm) -> bool:
@@ -219,10 +226,15 @@ def _is_alone(algorithm: Algorithm) -> bool:
 
 
 def fleet_settings(
-    kind: Kind, workers: int, *, shards: int = 1,
-    staleness: int | Law | None = None, delay: Law | Sequence[Law] | None = None,
-    on_loss: OnLoss = "replace", writes: Writes | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    kind: Kind,
+    workers: int,
+    *,
+    shards: int = 1,
+    staleness: int | Law | None = None,
+    delay: Law | Sequence[Law] | None = None,
+    on_loss: OnLoss = "replace",
+    writes: Writes | None = None,
+) -> dict[str, Any]:
     """Return the settings ``fleet`` of a live run, ready for JSON.
 
     The arguments are those of `distsgd.launch`; `kind` is "shared_memory" for workers without locks
@@ -230,8 +242,11 @@ def fleet_settings(
     """
     several = None if delay is None or isinstance(delay, Law) else [str(law) for law in delay]
     return {
-        "kind": kind, "workers": int(workers), "shards": int(shards),
+        "kind": kind,
+        "workers": int(workers),
+        "shards": int(shards),
         "staleness": None if staleness is None else str(staleness),
         "delay": several if several is not None else delay and str(delay),
-        "on_loss": on_loss, **({} if writes is None else {"writes": writes}),
-    }  # fmt: skip
+        "on_loss": on_loss,
+        **({} if writes is None else {"writes": writes}),
+    }

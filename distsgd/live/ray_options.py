@@ -66,7 +66,4 @@ def _checked(role: str, resources: Any) -> dict[str, float]:  # noqa: ANN401 # w
         if not isinstance(name, str) or not name:
             msg = f"{role} must have names of resources such as 'CPU', not {name!r}"
             raise ConfigError(msg)
-    return {
-        name: check_number(f"{role}[{name!r}]", amount, above=0)
-        for name, amount in resources.items()
-    }
+    return {name: check_number(f"{role}[{name!r}]", amount, above=0) for name, amount in resources.items()}

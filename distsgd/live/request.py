@@ -100,14 +100,23 @@ class Launch:
         """Return what identifies the run, as JSON, like the settings of a simulation."""
         writes = self.writes if kind == "shared_memory" else None
         fleet = fleet_settings(
-            kind, self.workers, shards=self.shards, staleness=self.staleness, delay=self.delay,
-            on_loss=self.on_loss, writes=writes,
-        )  # fmt: skip
+            kind,
+            self.workers,
+            shards=self.shards,
+            staleness=self.staleness,
+            delay=self.delay,
+            on_loss=self.on_loss,
+            writes=writes,
+        )
         known = {
-            "algorithm": settings(self.algorithm), "problem": problem_settings(self.problem),
-            "fleet": fleet, "batch": self.batch, "seed": self.seed,
+            "algorithm": settings(self.algorithm),
+            "problem": problem_settings(self.problem),
+            "fleet": fleet,
+            "batch": self.batch,
+            "seed": self.seed,
             "budget": {self.budget.unit: self.budget.amount},
-            "evaluate_every": self.evaluate_every, "evaluations": self.evaluations,
+            "evaluate_every": self.evaluate_every,
+            "evaluations": self.evaluations,
             "target": self.target,
-        }  # fmt: skip
+        }
         return known if self.partition == SHARED else known | {"partition": self.partition.settings}

@@ -10,14 +10,7 @@ from dataclasses import InitVar, dataclass
 from math import inf, isinf
 from typing import Any
 
-from distsgd.errors import (
-    ConfigError,
-    check_count,
-    check_number,
-    check_room,
-    check_seed,
-    wrong_kind,
-)  # fmt: skip
+from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed, wrong_kind
 from distsgd.order.laws import SECONDS, Law, constant
 
 WORKER_BYTES = 250.0
@@ -120,8 +113,7 @@ class Fleet:
             raise ConfigError(f"{msg}; not both")
         factors = _entries("slowdown", slowdown, self.workers, "[1, 2]")
         return tuple(
-            1.0 / check_number(f"slowdown[{worker}]", factor, above=0)
-            for worker, factor in enumerate(factors)
+            1.0 / check_number(f"slowdown[{worker}]", factor, above=0) for worker, factor in enumerate(factors)
         )
 
     @property

@@ -115,9 +115,7 @@ class Law:
 
     def __str__(self) -> str:
         numbers = ", ".join(map(repr, self.parameters))
-        text = (
-            f"{self.name}([{numbers}])" if self.name == "empirical" else f"{self.name}({numbers})"
-        )
+        text = f"{self.name}([{numbers}])" if self.name == "empirical" else f"{self.name}({numbers})"
         return text if self.stragglers is None else f"{text}.with_stragglers{self.stragglers!r}"
 
 
@@ -184,16 +182,7 @@ def empirical(samples: Sequence[float] | np.ndarray) -> Law:
 laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
     {
         make.__name__: make
-        for make in (
-            constant,
-            exponential,
-            shifted_exponential,
-            lognormal,
-            gamma,
-            pareto,
-            uniform,
-            empirical,
-        )
+        for make in (constant, exponential, shifted_exponential, lognormal, gamma, pareto, uniform, empirical)
     }
 )
 """The constructors by name."""

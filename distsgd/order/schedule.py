@@ -6,14 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
-from distsgd.errors import (
-    ConfigError,
-    check_count,
-    check_number,
-    check_room,
-    check_seed,
-    wrong_kind,
-)  # fmt: skip
+from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed, wrong_kind
 from distsgd.kernels.draws.random import READS
 from distsgd.kernels.order import machines as kernel
 from distsgd.kernels.order.heap import ENTRY
@@ -55,10 +48,16 @@ class Budget(NamedTuple):
 
 
 def schedule(
-    cycle: Cycle, fleet: Fleet | StaleReads, *, seed: int = 0,
-    updates: int | None = None, gradients: int | None = None, seconds: float | None = None,
-    pull_bytes: float = 0.0, push_bytes: float = 0.0,
-) -> Trace:  # fmt: skip
+    cycle: Cycle,
+    fleet: Fleet | StaleReads,
+    *,
+    seed: int = 0,
+    updates: int | None = None,
+    gradients: int | None = None,
+    seconds: float | None = None,
+    pull_bytes: float = 0.0,
+    push_bytes: float = 0.0,
+) -> Trace:
     """Return the order in which the server of `fleet` serves workers that repeat `cycle`.
 
     Exactly one of `updates`, `gradients` and `seconds` is given.
@@ -177,9 +176,7 @@ def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
     worker = int(np.isnan(machines.workers["time"]).argmax())
     law = fleet.laws[min(worker, len(fleet.laws) - 1)]
     if status == kernel.BAD_DURATION:
-        msg = (
-            f"compute must give durations > 0 s and finite, but {law} gave worker {worker} another"
-        )
+        msg = f"compute must give durations > 0 s and finite, but {law} gave worker {worker} another"
         raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
     msg = f"failures.mean_time must be longer, not {plan.mean_time_s} s: with {law} worker {worker}"
     raise ConfigError(f"{msg} failed {kernel.MOST_FAILURES} times in one step")
@@ -187,9 +184,7 @@ def _serve(plan: Plan, fleet: Fleet, seed: int) -> Trace:
 
 def _check_times(rows: np.ndarray) -> None:
     if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
-        msg = (
-            "compute, latency, service and bandwidth must leave the virtual time finite; it became"
-        )
+        msg = "compute, latency, service and bandwidth must leave the virtual time finite; it became"
         raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
 
 
@@ -238,9 +233,7 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     pull, push = verb(cycle, Pull), verb(cycle, Push)
     plain = kinds == [Pull, Step, Push] and pull == Pull() and push == Push()
     if not plain:
-        msg = (
-            "stale_reads needs the cycle (Pull(), Step(), Push()), without periods, bound or quorum"
-        )
+        msg = "stale_reads needs the cycle (Pull(), Step(), Push()), without periods, bound or quorum"
         raise ConfigError(f"{msg}; use fixed_staleness(tau), or a Fleet")
     n = int(min(budget.updates, budget.gradients, budget.seconds))
     check_room("the updates of the budget", n, 3 * ROW.itemsize)

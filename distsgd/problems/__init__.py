@@ -8,16 +8,7 @@ from distsgd.problems.network import network
 from distsgd.problems.quadratic import quadratic
 from distsgd.problems.softmax import softmax
 
-__all__ = [
-    "Problem",
-    "least_squares",
-    "logistic",
-    "network",
-    "quadratic",
-    "registry",
-    "softmax",
-    "svm",
-]
+__all__ = ["Problem", "least_squares", "logistic", "network", "quadratic", "registry", "softmax", "svm"]
 
 registry: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,

@@ -23,9 +23,7 @@ def signs(name: str, data: Data) -> tuple[Floats, Floats]:
     _check_data(name, data)
     known = np.unique(data.y)
     if known.size != 2:
-        msg = (
-            f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_other(known)}"
-        )
+        msg = f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_other(known)}"
         raise ConfigError(msg)
     train, test = _positions(name, data, known)
     return 2.0 * train - 1.0, 2.0 * test - 1.0

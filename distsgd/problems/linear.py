@@ -25,14 +25,7 @@ from numpy.typing import ArrayLike
 
 from distsgd.errors import check_number
 from distsgd.kernels.gradients.linear import batch_gradients, compiled_slope, margins
-from distsgd.problem import (
-    Evaluation,
-    Settings,
-    check_point,
-    check_points,
-    data_settings,
-    dense_bytes,
-)
+from distsgd.problem import Evaluation, Settings, check_point, check_points, data_settings, dense_bytes
 from distsgd.problems.labels import numbers, signs
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Sparse, Support, explicit
@@ -114,9 +107,7 @@ class Linear:
         point = check_point(x, self.dimension)
         # a run that diverges has losses that are not finite, which is a result
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = self.margin_loss.loss(
-                _margins(self.sparse.rows, point), self.sparse.labels
-            ).mean()
+            mean = self.margin_loss.loss(_margins(self.sparse.rows, point), self.sparse.labels).mean()
             return float(mean + self.l2 / 2.0 * (point @ point))
 
     def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
@@ -142,9 +133,7 @@ class Linear:
             test_loss = float(self.margin_loss.loss(margin, self.test_labels).mean())
         if math.isnan(test_loss) or not self.margin_loss.classifies:
             return Evaluation(loss, test_loss, math.nan)
-        return Evaluation(
-            loss, test_loss, float(np.mean((margin > 0.0) == (self.test_labels > 0.0)))
-        )
+        return Evaluation(loss, test_loss, float(np.mean((margin > 0.0) == (self.test_labels > 0.0))))
 
     def message_bytes(self, columns: int, batch: int) -> float:
         """Return the expected size [bytes]: for sparse data 4 per index and 8 per number."""
@@ -234,9 +223,7 @@ def least_squares(data: Data, l2: float = 0.0) -> Linear:
     return _linear("least_squares", data, l2, _SQUARE, numbers("least_squares", data))
 
 
-def _linear(
-    name: str, data: Data, l2: float, margin_loss: MarginLoss, labels: tuple[Floats, Floats]
-) -> Linear:
+def _linear(name: str, data: Data, l2: float, margin_loss: MarginLoss, labels: tuple[Floats, Floats]) -> Linear:
     strength = check_number("l2", l2, at_least=0.0)
     rows, shrink = _rows(data.x), np.zeros(data.features)
     counts = rows.counts

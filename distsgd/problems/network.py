@@ -20,23 +20,8 @@ from numpy.typing import ArrayLike
 from distsgd.errors import ConfigError, check_count, check_number, check_room
 from distsgd.kernels.draws.noise import fill_normal
 from distsgd.kernels.draws.random import START
-from distsgd.kernels.gradients.network import (
-    rectify,
-    rectify_slopes,
-    shift_logits,
-    softmax_slopes,
-    sum_slopes,
-)
-from distsgd.problem import (
-    Batches,
-    Evaluation,
-    Settings,
-    check_point,
-    check_points,
-    chunks,
-    data_settings,
-    dense_bytes,
-)
+from distsgd.kernels.gradients.network import rectify, rectify_slopes, shift_logits, softmax_slopes, sum_slopes
+from distsgd.problem import Batches, Evaluation, Settings, check_point, check_points, chunks, data_settings, dense_bytes
 from distsgd.problems.labels import Classes, classes
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Sparse

@@ -9,13 +9,7 @@ from numpy.typing import ArrayLike
 
 from distsgd.errors import ConfigError, check_number
 from distsgd.kernels.draws.noise import add_noise
-from distsgd.problem import (
-    Evaluation,
-    Settings,
-    check_point,
-    check_points,
-    dense_bytes,
-)
+from distsgd.problem import Evaluation, Settings, check_point, check_points, dense_bytes
 from distsgd.sparse import Floats
 
 
@@ -82,9 +76,7 @@ class Quadratic:
         return dense_bytes(self.dimension, columns)
 
 
-def quadratic(
-    curvature: ArrayLike, noise: float = 0.0, start: ArrayLike | None = None
-) -> Quadratic:
+def quadratic(curvature: ArrayLike, noise: float = 0.0, start: ArrayLike | None = None) -> Quadratic:
     r"""Separable quadratic :math:`F(x) = \sum_j h_j x_j^2 / 2` with gradient noise.
 
     A gradient is :math:`h x + \sigma \xi` with :math:`\xi_j \sim N(0, 1)` independent in each

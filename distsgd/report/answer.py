@@ -113,19 +113,13 @@ def _certainty(summary: Summary) -> list[str]:
 
 
 def _tuning(summary: Summary) -> list[str]:
-    return (
-        _targets(summary) + _disagreement(summary.tuned, summary.trials) + _sensitivity(summary)
-        + _edges(summary)
-    )  # fmt: skip
+    return _targets(summary) + _disagreement(summary.tuned, summary.trials) + _sensitivity(summary) + _edges(summary)
 
 
 def _targets(summary: Summary) -> list[str]:
-    set_by_reference = {
-        problem: target for problem, target in summary.targets.items() if target.origin != "given"
-    }
+    set_by_reference = {problem: target for problem, target in summary.targets.items() if target.origin != "given"}
     return [
-        f"The target loss{f' of {problem}' * bool(problem)}, {number(target.loss)}, is"
-        f" {target.origin}."
+        f"The target loss{f' of {problem}' * bool(problem)}, {number(target.loss)}, is {target.origin}."
         for problem, target in set_by_reference.items()
     ]
 
@@ -154,9 +148,7 @@ def _disagreement(tuned: Sequence[Tuned], trials: Sequence[Trial]) -> list[str]:
 
 def _between(one: Tuned) -> str:
     ranges = {name: ends for name, ends in one.between.items() if ends[0] < ends[1]}
-    return ", ".join(
-        f"{name} {number(low)} to {number(high)}" for name, (low, high) in ranges.items()
-    )
+    return ", ".join(f"{name} {number(low)} to {number(high)}" for name, (low, high) in ranges.items())
 
 
 def _sensitivity(summary: Summary) -> list[str]:
@@ -167,10 +159,7 @@ def _sensitivity(summary: Summary) -> list[str]:
         if widths:
             place = trials[0].problem, trials[0].fleet
             groups.setdefault(place, {})[trials[0].algorithm] = widths
-    return [
-        text for place, table in groups.items()
-        if (text := _widest(_place(summary, *place), table))
-    ]  # fmt: skip
+    return [text for place, table in groups.items() if (text := _widest(_place(summary, *place), table))]
 
 
 def _widest(place: str, table: Mapping[str, Mapping[int, Known]]) -> str:

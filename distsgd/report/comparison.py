@@ -32,7 +32,7 @@ from distsgd.experiment.runs import (
     run_folder,
     run_jobs,
     worthwhile,
-)  # fmt: skip
+)
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.sites import AnyFleet, Engine
 from distsgd.experiment.target import Reference, Target
@@ -50,9 +50,8 @@ from distsgd.run import identify, is_live, load_as
 
 
 def outcomes(
-    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (),
-    targets: Mapping[str, float] = NO_TARGETS,
-) -> Iterator[Outcome]:  # fmt: skip
+    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
+) -> Iterator[Outcome]:
     """Run everything, and give each run as it finishes.
 
     Parameters
@@ -76,11 +75,7 @@ def outcomes(
     ConfigError
         If settings turn out not to fit together.
     """
-    jobs = [
-        Job(*group, seed, algorithm)
-        for group, algorithm in chosen(setup, trials).items()
-        for seed in setup.cases
-    ]
+    jobs = [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.cases]
     for job, done in run_jobs(setup, jobs, place, targets):
         yield outcome_of(job, done)
 
@@ -116,9 +111,8 @@ class Comparison:
     def summary(self) -> Summary:
         """Its numbers: the content of ``summary.json``."""
         return summarise(
-            self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials,
-            targets=self.targets,
-        )  # fmt: skip
+            self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials, targets=self.targets
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.json``, ``report.html`` and the runs into `folder`.
@@ -233,14 +227,26 @@ def _loaded(folder: Path, line: Line) -> Outcome:
 def compare(
     algorithms: Algorithm | Tunable | Mapping[str, Algorithm | Tunable],
     problem: Problem | Mapping[str, Problem],
-    fleets: AnyFleet | Mapping[str, AnyFleet], *,
-    epochs: float | None = None, updates: int | None = None, gradients: int | None = None,
-    seconds: float | None = None, batch: int = 32, seeds: int | Sequence[int] = 3,
-    evaluations: int = 40, target: float | Reference | None = None, note: str = "",
-    tuning: Tuning | None = None, partition: Partition = SHARED, reads: ReadsName = "consistent",
-    atomic: bool = True, engine: Engine | Sequence[Engine] = "simulate", live: Live | None = None,
-    processes: int | None = 1, watch: Watch | None = None,
-) -> Comparison:  # fmt: skip
+    fleets: AnyFleet | Mapping[str, AnyFleet],
+    *,
+    epochs: float | None = None,
+    updates: int | None = None,
+    gradients: int | None = None,
+    seconds: float | None = None,
+    batch: int = 32,
+    seeds: int | Sequence[int] = 3,
+    evaluations: int = 40,
+    target: float | Reference | None = None,
+    note: str = "",
+    tuning: Tuning | None = None,
+    partition: Partition = SHARED,
+    reads: ReadsName = "consistent",
+    atomic: bool = True,
+    engine: Engine | Sequence[Engine] = "simulate",
+    live: Live | None = None,
+    processes: int | None = 1,
+    watch: Watch | None = None,
+) -> Comparison:
     """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
 
     Parameters
@@ -293,11 +299,22 @@ def compare(
     """
     given = {"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds}
     setup = Setup(
-        by_label("algorithms", algorithms), problem, by_label("fleets", fleets),
+        by_label("algorithms", algorithms),
+        problem,
+        by_label("fleets", fleets),
         {name: amount for name, amount in given.items() if amount is not None},
-        batch, seeds, evaluations, target, note, tuning or Tuning(), partition, reads, atomic,
-        engine, live or Live(),
-    )  # fmt: skip
+        batch,
+        seeds,
+        evaluations,
+        target,
+        note,
+        tuning or Tuning(),
+        partition,
+        reads,
+        atomic,
+        engine,
+        live or Live(),
+    )
     warn(setup.warnings)
     found = Progress(setup)
     found.carry_out(watch=watch, processes=processes)
@@ -331,9 +348,15 @@ class Progress:
         return self.setup.n_runs + n_tuning_runs(self.setup)
 
     def carry_out(
-        self, folder: Path | None = None, *, processes: int | None = None, is_fresh: bool = False,
-        watch: Watch | None = None, watch_live: LiveWatch | None = None, on: str = "local",
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path | None = None,
+        *,
+        processes: int | None = None,
+        is_fresh: bool = False,
+        watch: Watch | None = None,
+        watch_live: LiveWatch | None = None,
+        on: str = "local",
+    ) -> None:
         """Tune what is to be tuned, then run everything.
 
         Parameters
@@ -373,7 +396,9 @@ class Progress:
     def comparison(self) -> Comparison:
         """What has been found: runs in the order of the set-up, however they came."""
         return Comparison(
-            self.setup.settings, sorted(self.outcomes, key=self.setup.place),
-            is_complete=len(self.outcomes) == self.setup.n_runs, trials=self.trials,
+            self.setup.settings,
+            sorted(self.outcomes, key=self.setup.place),
+            is_complete=len(self.outcomes) == self.setup.n_runs,
+            trials=self.trials,
             targets=self.targets,
-        )  # fmt: skip
+        )

@@ -23,21 +23,26 @@ WIDTH = 640
 
 _INK, _SOFT, _RULE = "#202124", "#5f6368", "#dfe2e6"
 THEME = {
-    "background": "white", "font": "sans-serif", "view": {"stroke": None},
-    "range": {"category": list(COLOURS)}, "tick": {"color": _INK},
+    "background": "white",
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "range": {"category": list(COLOURS)},
+    "tick": {"color": _INK},
     "title": {"color": _INK, "anchor": "start", "fontSize": 14, "offset": 12},
     "axis": {
-        "labelColor": _SOFT, "titleColor": _SOFT, "gridColor": _RULE, "domainColor": _RULE,
-        "tickColor": _RULE, "titleFontWeight": 500,
+        "labelColor": _SOFT,
+        "titleColor": _SOFT,
+        "gridColor": _RULE,
+        "domainColor": _RULE,
+        "tickColor": _RULE,
+        "titleFontWeight": 500,
     },
     "legend": {"labelColor": _SOFT, "titleColor": _SOFT, "titleFontWeight": 500},
-}  # fmt: skip
+}
 """How a picture looks on paper."""
 
 
-def write(
-    summary: Summary, outcomes: Sequence[Outcome], folder: str | Path, kind: Format
-) -> list[Path]:
+def write(summary: Summary, outcomes: Sequence[Outcome], folder: str | Path, kind: Format) -> list[Path]:
     """Write every view of every picture into `folder`, as a picture or as the table it shows.
 
     Parameters
@@ -132,9 +137,14 @@ def _with_legend(layer: dict[str, Any]) -> dict[str, Any]:
     if encoding.get("y", {}).get("field") == "algorithm":
         return layer
     legend = {
-        "title": None, "orient": "bottom", "columns": 5, "symbolType": "stroke", "symbolSize": 300,
-        "symbolStrokeWidth": 2.5, "symbolOpacity": 1,
-    }  # fmt: skip
+        "title": None,
+        "orient": "bottom",
+        "columns": 5,
+        "symbolType": "stroke",
+        "symbolSize": 300,
+        "symbolStrokeWidth": 2.5,
+        "symbolOpacity": 1,
+    }
     named = {
         channel: own | {"legend": legend} if own.get("field") == "algorithm" else own
         for channel, own in encoding.items()

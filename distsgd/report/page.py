@@ -14,29 +14,9 @@ from markupsafe import Markup
 from distsgd.errors import TraceError
 from distsgd.report.answer import answer
 from distsgd.report.numbers.summary import Outcome, Result, Summary
-from distsgd.report.pictures.charts import (
-    BOTH,
-    COLOURS,
-    COLOURS_ON_DARK,
-    Case,
-    Picture,
-    Row,
-    Style,
-    case_name,
-    styles,
-)  # fmt: skip
+from distsgd.report.pictures.charts import BOTH, COLOURS, COLOURS_ON_DARK, Case, Picture, Row, Style, case_name, styles
 from distsgd.report.pictures.every import pictures
-from distsgd.report.text import (
-    MISSING,
-    TRIAL_COLUMNS,
-    cells,
-    headings,
-    number,
-    pairs,
-    time_text,
-    trial_cells,
-    troubles,
-)  # fmt: skip
+from distsgd.report.text import MISSING, TRIAL_COLUMNS, cells, headings, number, pairs, time_text, trial_cells, troubles
 
 
 class _Row(NamedTuple):
@@ -146,11 +126,9 @@ def _problem_name(settings: Mapping[str, Any]) -> str:
 
 def _facts(summary: Summary) -> str:
     settings = summary.settings
-    (kind, amount), = settings["budget"].items()  # fmt: skip
+    ((kind, amount),) = settings["budget"].items()
     n_runs = f"{len(summary.runs)} runs of {amount:g} {kind}"
-    return (
-        f"{n_runs} each, batch {settings['batch']}, seeds {', '.join(map(str, settings['seeds']))}"
-    )
+    return f"{n_runs} each, batch {settings['batch']}, seeds {', '.join(map(str, settings['seeds']))}"
 
 
 def _overview_row(summary: Summary, algorithm: str, style: Style) -> dict[str, Any]:
@@ -189,9 +167,8 @@ def _together(summary: Summary) -> list[list[Case]]:
 
 
 def _section(
-    summary: Summary, together: Sequence[Case], keyed: Mapping[str, Picture],
-    drawn: Mapping[str, Style],
-) -> dict[str, Any]:  # fmt: skip
+    summary: Summary, together: Sequence[Case], keyed: Mapping[str, Picture], drawn: Mapping[str, Style]
+) -> dict[str, Any]:
     return {
         "name": case_name(summary, together[0]),
         "descriptions": [_described(summary, case, among=len(together)) for case in together],
@@ -218,9 +195,7 @@ def _table(summary: Summary, case: Case, drawn: Mapping[str, Style]) -> _Table:
     return _Table(case_name(summary, case), headings(summary.engine_on(fleet)), rows)
 
 
-def _figures(
-    summary: Summary, keyed: Mapping[str, Picture], together: Sequence[Case | None]
-) -> list[_Figure]:
+def _figures(summary: Summary, keyed: Mapping[str, Picture], together: Sequence[Case | None]) -> list[_Figure]:
     """Return the pictures of some cases: those of one kind next to each other."""
     own = {key: one for key, one in keyed.items() if one.case in together}
     # The last case has a kind that the others have not: what it shares with the first.
@@ -248,10 +223,7 @@ def _picture_title(summary: Summary, picture: Picture, among: int) -> str:
 
 def _specs(picture: Picture) -> dict[str, Any]:
     return {
-        name: {
-            "chart": view.chart,
-            "tables": {table: columns(rows) for table, rows in view.tables.items()},
-        }
+        name: {"chart": view.chart, "tables": {table: columns(rows) for table, rows in view.tables.items()}}
         for name, view in picture.views.items()
     }
 
@@ -314,23 +286,16 @@ def _fault(outcome: Outcome) -> str:
 
 def _settings(summary: Summary) -> dict[str, dict[str, str]]:
     return {
-        "Comparison": pairs(
-            {key: own for key, own in summary.settings.items() if key != "histograms"}
-        ),
+        "Comparison": pairs({key: own for key, own in summary.settings.items() if key != "histograms"}),
         "Problems": {name or "-": _joined(own) for name, own in summary.problems.items()},
-        "Targets": {
-            name or "-": f"{number(own.loss)}, {own.origin}"
-            for name, own in summary.targets.items()
-        },
+        "Targets": {name or "-": f"{number(own.loss)}, {own.origin}" for name, own in summary.targets.items()},
         "Algorithms": {name: _joined(own) for name, own in summary.algorithms.items()},
         "Fleets": {name: _joined(own) for name, own in summary.fleets.items()},
         "Versions": summary.versions,
     }
 
 
-_NOT_SHOWN = {
-    "kind", "reads", "sparse", "lock_free", "schedule.identity", "identity", "token",
-}  # fmt: skip
+_NOT_SHOWN = {"kind", "reads", "sparse", "lock_free", "schedule.identity", "identity", "token"}
 
 
 def _joined(settings: Mapping[str, Any]) -> str:

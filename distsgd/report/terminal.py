@@ -67,9 +67,7 @@ def print_history(history: pl.DataFrame, to: Console) -> None:
     print_table("history", history.columns, rows, to)
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console
-) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console) -> None:
     """Print `rows` of text under `columns`; nothing in them is taken for markup."""
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for place, name in enumerate(columns):

@@ -79,10 +79,20 @@ def ratio_text(contrast: Contrast) -> str:
 
 
 COLUMNS = (
-    "algorithm", "time to target", "machine time to target [s]", "loss at equal time",
-    "training loss", "test loss", "accuracy", "virtual time [s]", "updates", "mean staleness",
-    "dropped", "utilisation", "runs",
-)  # fmt: skip
+    "algorithm",
+    "time to target",
+    "machine time to target [s]",
+    "loss at equal time",
+    "training loss",
+    "test loss",
+    "accuracy",
+    "virtual time [s]",
+    "updates",
+    "mean staleness",
+    "dropped",
+    "utilisation",
+    "runs",
+)
 """Headings of a table of results."""
 
 
@@ -111,10 +121,7 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-TRIAL_COLUMNS = (
-    "problem", "fleet", "algorithm", "parameters", "time to target [s]", "training loss", "seeds",
-    "ended",
-)  # fmt: skip
+TRIAL_COLUMNS = ("problem", "fleet", "algorithm", "parameters", "time to target [s]", "training loss", "seeds", "ended")
 """Headings of a table of trials."""
 
 
@@ -123,11 +130,15 @@ def trial_cells(trial: Trial) -> list[str]:
     given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
     ended = Counter(trial.status)
     return [
-        trial.problem or MISSING, trial.fleet, trial.algorithm, given,
-        number(trial.seconds), number(trial.loss),
+        trial.problem or MISSING,
+        trial.fleet,
+        trial.algorithm,
+        given,
+        number(trial.seconds),
+        number(trial.loss),
         ", ".join(map(str, trial.seeds)),
         ", ".join(f"{count} {status}" for status, count in ended.items()),
-    ]  # fmt: skip
+    ]
 
 
 def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -93,9 +93,7 @@ def _went_on(rows: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
     return np.where(is_unknown, rows["sent"], np.where(is_first, started, before))
 
 
-def _arrived(
-    rows: npt.NDArray[np.void], known: Delays
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _arrived(rows: npt.NDArray[np.void], known: Delays) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return when each message reached the server, and when the server began with it [s]."""
     begun = np.maximum(rows["time"] - known.service_s, rows["sent"])
     begun = np.maximum(begun, np.concatenate([[0.0], rows["time"][:-1]])[: len(rows)])
@@ -129,8 +127,11 @@ def _part(
 
 
 def perfetto(
-    trace: Trace, known: Delays = Delays(), *, most_rows: int = MOST_ROWS  # noqa: B008 # immutable
-) -> bytes:  # fmt: skip
+    trace: Trace,
+    known: Delays = Delays(),  # noqa: B008 # immutable
+    *,
+    most_rows: int = MOST_ROWS,
+) -> bytes:
     """Return `trace` as Chrome trace events, which https://ui.perfetto.dev opens.
 
     Workers are threads of one process: they compute or wait, and their messages are in flight. The

@@ -43,22 +43,17 @@ def case_of(summary: Summary, problem: str, fleet: str, place: str) -> Case:
     """Return what the summary knows of one problem on one fleet, which sentences call `place`."""
     ((unit, amount),) = summary.settings.get("budget", {"updates": math.nan}).items()
     return Case(
-        place, summary.of_fleet(fleet, problem),
+        place,
+        summary.of_fleet(fleet, problem),
         [one for one in summary.contrasts if (one.problem, one.fleet) == (problem, fleet)],
-        {
-            one.quantity: one.reason for one in summary.unsettled
-            if (one.problem, one.fleet) == (problem, fleet)
-        },
+        {one.quantity: one.reason for one in summary.unsettled if (one.problem, one.fleet) == (problem, fleet)},
         f"{number(amount)} {unit}",
-    )  # fmt: skip
+    )
 
 
 def verdict(case: Case) -> str:
     """Return the answer for one problem on one fleet."""
-    texts = [
-        _soonest(case), _unsettled(case), _machine_time(case), _losses(case),
-        _mostly_diverged(case.results),
-    ]  # fmt: skip
+    texts = [_soonest(case), _unsettled(case), _machine_time(case), _losses(case), _mostly_diverged(case.results)]
     return f"On {case.place}: {' '.join(text for text in texts if text)}"
 
 
@@ -138,10 +133,7 @@ def _losses(case: Case) -> str:
     if ends:
         labels["loss_at_equal_time"] = f"after equal time ({number(ends[0])} s)"
     labels["loss"] = f"after equal budgets ({case.budget})"
-    texts = [
-        f"{label} {found}"
-        for quantity, label in labels.items() if (found := _lowest(case, quantity))
-    ]  # fmt: skip
+    texts = [f"{label} {found}" for quantity, label in labels.items() if (found := _lowest(case, quantity))]
     if not texts:
         return "No algorithm ended with a finite loss."
     return f"Lowest median training loss: {'; '.join(texts)}."
@@ -149,9 +141,7 @@ def _losses(case: Case) -> str:
 
 def _lowest(case: Case, quantity: Quantity) -> str:
     losses = {one.algorithm: _spread(one, quantity) for one in case.results}
-    finite = {
-        name: own for name, own in losses.items() if own is not None and math.isfinite(own.median)
-    }
+    finite = {name: own for name, own in losses.items() if own is not None and math.isfinite(own.median)}
     if not finite:
         return ""
     name = min(finite, key=lambda one: finite[one].median)

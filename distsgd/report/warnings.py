@@ -10,9 +10,7 @@ from distsgd.report.numbers.summary import Summary
 def warnings(summary: Summary) -> list[str]:
     """Return the warnings of a comparison, in sentences; nothing if there is nothing to say."""
     described = {**summary.algorithms, **summary.problems}
-    unknown = dict.fromkeys(
-        one["unidentified"] for one in described.values() if "unidentified" in one
-    )
+    unknown = dict.fromkeys(one["unidentified"] for one in described.values() if "unidentified" in one)
     doubts = [f"Warning: {text}." for text in (*summary.settings.get("warnings", ()), *unknown)]
     errors = [line.error for line in summary.runs if line.status == "failed"]
     failed = _failed("runs", errors, len(summary.runs))
@@ -29,8 +27,6 @@ def _failed(what: str, errors: Sequence[str], n_runs: int) -> list[str]:
     if not errors:
         return []
     kinds = Counter(errors).most_common(3)
-    listed = "; ".join(
-        f"{count} times {error}" if len(kinds) > 1 else error for error, count in kinds
-    )
+    listed = "; ".join(f"{count} times {error}" if len(kinds) > 1 else error for error, count in kinds)
     n_failed = f"All {n_runs}" if len(errors) == n_runs else f"{len(errors)} of {n_runs}"
     return [f"{n_failed} {what} failed with an error: {listed}."]

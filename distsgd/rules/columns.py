@@ -101,10 +101,7 @@ class Graph:
         statements: list[str] = []
         for name, one in operations.items():
             parts = [texts.get(operand, (operand, 0)) for operand in one.operands]
-            text, depth = (
-                one.text.format(*(part[0] for part in parts)),
-                1 + max(part[1] for part in parts),
-            )
+            text, depth = (one.text.format(*(part[0] for part in parts)), 1 + max(part[1] for part in parts))
             if uses[name] > 1 or depth > _DEEPEST:
                 statements.append(f"t{len(statements)} = {text}")
                 text, depth = f"t{len(statements) - 1}", 0
@@ -127,9 +124,7 @@ class Symbol:
             raise AttributeError(name)
         self.graph.refuse(f"uses .{name} of a column; a rule sees one number of it: use {ALLOWED}")
 
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *given: object, **options: object
-    ) -> Any:  # noqa: ANN401 # a column or a condition
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *given: object, **options: object) -> Any:  # noqa: ANN401 # a column or a condition
         name = f"numpy.{ufunc.__name__}"
         if method != "__call__" or ufunc is np.matmul:
             self.graph.refuse(f"uses {name}{'' if ufunc is np.matmul else '.' + method}, {_NORM}")
@@ -194,30 +189,43 @@ def _where(graph: Graph, condition: Any, then: Any, otherwise: Any) -> Any:  # n
 _BINARY = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "divide({}, {})"}
 _UNARY = {"neg": "(-{})", "pos": "(+{})", "abs": "abs({})"}
 _COMPARISONS = {
-    "lt": "({} < {})", "le": "({} <= {})", "gt": "({} > {})", "ge": "({} >= {})",
-    "eq": "({} == {})", "ne": "({} != {})",
-}  # fmt: skip
+    "lt": "({} < {})",
+    "le": "({} <= {})",
+    "gt": "({} > {})",
+    "ge": "({} >= {})",
+    "eq": "({} == {})",
+    "ne": "({} != {})",
+}
 _UFUNCS: Mapping[np.ufunc, Callable[..., Any]] = {
-    np.add: _number(_BINARY["add"]), np.subtract: _number(_BINARY["sub"]),
-    np.multiply: _number(_BINARY["mul"]), np.divide: _number(_BINARY["truediv"]),
-    np.negative: _number(_UNARY["neg"]), np.absolute: _number(_UNARY["abs"]),
-    np.fabs: _number(_UNARY["abs"]), np.sqrt: _number("sqrt({})"),
-    np.minimum: _number("minimum({}, {})"), np.maximum: _number("maximum({}, {})"),
-    np.less: _comparison(_COMPARISONS["lt"]), np.less_equal: _comparison(_COMPARISONS["le"]),
+    np.add: _number(_BINARY["add"]),
+    np.subtract: _number(_BINARY["sub"]),
+    np.multiply: _number(_BINARY["mul"]),
+    np.divide: _number(_BINARY["truediv"]),
+    np.negative: _number(_UNARY["neg"]),
+    np.absolute: _number(_UNARY["abs"]),
+    np.fabs: _number(_UNARY["abs"]),
+    np.sqrt: _number("sqrt({})"),
+    np.minimum: _number("minimum({}, {})"),
+    np.maximum: _number("maximum({}, {})"),
+    np.less: _comparison(_COMPARISONS["lt"]),
+    np.less_equal: _comparison(_COMPARISONS["le"]),
     np.greater: _comparison(_COMPARISONS["gt"]),
     np.greater_equal: _comparison(_COMPARISONS["ge"]),
-    np.equal: _comparison(_COMPARISONS["eq"]), np.not_equal: _comparison(_COMPARISONS["ne"]),
-}  # fmt: skip
+    np.equal: _comparison(_COMPARISONS["eq"]),
+    np.not_equal: _comparison(_COMPARISONS["ne"]),
+}
 _REFUSED = {
     "pow": "uses **, which has other bits elsewhere; write products",
     "floordiv": f"uses //, which a rule does not know; use {ALLOWED}",
     "mod": f"uses %, which a rule does not know; use {ALLOWED}",
     "divmod": f"uses divmod, which a rule does not know; use {ALLOWED}",
     "matmul": f"uses @, {_NORM}",
-    "and": "uses &; nest two where", "or": "uses |; nest two where",
-    "xor": "uses ^; nest two where", "lshift": f"uses <<; use {ALLOWED}",
+    "and": "uses &; nest two where",
+    "or": "uses |; nest two where",
+    "xor": "uses ^; nest two where",
+    "lshift": f"uses <<; use {ALLOWED}",
     "rshift": f"uses >>; use {ALLOWED}",
-}  # fmt: skip
+}
 _SINGLE = {
     "bool": _BRANCH,
     "invert": "uses ~; exchange then and otherwise of where",
@@ -234,7 +242,7 @@ _SINGLE = {
 } | dict.fromkeys(
     ("int", "index", "complex", "trunc", "floor", "ceil"),
     f"turns a column into another kind of number (int, floor and the like); use {ALLOWED}",
-)  # fmt: skip
+)
 
 
 def _refusing(why: str) -> Callable[..., NoReturn]:

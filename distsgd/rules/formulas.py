@@ -29,9 +29,7 @@ class Formula(NamedTuple):
     def source(self, name: str) -> str:
         """Return the text of a function of that `name`."""
         lines = (*self.statements, f"return {self.result}")
-        return f"def {name}({', '.join(self.arguments)}):\n" + "".join(
-            f"    {line}\n" for line in lines
-        )
+        return f"def {name}({', '.join(self.arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
 
     def __str__(self) -> str:
         return "; ".join((*self.statements, self.result))
@@ -71,9 +69,7 @@ class Traced(NamedTuple):
     kinds: tuple[Any, ...]
 
 
-def trace(
-    place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]
-) -> Traced:
+def trace(place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]) -> Traced:
     """Return the formula of a rule.
 
     Parameters
@@ -106,9 +102,7 @@ def trace(
     return first
 
 
-def _called(
-    place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]
-) -> Traced:
+def _called(place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]) -> Traced:
     graph = Graph()
     try:
         returned = rule(*(one.symbol(graph) for one in arguments))
@@ -190,9 +184,10 @@ def takes_at(place: str, rule: Callable[..., Any], arguments: int) -> bool:
         needed, has_at = _parameters(rule.__code__, len(rule.__defaults__ or ()))
     else:
         own = [
-            one for one in inspect.signature(rule).parameters.values()
+            one
+            for one in inspect.signature(rule).parameters.values()
             if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
-        ]  # fmt: skip
+        ]
         needed = sum(one.default is one.empty for one in own)
         has_at = [one.name for one in own[needed : needed + 1]] == ["at"]
     if needed not in {arguments, arguments + 1}:
@@ -211,9 +206,14 @@ def _maximum(one: Any, other: Any) -> Any:  # noqa: ANN401 # numbers or arrays
 
 _NUMPY: Mapping[str, Any] = {
     # Python's own division raises an error where a whole vector and compiled code give infinity
-    "divide": np.divide, "sqrt": np.sqrt, "where": np.where, "minimum": _minimum,
-    "maximum": _maximum, "nan": np.nan, "inf": np.inf,
-}  # fmt: skip
+    "divide": np.divide,
+    "sqrt": np.sqrt,
+    "where": np.where,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "nan": np.nan,
+    "inf": np.inf,
+}
 
 
 def whole(column: Any, dimension: int) -> Any:  # noqa: ANN401 # a number or an array

@@ -30,10 +30,14 @@ from distsgd.rules.surroundings import MISSING, PLAIN, is_library, looked_up
 
 _METHODS = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
 _INNER: Mapping[type, tuple[str, ...]] = {
-    MethodType: ("__func__", "__self__"), BuiltinFunctionType: ("__name__", "__self__"),
-    staticmethod: ("__func__",), classmethod: ("__func__",), property: ("fget", "fset"),
-    functools.cached_property: ("func",), ModuleType: ("__name__",),
-}  # fmt: skip
+    MethodType: ("__func__", "__self__"),
+    BuiltinFunctionType: ("__name__", "__self__"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset"),
+    functools.cached_property: ("func",),
+    ModuleType: ("__name__",),
+}
 """What stands for an object of these types."""
 _NAMED_TUPLE = frozenset(vars(namedtuple("_NAMED_TUPLE", ()))) - {"_field_defaults"}  # no fields
 
@@ -126,9 +130,7 @@ class _Walk:
         if type(value) in {tuple, list}:
             return self._all(value)
         if type(value) is dict:
-            return ",".join(
-                f"{self.text(key)}:{self.text(one, str(key))}" for key, one in value.items()
-            )
+            return ",".join(f"{self.text(key)}:{self.text(one, str(key))}" for key, one in value.items())
         if isinstance(value, CodeType):
             return self._code(value)
         return _library_name(value) or self._own(value)
@@ -140,10 +142,17 @@ class _Walk:
 
     def _code(self, code: CodeType, doc: object = MISSING) -> str:
         own = (
-            code.co_code.hex(), code.co_exceptiontable.hex(), code.co_names, code.co_varnames,
-            code.co_freevars, code.co_cellvars, code.co_argcount, code.co_posonlyargcount,
-            code.co_kwonlyargcount, code.co_flags,
-        )  # fmt: skip
+            code.co_code.hex(),
+            code.co_exceptiontable.hex(),
+            code.co_names,
+            code.co_varnames,
+            code.co_freevars,
+            code.co_cellvars,
+            code.co_argcount,
+            code.co_posonlyargcount,
+            code.co_kwonlyargcount,
+            code.co_flags,
+        )
         constants = [None if doc and one is doc else one for one in code.co_consts]
         # constants stand in the code by their place, and may be the same object elsewhere
         return f"{own}{[_constant(self, one) for one in constants]}"
@@ -155,9 +164,7 @@ class _Walk:
 
     def _class(self, kind: type) -> str:
         fields = getattr(kind, "_fields", ()) if issubclass(kind, tuple) else ()
-        members = sorted(
-            (name, one) for name, one in vars(kind).items() if _is_about(kind, name, one)
-        )
+        members = sorted((name, one) for name, one in vars(kind).items() if _is_about(kind, name, one))
         return f"{kind.__name__}{fields}{self._all(kind.__bases__)}{self._named(members)}"
 
     def _object(self, value: Any) -> str:  # noqa: ANN401 # any object

@@ -44,9 +44,7 @@ def statistics(x: Floats | Sparse) -> Statistics:
         return Statistics(x.shape[1], 1.0, 1.0, is_exact=True, rows_searched=1)
     n = x.shape[0]
     neighbours, searched, is_exact = _most_neighbours(x)
-    return Statistics(
-        int(x.lengths.max()), float(x.counts.max() / n), neighbours / n, is_exact, searched
-    )
+    return Statistics(int(x.lengths.max()), float(x.counts.max() / n), neighbours / n, is_exact, searched)
 
 
 def _most_neighbours(x: Sparse) -> tuple[int, int, bool]:

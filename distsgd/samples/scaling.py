@@ -47,9 +47,7 @@ def _squares(x: Floats | Sparse) -> tuple[Floats, Floats]:
         return x.counts.astype(np.float64), weights.astype(np.float64)
 
 
-def scaled(
-    x: Floats | Sparse, test_x: Floats | Sparse, scale: Scale
-) -> tuple[Floats | Sparse, Floats | Sparse]:
+def scaled(x: Floats | Sparse, test_x: Floats | Sparse, scale: Scale) -> tuple[Floats | Sparse, Floats | Sparse]:
     """Return training and test samples whose features have the scale that is asked for.
 
     "standard" is fitted on the training samples: for dense ones mean 0 and deviation 1; sparse ones

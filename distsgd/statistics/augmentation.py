@@ -108,9 +108,7 @@ def _quantile(found: Estimate, share: float, low: Numbers, high: Numbers) -> Num
     return (low + high) / 2
 
 
-def least_beyond(
-    drawn: Posterior, layout: Layout, row: int, columns: Places, ends: Numbers, *, tail: float
-) -> float:
+def least_beyond(drawn: Posterior, layout: Layout, row: int, columns: Places, ends: Numbers, *, tail: float) -> float:
     """Return the least effect, above that of `row`, of one that missed in all `columns`.
 
     With a smaller one, not to arrive before any of the `ends` has a probability below `tail`.

@@ -211,9 +211,7 @@ def quotients(those: Mapping[int, Known], by: Mapping[int, Known]) -> dict[int, 
     }
 
 
-def leaders(
-    table: Table, *, largest: bool = False, noise: Mapping[str, Factors] | None = None
-) -> list[str]:
+def leaders(table: Table, *, largest: bool = False, noise: Mapping[str, Factors] | None = None) -> list[str]:
     """Return the algorithm with the least number, then all that are not settled against it.
 
     Parameters
@@ -248,9 +246,7 @@ def _level(table: Table, compared: Comparisons, name: str) -> float:
     return round(float(np.mean([math.log(median) for median in medians if median] or [0.0])), 9)
 
 
-def extreme(
-    table: Table, *, largest: bool = True, noise: Mapping[str, Factors] | None = None
-) -> str | None:
+def extreme(table: Table, *, largest: bool = True, noise: Mapping[str, Factors] | None = None) -> str | None:
     """Return the algorithm whose number is settled to be beyond all others, None if none is."""
     ahead = leaders(table, largest=largest, noise=noise)
     return ahead[0] if len(ahead) == 1 and len(table) > 1 else None

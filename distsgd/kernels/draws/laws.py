@@ -92,9 +92,7 @@ def _marsaglia_tsang(shape: float, bits: Integer) -> float:
 
 
 @compiled
-def fill(
-    law: LawRow, samples: np.ndarray, seed: Integer, purpose: Integer, worker: Integer, n: int
-) -> np.ndarray:
+def fill(law: LawRow, samples: np.ndarray, seed: Integer, purpose: Integer, worker: Integer, n: int) -> np.ndarray:
     """Return the draws 0, 1, ..., n - 1 of one worker, float64[n]."""
     key = stream_key(seed, purpose, worker)
     values = np.empty(n)

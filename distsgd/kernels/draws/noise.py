@@ -4,15 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.kernels import compiled
-from distsgd.kernels.draws.random import (
-    NOISE,
-    Integer,
-    draw,
-    mix,
-    normal_quantile,
-    stream_key,
-    uniform,
-)
+from distsgd.kernels.draws.random import NOISE, Integer, draw, mix, normal_quantile, stream_key, uniform
 
 
 @compiled
@@ -30,9 +22,7 @@ def fill_normal(seed: Integer, purpose: Integer, stream: Integer, out: NDArray[n
 
 
 @compiled
-def fill_uniform(
-    seed: Integer, purpose: Integer, stream: Integer, out: NDArray[np.float64]
-) -> None:
+def fill_uniform(seed: Integer, purpose: Integer, stream: Integer, out: NDArray[np.float64]) -> None:
     """Write uniform numbers from (0, 1) into `out`, float64[k]."""
     key = stream_key(seed, purpose, stream)
     for i in range(out.size):

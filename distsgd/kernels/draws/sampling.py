@@ -36,9 +36,7 @@ def find_leaf(tree: NDArray[np.float64], share: float) -> int:
 
 
 @compiled
-def fill_columns(
-    seed: Integer, purpose: Integer, tree: NDArray[np.float64], out: NDArray[np.uint32]
-) -> None:
+def fill_columns(seed: Integer, purpose: Integer, tree: NDArray[np.float64], out: NDArray[np.uint32]) -> None:
     """Write distinct leaves in ascending order into each row of `out`, uint32[n, k].
 
     Each is drawn with probability proportional to its weight among those that are left.

@@ -78,20 +78,14 @@ def draw_batch(sampling: Sampling, worker: Integer, step: Integer, out: NDArray[
         size = sampling.starts[worker + 1] - first
     n = np.uint64(step) * np.uint64(out.size)
     for i in range(out.size):
-        if sampling.is_reshuffled:
-            place = shuffled(draw(key, n // size), n % size, size)
-        else:
-            place = below(draw(key, n), size)
+        place = shuffled(draw(key, n // size), n % size, size) if sampling.is_reshuffled else below(draw(key, n), size)
         out[i] = sampling.members[first + place] if is_divided else place
         n += _ONE
 
 
 @compiled
 def fill_batches(
-    sampling: Sampling,
-    workers: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    out: NDArray[np.uint32],
+    sampling: Sampling, workers: NDArray[np.int64], steps: NDArray[np.int64], out: NDArray[np.uint32]
 ) -> None:
     """Write the batch of ``workers[j]`` at ``steps[j]`` into the row j of `out`, uint32[m, b]."""
     for j in range(workers.size):

@@ -115,11 +115,7 @@ def shared(halves: Halves) -> Kernels:
                 if held.fills[r]:
                     keep(held.server, held.versions, slot)
             elif row.verb == PUSH:
-                at, sent, g = (
-                    stepping(row, 0, order),
-                    sending(row, order),
-                    gradients[held.number[r]],
-                )
+                at, sent, g = (stepping(row, 0, order), sending(row, order), gradients[held.number[r]])
                 message(held.h, held.versions, slot, at, sent, g, row.first, held.round)
                 if row.members > 0:
                     at = applying(row, order)

@@ -130,9 +130,8 @@ def next_time(worker, steps, room, progress, is_atomic):
 
 @compiled
 def start(
-    order: Order, steps: Steps, data: Sparse, room: Room, sampling: Sampling, progress: Progress,
-    is_atomic: bool,
-) -> None:  # fmt: skip
+    order: Order, steps: Steps, data: Sparse, room: Room, sampling: Sampling, progress: Progress, is_atomic: bool
+) -> None:
     """Put the first access of every core into the heap."""
     for worker in range(order.workers):
         progress.step[worker] = steps.first[worker]

@@ -67,9 +67,7 @@ def fill(
 
 
 @compiled
-def waves(
-    worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers: int, most: int
-) -> Integers:
+def waves(worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers: int, most: int) -> Integers:
     """Return the first row of each wave, and the number of rows.
 
     A wave is as many rows in a row as possible whose steps start from what is fixed before the wave

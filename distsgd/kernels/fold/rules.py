@@ -53,9 +53,14 @@ def _maximum(one: float, other: float) -> float:
 
 
 _NUMBERS = {
-    "divide": _divide, "sqrt": math.sqrt, "where": _where, "minimum": _minimum,
-    "maximum": _maximum, "nan": math.nan, "inf": math.inf,
-}  # fmt: skip
+    "divide": _divide,
+    "sqrt": math.sqrt,
+    "where": _where,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "nan": math.nan,
+    "inf": math.inf,
+}
 """What formulas call, for one coordinate."""
 
 
@@ -349,9 +354,14 @@ def loops(halves: Halves) -> Loops:
         exec(formula.source(name), namespace)
         namespace[name] = specialised(namespace[name])
     parts = (
-        shared_source, private_source, support_source, interleaved_source, server_source,
-        lock_free_source, gathered_source,
-    )  # fmt: skip
+        shared_source,
+        private_source,
+        support_source,
+        interleaved_source,
+        server_source,
+        lock_free_source,
+        gathered_source,
+    )
     source = "".join(part(names) for part in parts)
     exec(source, namespace)
     generated = re.findall(r"^def (\w+)", source, re.MULTILINE)

@@ -23,9 +23,7 @@ def compiled_slope(slope: Callable[[float, float], float]) -> Callable[[float, f
 
 
 @compiled
-def row_margin(
-    values: NDArray[np.float64], place: NDArray[np.uint32], point: NDArray[np.float64]
-) -> float:
+def row_margin(values: NDArray[np.float64], place: NDArray[np.uint32], point: NDArray[np.float64]) -> float:
     """Return the inner product of one row's `values`, float64[k], and the kept coordinates."""
     margin = 0.0
     for k in range(values.size):
@@ -35,11 +33,7 @@ def row_margin(
 
 @specialised
 def add_row_gradient(
-    support: Support,
-    row: Integer,
-    place: NDArray[np.uint32],
-    point: NDArray[np.float64],
-    out: NDArray[np.float64],
+    support: Support, row: Integer, place: NDArray[np.uint32], point: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:
     """Add one sample's gradient to the kept coordinates of `out`, which are laid out like `point`.
 
@@ -58,10 +52,7 @@ def add_row_gradient(
 
 @specialised
 def batch_gradients(
-    support: Support,
-    points: NDArray[np.float64],
-    batches: NDArray[np.uint32],
-    out: NDArray[np.float64],
+    support: Support, points: NDArray[np.float64], batches: NDArray[np.uint32], out: NDArray[np.float64]
 ) -> None:
     """Write the mean gradient of the batch j at the point j into the row j of `out`, float64[m, d].
 

@@ -27,11 +27,7 @@ def shift_logits(biases: NDArray[np.float64], logits: NDArray[np.float64]) -> No
 
 
 @compiled
-def softmax_slopes(
-    exponentials: NDArray[np.float64],
-    labels: NDArray[np.uint32],
-    batches: NDArray[np.integer],
-) -> None:
+def softmax_slopes(exponentials: NDArray[np.float64], labels: NDArray[np.uint32], batches: NDArray[np.integer]) -> None:
     r"""Turn exponentials, float64[m, b, c], into slopes (softmax - one-hot) / b, in place."""
     m, batch, classes = exponentials.shape
     for j in range(m):

@@ -60,9 +60,7 @@ def arranged(
     rows: Sparse, is_popular: NDArray[np.bool_], place: NDArray[np.uint32]
 ) -> tuple[Sparse, NDArray[np.uint64]]:
     """Return `rows` with their columns at other places, and where the popular ones of each end."""
-    out = rows._replace(
-        values=np.empty(rows.values.size), columns=np.empty(rows.columns.size, np.uint32)
-    )
+    out = rows._replace(values=np.empty(rows.values.size), columns=np.empty(rows.columns.size, np.uint32))
     others = np.empty(rows.shape[0], np.uint64)
     put_popular_first(rows, is_popular, place, out, others)
     return out, others
@@ -95,14 +93,8 @@ def gathering(halves: Halves) -> Loop:
                     margin = margin_row(h, copy, columns, entries, first, middle, at)
                     margin += margin_row(h, S, columns, entries, middle, end, at)
                     change = slope(margin, labels[sample])
-                    change_row(
-                        h, copy, columns, entries, first, middle, change, shrink, at, sent,
-                        applied, locks, 0,
-                    )  # fmt: skip
-                    change_row(
-                        h, S, columns, entries, middle, end, change, shrink, at, sent, applied,
-                        locks, 0,
-                    )  # fmt: skip
+                    change_row(h, copy, columns, entries, first, middle, change, shrink, at, sent, applied, locks, 0)
+                    change_row(h, S, columns, entries, middle, end, change, shrink, at, sent, applied, locks, 0)
                     sample += np.uint64(1)
                     taken += 1
             exchange(S, copy, base)

@@ -177,10 +177,7 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
                 if is_locked:
                     for entry in range(first, end):
                         hold(locks, columns[entry], owner)
-                change_row(
-                    h, S, columns, entries, first, end, change, shrink, at, sent, applied, locks,
-                    owner,
-                )  # fmt: skip
+                change_row(h, S, columns, entries, first, end, change, shrink, at, sent, applied, locks, owner)
                 if is_locked:
                     for entry in range(first, end):
                         release(locks, columns[entry])

@@ -141,9 +141,7 @@ def next_verb(plan: Plan, step: int) -> int:
 
 
 @compiled
-def compute(
-    plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray
-) -> None:
+def compute(plan: Plan, server: Record, worker: Record, failure: Record, law: Record, samples: np.ndarray) -> None:
     """Let a worker take steps until a verb is due; its time is NaN if that cannot be computed."""
     if worker.pushed == worker.step:
         worker.oldest = worker.read

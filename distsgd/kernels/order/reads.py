@@ -39,9 +39,7 @@ def fill_reads(read: np.ndarray, rows: np.ndarray) -> int:
 
 
 @compiled
-def _write(
-    row: np.record, time: float, worker: int, verb: int, step: int, version: int, read: int
-) -> None:
+def _write(row: np.record, time: float, worker: int, verb: int, step: int, version: int, read: int) -> None:
     row.time, row.sent, row.done = time, time, time
     row.worker, row.verb = worker, verb
     row.step, row.version, row.read = step, version, read

@@ -115,13 +115,7 @@ def receive(plan: Plan, server: Record, sent: float, link_s: float) -> float:
 
 @compiled
 def serve_push(
-    plan: Plan,
-    server: Record,
-    worker: Record,
-    held: Record,
-    members: np.ndarray,
-    row: Record,
-    w: int,
+    plan: Plan, server: Record, worker: Record, held: Record, members: np.ndarray, row: Record, w: int
 ) -> None:
     """Apply a push, hold it for its round, or drop it."""
     time = receive(plan, server, worker.time, plan.push_s)
@@ -191,9 +185,7 @@ def release(plan: Plan, worker: Record, row: Record, told: float) -> None:
 
 
 @compiled
-def serve_pull(
-    plan: Plan, server: Record, worker: Record, held: Record, row: Record, w: int
-) -> None:
+def serve_pull(plan: Plan, server: Record, worker: Record, held: Record, row: Record, w: int) -> None:
     """Answer a pull, or let it wait while its worker is too far ahead."""
     if plan.has_bound and worker.pushed - server.slowest > plan.bound:
         worker.verb = WAIT

@@ -150,9 +150,7 @@ class Forks:
             self._pipes.pop(role).close()
         return roles
 
-    def _waited(
-        self, processes: Collection[int], listened: Collection[Connection]
-    ) -> dict[int, End]:
+    def _waited(self, processes: Collection[int], listened: Collection[Connection]) -> dict[int, End]:
         waited = nursery.wait(self._pipe, processes, None, listened)
         if waited.message is not None:
             self._messages.append(waited.message)

@@ -121,7 +121,11 @@ def run_of(case: Launch, outcome: Outcome, folder: Path, kind: Kind) -> Run:
     status, known = checkpoint.description.status, case.settings(kind)
     points = [Point(one.update, *one.evaluation) for one in judged]
     return Run(
-        x=x, history=history(case.algorithm, case.problem, trace, points, known), trace=trace,
-        status=status, diverged_at=last.update if status == "diverged" else None,
-        settings=known, counts=outcome.counts,
-    )  # fmt: skip
+        x=x,
+        history=history(case.algorithm, case.problem, trace, points, known),
+        trace=trace,
+        status=status,
+        diverged_at=last.update if status == "diverged" else None,
+        settings=known,
+        counts=outcome.counts,
+    )

@@ -47,20 +47,26 @@ def stream_of(case: Launch) -> Stream:
 
 
 def server_case(  # noqa: PLR0917 # what a server is told, in the order of `ServerCase`
-    case: Launch,
-    start: NDArray[np.float64],
-    layout: Layout,
-    sessions: Mapping[int, int],
-    origin: float,
-    folder: Path,
+    case: Launch, start: NDArray[np.float64], layout: Layout, sessions: Mapping[int, int], origin: float, folder: Path
 ) -> ServerCase:
     """Return a run as its servers see it."""
     return ServerCase(
-        algorithm=case.algorithm, start=start, layout=layout, batch=case.batch,
-        samples=case.problem.samples, budget=_budget(case), sessions=sessions, origin=origin,
-        folder=folder, seed=case.seed, staleness=case.staleness, target=case.target,
-        on_loss=case.on_loss, heartbeat_s=case.heartbeat_s, checkpoint_every_s=case.checkpoint_s,
-    )  # fmt: skip
+        algorithm=case.algorithm,
+        start=start,
+        layout=layout,
+        batch=case.batch,
+        samples=case.problem.samples,
+        budget=_budget(case),
+        sessions=sessions,
+        origin=origin,
+        folder=folder,
+        seed=case.seed,
+        staleness=case.staleness,
+        target=case.target,
+        on_loss=case.on_loss,
+        heartbeat_s=case.heartbeat_s,
+        checkpoint_every_s=case.checkpoint_s,
+    )
 
 
 def _budget(case: Launch) -> Budget:
@@ -90,9 +96,7 @@ class Parties:
     def __init__(self, case: Launch, folder: Path) -> None:
         self._case, self._folder = case, folder
         self._layout, self._start = layout_of(case), case.problem.start(case.seed)
-        self._common = Case(
-            case.algorithm, case.problem, stream_of(case), self._start, case.workers
-        )
+        self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.workers)
         self._sessions: dict[int, int] = {}
         for number in (*range(case.workers), LAUNCHER, EVALUATOR, LEAD):
             self.renew(number)
@@ -132,9 +136,7 @@ class Parties:
     def serve(self, shard: int, life: int) -> None:
         """Be a shard of the server."""
         _call_it(f"server {shard}")
-        case = server_case(
-            self._case, self._start, self._layout, self._sessions, self._origin, self._folder
-        )
+        case = server_case(self._case, self._start, self._layout, self._sessions, self._origin, self._folder)
         gate = gates(self._listening, self._keys)[shard]
         followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
         serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells)

@@ -150,10 +150,16 @@ class Supervision:
         """Return how far the run has come."""
         state = self._state
         return Progress(
-            state.updates, state.gradients, self._crew.seconds,
-            math.nan if state.loss is None else state.loss, state.staleness, len(state.alive),
-            self._n_lost, self._n_unsaved + state.unsaved, state.saved,
-        )  # fmt: skip
+            state.updates,
+            state.gradients,
+            self._crew.seconds,
+            math.nan if state.loss is None else state.loss,
+            state.staleness,
+            len(state.alive),
+            self._n_lost,
+            self._n_unsaved + state.unsaved,
+            state.saved,
+        )
 
     def outcome(self) -> Outcome:
         """Return what the run leaves."""

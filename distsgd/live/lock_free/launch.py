@@ -83,9 +83,10 @@ def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) ->
     support = check_lock_free(case)
     job = Job(case, epochs_of(case), block or block_of(case.problem.samples))
     check_memory(
-        needed_bytes(case, support), f"{case.algorithm.name} on {case.problem.name}",
+        needed_bytes(case, support),
+        f"{case.algorithm.name} on {case.problem.name}",
         "use fewer samples or features, or another machine",
-    )  # fmt: skip
+    )
     with nursery(keep, job) as pipe:
         outcome = _followed(pipe, hooks)
     return _run(case, outcome)
@@ -214,10 +215,10 @@ def _row(case: Launch, point: Point) -> dict[str, Any]:
     """Return a row of the history; whatever has no meaning here is NaN: there are no messages."""
     whole, rest = divmod(point.update, steps_of(case))
     known = {
-        "update": point.update, "gradients": point.update,
+        "update": point.update,
+        "gradients": point.update,
         "epoch": whole + min(1.0, rest * case.batch / case.problem.samples),
-        "wall_seconds": point.wall_seconds, **point.evaluation._asdict(),
-    }  # fmt: skip
-    return dict.fromkeys(HISTORY, math.nan) | {
-        name: known[name] for name in known if name in HISTORY
+        "wall_seconds": point.wall_seconds,
+        **point.evaluation._asdict(),
     }
+    return dict.fromkeys(HISTORY, math.nan) | {name: known[name] for name in known if name in HISTORY}

@@ -177,9 +177,7 @@ class Tools:
         _, usual = self.job.epochs[0].share(worker, case.workers)
         schedule = case.algorithm.schedule
         factor = 1.0 if schedule is None else float(schedule(float(epoch.number)))
-        chunk = kernels.Chunk(
-            worker, case.workers, first, epoch.version, epoch.number * usual, factor, case.batch
-        )
+        chunk = kernels.Chunk(worker, case.workers, first, epoch.version, epoch.number * usual, factor, case.batch)
         return chunk, count
 
     def free(self, worker: int) -> None:
@@ -238,9 +236,7 @@ def _numbers(n: int) -> NDArray[np.int64]:
     return np.frombuffer(shared(8 * n), np.int64)
 
 
-def status_of(
-    x: NDArray[np.float64], loss: float, target: float | None, *, is_stopped: bool
-) -> str:
+def status_of(x: NDArray[np.float64], loss: float, target: float | None, *, is_stopped: bool) -> str:
     """Return how a run ends here, or "done" if it may go on."""
     if not (math.isfinite(loss) and np.isfinite(x).all()):
         return "diverged"
@@ -324,10 +320,14 @@ class Crew:
         self.is_stopped |= is_stopped
         n_updates = epoch.version + int(self.tools.memory.taken.sum())
         progress = Progress(
-            updates=n_updates, gradients=n_updates, wall_seconds=self._seconds + seconds,
-            loss=self.points[-1].evaluation.loss, staleness=math.nan,
-            alive=len(self._workers), lost=self.lost,
-        )  # fmt: skip
+            updates=n_updates,
+            gradients=n_updates,
+            wall_seconds=self._seconds + seconds,
+            loss=self.points[-1].evaluation.loss,
+            staleness=math.nan,
+            alive=len(self._workers),
+            lost=self.lost,
+        )
         self._pipe.send(progress)
 
 

@@ -140,10 +140,7 @@ def check_memory(needed_bytes: float, what: str, advice: str) -> None:
     """Raise a `ConfigError` if there is not enough memory for `what`; `advice` says what to do."""
     free_bytes = _free_bytes()
     if needed_bytes > free_bytes:
-        msg = (
-            f"{what} needs {needed_bytes / 1e9:.1f} GB of shared memory, "
-            f"{free_bytes / 1e9:.1f} GB are free; {advice}"
-        )
+        msg = f"{what} needs {needed_bytes / 1e9:.1f} GB of shared memory, {free_bytes / 1e9:.1f} GB are free; {advice}"
         raise ConfigError(msg)
 
 
@@ -160,11 +157,7 @@ def _free_bytes() -> float:
 def _started(end: socket.socket) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"from {__name__} import serve; serve({end.fileno()}, {os.getpid()})",
-        ],
+        [sys.executable, "-c", f"from {__name__} import serve; serve({end.fileno()}, {os.getpid()})"],
         env=os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         pass_fds=[end.fileno()],
@@ -211,10 +204,7 @@ def _receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever was sent
 
 
 def wait(
-    pipe: Connection,
-    processes: Collection[int],
-    timeout_s: float | None = None,
-    others: Collection[Connection] = (),
+    pipe: Connection, processes: Collection[int], timeout_s: float | None = None, others: Collection[Connection] = ()
 ) -> Waited:
     """Wait for a message of the parent, the end of a forked process, or something to read.
 

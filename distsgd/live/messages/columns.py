@@ -60,9 +60,7 @@ class SharedVectors:
     def __init__(self, layout: Layout, block: memoryview) -> None:
         d, w = layout.dimension, layout.workers
         numbers = np.frombuffer(block, np.float64, layout.shared_bytes // 8)
-        inbox, outbox, snapshot = np.split(
-            numbers, np.cumsum([w * layout.n_reads * d, w * 2 * layout.n_message * d])
-        )
+        inbox, outbox, snapshot = np.split(numbers, np.cumsum([w * layout.n_reads * d, w * 2 * layout.n_message * d]))
         self._n_shards = layout.shards
         self._inbox = inbox.reshape(w, layout.n_reads, d)
         self._outbox = outbox.reshape(w, 2, layout.n_message, d)
@@ -70,9 +68,7 @@ class SharedVectors:
         slices = [layout.slice(shard) for shard in range(layout.shards)]
         # a view takes as long to make as a small slice to copy
         self._inboxes = [[list(box[:, own]) for box in self._inbox] for own in slices]
-        self._outboxes = [
-            [[list(box[:, own]) for box in boxes] for boxes in self._outbox] for own in slices
-        ]
+        self._outboxes = [[[list(box[:, own]) for box in boxes] for boxes in self._outbox] for own in slices]
         self._snapshots = [snapshot[own] for own in slices]
 
     def post(self, worker: int, push: int, columns: Columns) -> list[Frames]:

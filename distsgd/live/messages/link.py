@@ -82,18 +82,25 @@ class Link:
         self._sequence, self._life, self._resumed = 0, 0, 0.0
 
     def ask(
-        self, kind: Kind, *, push: int = 0, step: int = 0, version: int = 0,
-        frames: Sequence[Frames] | None = None,
-    ) -> int:  # fmt: skip
+        self, kind: Kind, *, push: int = 0, step: int = 0, version: int = 0, frames: Sequence[Frames] | None = None
+    ) -> int:
         """Send a request, with the `frames` of each shard, and return its sequence number."""
         self._sequence += 1
         peer = self._peer
         header = encode(
             Header(
-                kind, peer.number, self._life, peer.session, self._sequence, push, step, version,
-                peer.now(), self._resumed,
+                kind,
+                peer.number,
+                self._life,
+                peer.session,
+                self._sequence,
+                push,
+                step,
+                version,
+                peer.now(),
+                self._resumed,
             )
-        )  # fmt: skip
+        )
         request = _Request([(header, *own) for own in frames or self._none])
         self._open[self._sequence] = request
         for socket, message in zip(self._sockets, request.messages, strict=True):

@@ -161,9 +161,13 @@ class Desk:
     """How long `recv_multipart` waits [ms]."""
 
     def __init__(
-        self, requests: Sequence[_Ring], replies: Sequence[_Ring],
-        counters: tuple[int, Sequence[int]], told: NDArray[np.uint64], router: Socket,
-    ) -> None:  # fmt: skip
+        self,
+        requests: Sequence[_Ring],
+        replies: Sequence[_Ring],
+        counters: tuple[int, Sequence[int]],
+        told: NDArray[np.uint64],
+        router: Socket,
+    ) -> None:
         self._shard, workers = counters
         self._requests, self._told, self._router = requests, told, router
         self._seen = [0] * len(workers)

@@ -108,10 +108,7 @@ def gates(listening: list[str], keys: Keys | None = None) -> list[Gate]:
     if keys is None:
         return [Gate(endpoint) for endpoint in listening]
     admitted = frozenset(pair.public for pair in keys.peers.values())
-    return [
-        Gate(endpoint, own, admitted)
-        for endpoint, own in zip(listening, keys.shards, strict=True)
-    ]  # fmt: skip
+    return [Gate(endpoint, own, admitted) for endpoint, own in zip(listening, keys.shards, strict=True)]
 
 
 def doors(listening: list[str], peer: int, keys: Keys | None = None) -> list[Door]:
@@ -119,8 +116,7 @@ def doors(listening: list[str], peer: int, keys: Keys | None = None) -> list[Doo
     if keys is None:
         return [Door(endpoint) for endpoint in listening]
     return [
-        Door(endpoint, shard.public, keys.peers[peer])
-        for endpoint, shard in zip(listening, keys.shards, strict=True)
+        Door(endpoint, shard.public, keys.peers[peer]) for endpoint, shard in zip(listening, keys.shards, strict=True)
     ]
 
 

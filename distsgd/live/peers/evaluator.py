@@ -73,9 +73,7 @@ class Points:
         return self._number - number
 
 
-def evaluate(
-    case: Launch, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False
-) -> None:
+def evaluate(case: Launch, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
     """Judge models until the run is over.
 
     Parameters
@@ -104,9 +102,7 @@ def evaluate(
 class _Evaluator:
     """The loop of the evaluator."""
 
-    def __init__(
-        self, case: Launch, vectors: Vectors, link: Link, peer: Peer, pipe: Connection
-    ) -> None:
+    def __init__(self, case: Launch, vectors: Vectors, link: Link, peer: Peer, pipe: Connection) -> None:
         self._case, self._vectors, self._link = case, vectors, link
         self._peer, self._pipe, self._points = peer, pipe, Points(case)
         self._n_skipped, self._version, self._losses = 0, -1, b""

@@ -16,20 +16,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from distsgd.algorithm import (
-    Algorithm,
-    At,
-    Cycle,
-    Pull,
-    Push,
-    Rules,
-    State,
-    Step,
-    Verb,
-    floats,
-    is_memoryless,
-    verb,
-)
+from distsgd.algorithm import Algorithm, At, Cycle, Pull, Push, Rules, State, Step, Verb, floats, is_memoryless, verb
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import DELAY
@@ -64,9 +51,7 @@ class Case(NamedTuple):
         return bool(push.quorum_of(self.workers) > 1 or push.backup > 0)
 
 
-def work(
-    case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0
-) -> None:
+def work(case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
     """Be a worker until the run is over.
 
     Parameters
@@ -192,9 +177,7 @@ class _Push(NamedTuple):
 class _Worker:
     """The loop of a worker, over the replies of the servers."""
 
-    def __init__(
-        self, case: Case, vectors: Vectors, number: int, link: Link, delays: _Delays
-    ) -> None:
+    def __init__(self, case: Case, vectors: Vectors, number: int, link: Link, delays: _Delays) -> None:
         self._case, self._vectors, self._number = case, vectors, number
         self._link, self._delays = link, delays
         self._replica = Replica(case, number)

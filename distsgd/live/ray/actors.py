@@ -147,16 +147,16 @@ class Worker(Actor):
         """Work for the servers of `seat`, and return whether there are others by now."""
         common, launch = self._common, self._common.launch
         work(
-            common.case, FrameVectors(common.layout), self._peer(seat),
-            delay=launch.delays[seat.number], heartbeat_s=launch.heartbeat_s,
-        )  # fmt: skip
+            common.case,
+            FrameVectors(common.layout),
+            self._peer(seat),
+            delay=launch.delays[seat.number],
+            heartbeat_s=launch.heartbeat_s,
+        )
         return self._seat is not seat
 
     def _peer(self, seat: Seat) -> Peer:
-        return Peer(
-            seat.number, seat.session, seat.doors, seat.origin,
-            is_over=lambda: self._seat is not seat,
-        )  # fmt: skip
+        return Peer(seat.number, seat.session, seat.doors, seat.origin, is_over=lambda: self._seat is not seat)
 
 
 class Evaluator(Actor):

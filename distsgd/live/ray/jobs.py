@@ -119,9 +119,11 @@ def submit(client: Any, order: Order, job: str) -> None:  # noqa: ANN401 # a cla
     folder = f"~/distsgd/{job}" if order.storage is None else shlex.quote(order.storage)
     with tempfile.TemporaryDirectory() as staged:
         client.submit_job(
-            entrypoint=entrypoint(order, folder), submission_id=job,
-            runtime_env=environment(order.file, Path(staged)), metadata={"folder": folder},
-        )  # fmt: skip
+            entrypoint=entrypoint(order, folder),
+            submission_id=job,
+            runtime_env=environment(order.file, Path(staged)),
+            metadata={"folder": folder},
+        )
 
 
 def entrypoint(order: Order, folder: str) -> str:
@@ -135,9 +137,10 @@ def check_size(file: Path) -> None:
     """Raise a `ConfigError` if the folder of the experiment `file` is more than Ray takes."""
     folder = file.absolute().parent
     sizes = {
-        path: path.stat().st_size for path in folder.rglob("*")
+        path: path.stat().st_size
+        for path in folder.rglob("*")
         if path.is_file() and not _is_left_behind(path.relative_to(folder))
-    }  # fmt: skip
+    }
     if sum(sizes.values()) <= LARGEST_BYTES:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]

@@ -98,9 +98,7 @@ def shortage(session: Session, case: Launch) -> str:
     """Return what a run needs and what the cluster has, as the beginning of a sentence."""
     needs = case.ray.total(case.shards, case.workers)
     has, free = session.ray.cluster_resources(), session.ray.available_resources()
-    there = ", ".join(
-        f"{has.get(name, 0.0):g} {_unit(name)} ({free.get(name, 0.0):g} free)" for name in needs
-    )
+    there = ", ".join(f"{has.get(name, 0.0):g} {_unit(name)} ({free.get(name, 0.0):g} free)" for name in needs)
     return (
         f"the run needs {_listed(needs)} ({_counted(case.shards, 'server shard')} +"
         f" {_counted(case.workers, 'worker')} + 1 evaluator), the cluster has {there}"

@@ -63,8 +63,13 @@ class Actors:
     """
 
     def __init__(
-        self, session: Session, group: Any, launch: Launch, folder: Path, run: str  # noqa: ANN401 # ray ships no types
-    ) -> None:  # fmt: skip
+        self,
+        session: Session,
+        group: Any,  # noqa: ANN401 # ray ships no types
+        launch: Launch,
+        folder: Path,
+        run: str,
+    ) -> None:
         self._session, self._ray, self._group = session, session.ray, group
         self._launch, self._folder, self._run = launch, folder, run
         layout, start = layout_of(launch), launch.problem.start(launch.seed)
@@ -140,9 +145,7 @@ class Actors:
 
     def kill(self, roles: Collection[Role]) -> None:
         """End actors; `wait` will not return their ends."""
-        self._starting = {
-            one: start for one, start in self._starting.items() if start.role not in roles
-        }
+        self._starting = {one: start for one, start in self._starting.items() if start.role not in roles}
         self._working = {one: role for one, role in self._working.items() if role not in roles}
         for role in self._actors.keys() & set(roles):
             self._ray.kill(self._actors.pop(role))
@@ -177,9 +180,7 @@ class Actors:
         counts = {"server": launch.shards, "worker": launch.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]
         waiting = {self._meeting(role): role for role in roles}
-        _, late = self._ray.wait(
-            list(waiting), num_returns=len(waiting), timeout=launch.ray.patience
-        )
+        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.ray.patience)
         if late:
             raise self._no_room(waiting[late[0]])
         self._meetings = {role: reference for reference, role in waiting.items()}
@@ -199,23 +200,28 @@ class Actors:
         again = f"-{self._n_started[role]}" if self._n_started[role] > 1 else ""
         strategies = package("ray.util.scheduling_strategies")
         resources = dict(getattr(self._launch.ray, role.name))
-        actor = self._ray.remote(_KINDS[role.name]).options(
-            name=f"{self._run}-{str(role).replace(' ', '-')}{again}",
-            num_cpus=resources.pop("CPU", 0), num_gpus=resources.pop("GPU", 0),
-            memory=resources.pop("memory", None), resources=resources,
-            max_concurrency=_THREADS[role.name], max_restarts=0,
-            scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=self._bundle(role)
-            ),
-        ).remote(self._sent)  # fmt: skip
+        actor = (
+            self._ray.remote(_KINDS[role.name])
+            .options(
+                name=f"{self._run}-{str(role).replace(' ', '-')}{again}",
+                num_cpus=resources.pop("CPU", 0),
+                num_gpus=resources.pop("GPU", 0),
+                memory=resources.pop("memory", None),
+                resources=resources,
+                max_concurrency=_THREADS[role.name],
+                max_restarts=0,
+                scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(
+                    self._group, placement_group_bundle_index=self._bundle(role)
+                ),
+            )
+            .remote(self._sent)
+        )
         self._actors[role] = actor
         return actor
 
     def _bundle(self, role: Role) -> int:
         shards, workers = self._launch.shards, self._launch.workers
-        return (
-            role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
-        )
+        return role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
 
     def _open_servers(self) -> list[float]:
         """Start all shards, and return how far their clocks are ahead; try again if one dies."""
@@ -249,9 +255,7 @@ class Actors:
     def _serve(self, shard: int, origin: float) -> None:
         role, gate = Role("server", shard), gates(self._listening, self._keys)[shard]
         common = self._common
-        case = server_case(
-            common.launch, common.case.start, common.layout, self._sessions, origin, self._folder
-        )
+        case = server_case(common.launch, common.case.start, common.layout, self._sessions, origin, self._folder)
         followers = () if shard else self._doors(LEAD)[1:]
         post = Post(case, shard, gate, followers)
         self._working[self._actors[role].serve.remote(post, self._life)] = role

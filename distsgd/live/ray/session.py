@@ -97,9 +97,14 @@ def _own(processes: int | None) -> Iterator[Session]:
     with _folder() as folder:
         try:
             _start(
-                address=LOCAL, num_cpus=processes, num_gpus=0, object_store_memory=STORE_BYTES,
-                include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
-            )  # fmt: skip
+                address=LOCAL,
+                num_cpus=processes,
+                num_gpus=0,
+                object_store_memory=STORE_BYTES,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
             yield Session(ray)
         finally:
             ray.shutdown()
@@ -127,9 +132,7 @@ def _folder() -> Iterator[str]:
     """Give a folder for Ray's sockets and logs."""
     usual = tempfile.gettempdir()
     parent = usual if len(usual) + len("/ray-12345678") <= LONGEST_FOLDER else "/tmp"
-    with tempfile.TemporaryDirectory(
-        prefix="ray-", dir=parent, ignore_cleanup_errors=True
-    ) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield folder
 
 

@@ -34,9 +34,8 @@ PATIENCE_S = 300.0
 
 
 def work(
-    do: Callable[[Common, Piece], Done], common: Common, pieces: Sequence[Piece], *,
-    processes: int | None = None,
-) -> Iterator[tuple[Piece, Done]]:  # fmt: skip
+    do: Callable[[Common, Piece], Done], common: Common, pieces: Sequence[Piece], *, processes: int | None = None
+) -> Iterator[tuple[Piece, Done]]:
     """Do every piece of work as a task of Ray, and give each with its result as it is done.
 
     Parameters
@@ -123,8 +122,7 @@ def _own_error(error: Any) -> Exception:  # noqa: ANN401 # a class of ray, which
     missing = re.search(r"No module named '([^']+)'", str(error))
     if missing:
         return ConfigError(
-            f"a node of the Ray cluster has no package {missing[1]}; install distsgd there with all"
-            " it needs"
+            f"a node of the Ray cluster has no package {missing[1]}; install distsgd there with all it needs"
         )
     cause: Exception = error.cause or error
     return cause

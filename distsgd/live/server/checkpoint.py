@@ -99,9 +99,7 @@ def read_file(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def save_columns(
-    folder: Path, name: Name, shard: int, columns: Mapping[str, NDArray[np.float64]]
-) -> None:
+def save_columns(folder: Path, name: Name, shard: int, columns: Mapping[str, NDArray[np.float64]]) -> None:
     """Write a shard's part."""
     buffer = io.BytesIO()
     np.savez(buffer, **columns)  # type: ignore[arg-type] # columns are arrays

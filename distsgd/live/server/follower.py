@@ -59,9 +59,7 @@ class Follower:
             return
         self._waits_since = now if self._waits_since is None else self._waits_since
         worker = self._queue[0].worker
-        has_left = any(
-            one.action == Action.LEAVE and one.worker == worker for one in self._queue
-        )  # fmt: skip
+        has_left = any(one.action == Action.LEAVE and one.worker == worker for one in self._queue)
         if has_left and now - self._waits_since > _PATIENCE * self._heartbeat_s:
             msg = (
                 f"shard {self._shard.number}: a push of worker {worker} has come to the lead alone;"

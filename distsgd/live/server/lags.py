@@ -56,9 +56,7 @@ class Lags:
     def _draw(self, worker: int, n: int) -> list[float]:
         values = self._law.sample(self._seed, READS, worker, n)  # type: ignore[union-attr] # a law draws
         if np.isnan(values).any():
-            msg = (
-                f"staleness must be a law of numbers, but {self._law} gives others; choose another"
-            )
+            msg = f"staleness must be a law of numbers, but {self._law} gives others; choose another"
             raise ConfigError(msg)
         found: list[float] = np.minimum(values, MOST).tolist()
         return found

@@ -7,17 +7,7 @@ import msgspec
 
 from distsgd.errors import WireError
 from distsgd.live.messages.sockets import Socket
-from distsgd.live.messages.wire import (
-    EVALUATOR,
-    LAUNCHER,
-    LEAD,
-    LOSSES,
-    Header,
-    Kind,
-    Phase,
-    State,
-    encode,
-)  # fmt: skip
+from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, Phase, State, encode
 from distsgd.live.server.admission import Heard, hear
 from distsgd.live.server.checkpoint import Checkpoint, Evaluation, Status
 from distsgd.live.server.decisions import Action, Decision, encode_decisions
@@ -28,10 +18,7 @@ from distsgd.live.server.shard import Shard
 MISSED_BEATS = 5
 """A worker that was not heard for so many heartbeats is given up."""
 
-_ASKS = {
-    LAUNCHER: {Kind.STATUS, Kind.GONE, Kind.ADMIT, Kind.STOP},
-    EVALUATOR: {Kind.SNAPSHOT, Kind.EVALUATED},
-}
+_ASKS = {LAUNCHER: {Kind.STATUS, Kind.GONE, Kind.ADMIT, Kind.STOP}, EVALUATOR: {Kind.SNAPSHOT, Kind.EVALUATED}}
 
 
 class Lead:
@@ -54,10 +41,16 @@ class Lead:
     """
 
     def __init__(
-        self, shard: Shard, order: Order, followers: Sequence[Socket], *,
-        heartbeat_s: float, checkpoint_every_s: float, target: float | None = None,
+        self,
+        shard: Shard,
+        order: Order,
+        followers: Sequence[Socket],
+        *,
+        heartbeat_s: float,
+        checkpoint_every_s: float,
+        target: float | None = None,
         last: Checkpoint | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._shard, self._order, self._followers = shard, order, followers
         self._heartbeat_s, self._target = heartbeat_s, target
         self._saver = Saver(shard, order, 1 + len(followers), checkpoint_every_s, last)
@@ -152,10 +145,14 @@ class Lead:
         """Return how the run is going."""
         newest = self._evaluations[-1:]
         known = State(
-            phase=self._phase(), status=self._status, dropped=dict(self._shard.drops.counts),
-            loss=newest[0][1] if newest else None, evaluated=newest[0][0] if newest else None,
-            saved=self._saver.version, unsaved=self._saver.n_failed,
-        )  # fmt: skip
+            phase=self._phase(),
+            status=self._status,
+            dropped=dict(self._shard.drops.counts),
+            loss=newest[0][1] if newest else None,
+            evaluated=newest[0][0] if newest else None,
+            saved=self._saver.version,
+            unsaved=self._saver.n_failed,
+        )
         return self._order.count(known)
 
     def _phase(self) -> Phase:

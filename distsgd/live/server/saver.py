@@ -10,14 +10,7 @@ import logging
 import math
 
 from distsgd.live.server import checkpoint
-from distsgd.live.server.checkpoint import (
-    Checkpoint,
-    Description,
-    Evaluation,
-    Name,
-    Segment,
-    Status,
-)
+from distsgd.live.server.checkpoint import Checkpoint, Description, Evaluation, Name, Segment, Status
 from distsgd.live.server.service import Order
 from distsgd.live.server.shard import Shard
 
@@ -46,9 +39,7 @@ class Saver:
         What the run goes on from.
     """
 
-    def __init__(
-        self, shard: Shard, order: Order, shards: int, every_s: float, last: Checkpoint | None
-    ) -> None:
+    def __init__(self, shard: Shard, order: Order, shards: int, every_s: float, last: Checkpoint | None) -> None:
         self._shard, self._order, self._shards, self._every_s = shard, order, shards, every_s
         self.n_failed, self.version = 0, None if last is None else last.description.memory.version
         self._segments: list[Segment] = [] if last is None else last.description.segments
@@ -110,9 +101,8 @@ class Saver:
         rows = order.rows.since(self._n_rows)
         segments = [*self._segments, checkpoint.save_rows(folder, name, self._n_rows, rows)]
         description = Description(
-            checkpoint.FORMAT, self._shards, order.is_over, status, order.memory(), segments,
-            evaluations,
-        )  # fmt: skip
+            checkpoint.FORMAT, self._shards, order.is_over, status, order.memory(), segments, evaluations
+        )
         checkpoint.save_description(folder, name, description)
         self._segments, self._n_rows = segments, order.first_open_row()
 

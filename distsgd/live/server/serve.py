@@ -140,34 +140,44 @@ def serve(
             one.sndhwm, one.linger = 0, 1000
         order = _order(case, last)
         lead = Lead(
-            common, order, sockets, heartbeat_s=case.heartbeat_s,
-            checkpoint_every_s=case.checkpoint_every_s, target=case.target, last=last,
-        )  # fmt: skip
+            common,
+            order,
+            sockets,
+            heartbeat_s=case.heartbeat_s,
+            checkpoint_every_s=case.checkpoint_every_s,
+            target=case.target,
+            last=last,
+        )
         look = None if watch is None else partial(watch, order.rows)
         _listen(lead, common, line, case.origin, look)
 
 
-def _shard(
-    case: ServerCase, shard: int, vectors: Vectors, line: Line, *,
-    life: int, last: Checkpoint | None,
-) -> Shard:  # fmt: skip
+def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: int, last: Checkpoint | None) -> Shard:
     own, columns, version = case.layout.slice(shard), None, 0
     if last is not None:
         columns = checkpoint.load_columns(case.folder, last.name, shard)
         version = last.description.memory.version
     store = Store(
-        case.algorithm, case.start[own], case.layout.workers, n_past=_lags(case).longest,
-        columns=columns, version=version,
-    )  # fmt: skip
+        case.algorithm,
+        case.start[own],
+        case.layout.workers,
+        n_past=_lags(case).longest,
+        columns=columns,
+        version=version,
+    )
     peers = {number: Peer(number, session) for number, session in case.sessions.items()}
     return Shard(shard, store, vectors, line, peers=peers, folder=case.folder, life=life)
 
 
 def _order(case: ServerCase, last: Checkpoint | None) -> Order:
     terms = Terms.of(
-        case.algorithm, case.layout.workers, case.budget, case.batch / case.samples,
-        lags=_lags(case), shrinks=case.on_loss == "shrink",
-    )  # fmt: skip
+        case.algorithm,
+        case.layout.workers,
+        case.budget,
+        case.batch / case.samples,
+        lags=_lags(case),
+        shrinks=case.on_loss == "shrink",
+    )
     if last is None:
         return Order(terms)
     return Order(terms, last.description.memory, last.rows)
@@ -178,9 +188,8 @@ def _lags(case: ServerCase) -> Lags:
 
 
 def _listen(
-    party: Lead | Follower, shard: Shard, line: Line, origin: float,
-    look: Callable[[], object] | None = None,
-) -> None:  # fmt: skip
+    party: Lead | Follower, shard: Shard, line: Line, origin: float, look: Callable[[], object] | None = None
+) -> None:
     """Handle what comes, and look at the clock now and then."""
     line.rcvtimeo = int(1e3 * _TICK_S)
     tick_at = 0.0

@@ -41,9 +41,7 @@ class Order:
         ``ROW[n]`` up to that checkpoint.
     """
 
-    def __init__(
-        self, terms: Terms, memory: Memory | None = None, rows: NDArray[np.void] | None = None
-    ) -> None:
+    def __init__(self, terms: Terms, memory: Memory | None = None, rows: NDArray[np.void] | None = None) -> None:
         self._terms, self.rows = terms, Rows(rows)
         self._workers = [Standing(w) for w in range(terms.workers)]
         self.version = self.gradients = self._closed_gradients = 0
@@ -68,11 +66,13 @@ class Order:
     def count(self, state: State) -> State:
         """Return `state` with what is known here."""
         return msgspec.structs.replace(
-            state, updates=self.version, gradients=self.gradients,
+            state,
+            updates=self.version,
+            gradients=self.gradients,
             alive=[one.number for one in self._workers if one.is_started],
             lost=[one.number for one in self._workers if not one.is_alive],
             staleness=sum(self._staleness) / max(1, len(self._staleness)),
-        )  # fmt: skip
+        )
 
     def is_alive(self, worker: int) -> bool:
         """Return whether a worker has not been given up."""
@@ -86,12 +86,9 @@ class Order:
     def memory(self) -> Memory:
         """Return what a checkpoint keeps beside the rows; no push may be held."""
         workers = [
-            WorkerMemory(one.is_alive, one.has_rows, one.served, one.pushed, one.n_pulls)
-            for one in self._workers
+            WorkerMemory(one.is_alive, one.has_rows, one.served, one.pushed, one.n_pulls) for one in self._workers
         ]
-        return Memory(
-            self.version, self.gradients, self._closed_gradients, self._closed_at, workers
-        )
+        return Memory(self.version, self.gradients, self._closed_gradients, self._closed_at, workers)
 
     def serve(self, header: Header, now: float) -> list[Decision]:
         """Take a worker's request, and return what follows from it.
@@ -324,10 +321,9 @@ class Order:
         self._staleness.append(staleness)
         self._decisions.append(
             Decision(
-                Action.CLOSE, step=members[-1].step, version=met, staleness=staleness,
-                factor=factor, time=self._time,
+                Action.CLOSE, step=members[-1].step, version=met, staleness=staleness, factor=factor, time=self._time
             )
-        )  # fmt: skip
+        )
         if self._snapshot is not None:
             self._offer()
         for held in members:
@@ -367,10 +363,13 @@ class Order:
             self._snapshot, self._shown = None, self.version
             self._decisions.append(
                 Decision(
-                    Action.SNAPSHOT, sequence=header.sequence, step=self._closed_gradients,
-                    version=self.version, time=self._closed_at,
+                    Action.SNAPSHOT,
+                    sequence=header.sequence,
+                    step=self._closed_gradients,
+                    version=self.version,
+                    time=self._closed_at,
                 )
-            )  # fmt: skip
+            )
 
     def _finish(self) -> None:
         self.is_over = True
@@ -379,19 +378,13 @@ class Order:
 
     def _decide(self, action: Action, worker: Standing, *, version: int = 0, push: int = 0) -> None:
         self._decisions.append(
-            Decision(
-                action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0,
-                self._time,
-            )
-        )  # fmt: skip
+            Decision(action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0, self._time)
+        )
 
     def _write(self, worker: Standing, verb: int, read: int, done: float) -> None:
         worker.row = self.rows.append(
-            (
-                self._time, worker.sent, done, worker.number, verb, worker.step, self.version,
-                read,
-            )
-        )  # fmt: skip
+            (self._time, worker.sent, done, worker.number, verb, worker.step, self.version, read)
+        )
         worker.has_rows, worker.served, worker.went_on = True, worker.step, done
 
     def _taken(self) -> list[Decision]:

@@ -56,6 +56,4 @@ class Drops:
         self.counts[reason] += 1
         n = self.counts[reason]
         if n & (n - 1) == 0:
-            log.warning(
-                "shard %d dropped a message: %s, %d so far; %s", self._shard, reason, n, why
-            )
+            log.warning("shard %d dropped a message: %s, %d so far; %s", self._shard, reason, n, why)

@@ -37,9 +37,16 @@ class Shard:
     """
 
     def __init__(
-        self, number: int, store: Store, vectors: Vectors, socket: Line, *,
-        peers: dict[int, Peer], folder: Path, life: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        number: int,
+        store: Store,
+        vectors: Vectors,
+        socket: Line,
+        *,
+        peers: dict[int, Peer],
+        folder: Path,
+        life: int = 0,
+    ) -> None:
         self.number, self.life, self.folder = number, life, folder
         self.store, self.vectors, self.peers = store, vectors, peers
         self.drops = Drops(number)
@@ -49,13 +56,20 @@ class Shard:
         self._socket = socket
         self._do = [self._nothing] * (1 + max(Action))
         for action, do in (
-            (Action.START, self._welcome), (Action.JOIN, self._welcome),
+            (Action.START, self._welcome),
+            (Action.JOIN, self._welcome),
             (Action.PULL, self._answer),
-            (Action.HOLD, self._hold), (Action.DROP, self._drop), (Action.CLOSE, store.close),
-            (Action.RELEASE, self._release), (Action.LEAVE, self._leave),
-            (Action.ADMIT, self._admit), (Action.SNAPSHOT, self._show),
-            (Action.CHECKPOINT, self._save), (Action.END, self._end), (Action.STOP, self._stop),
-        ):  # fmt: skip
+            (Action.HOLD, self._hold),
+            (Action.DROP, self._drop),
+            (Action.CLOSE, store.close),
+            (Action.RELEASE, self._release),
+            (Action.LEAVE, self._leave),
+            (Action.ADMIT, self._admit),
+            (Action.SNAPSHOT, self._show),
+            (Action.CHECKPOINT, self._save),
+            (Action.END, self._end),
+            (Action.STOP, self._stop),
+        ):
             self._do[action] = do
 
     def carry_out(self, decisions: Sequence[Decision]) -> None:
@@ -80,13 +94,18 @@ class Shard:
             raise WireError(msg)
 
     def reply(
-        self, peer: Peer, kind: Kind, sequence: int, *,
-        step: int = 0, version: int = 0, time: float = 0.0, frames: Frames = (),
-    ) -> None:  # fmt: skip
+        self,
+        peer: Peer,
+        kind: Kind,
+        sequence: int,
+        *,
+        step: int = 0,
+        version: int = 0,
+        time: float = 0.0,
+        frames: Frames = (),
+    ) -> None:
         """Answer a request, and keep the answer in case that it comes again."""
-        header = Header(
-            kind, peer.number, self.life, peer.session, sequence, 0, step, version, time
-        )
+        header = Header(kind, peer.number, self.life, peer.session, sequence, 0, step, version, time)
         reply = (encode(header), *frames)
         peer.accepted = max(peer.accepted, sequence)
         peer.keep(sequence, reply)
@@ -176,6 +195,11 @@ class Shard:
 
     def _reply_to(self, peer: Peer, kind: Kind, decision: Decision, frames: Frames) -> None:
         self.reply(
-            peer, kind, decision.sequence, step=decision.step, version=decision.version,
-            time=decision.time, frames=frames,
-        )  # fmt: skip
+            peer,
+            kind,
+            decision.sequence,
+            step=decision.step,
+            version=decision.version,
+            time=decision.time,
+            frames=frames,
+        )

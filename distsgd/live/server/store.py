@@ -51,15 +51,21 @@ class Store:
     """
 
     def __init__(
-        self, algorithm: Algorithm, start: NDArray[np.float64], workers: int, *, n_past: int = 0,
-        columns: Mapping[str, NDArray[np.float64]] | None = None, version: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        algorithm: Algorithm,
+        start: NDArray[np.float64],
+        workers: int,
+        *,
+        n_past: int = 0,
+        columns: Mapping[str, NDArray[np.float64]] | None = None,
+        version: int = 0,
+    ) -> None:
         self._workers, self.version = workers, version
         h = floats(algorithm)
         self._state: State = _state(algorithm, h, start, columns or {})
-        self._apply: _Compiled | _Interpreted = (
-            _Compiled if start.size >= COMPILED_FROM else _Interpreted
-        )(algorithm, h)
+        self._apply: _Compiled | _Interpreted = (_Compiled if start.size >= COMPILED_FROM else _Interpreted)(
+            algorithm, h
+        )
         self._reads = algorithm.server.reads
         self._held: list[_Held] = []
         self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
@@ -83,19 +89,16 @@ class Store:
     def detach(self, worker: int) -> None:
         """Copy what a worker has pushed, since its out-box will be written again."""
         self._held = [
-            _Held(one.worker, [np.array(column) for column in one.columns])
-            if one.worker == worker else one
+            _Held(one.worker, [np.array(column) for column in one.columns]) if one.worker == worker else one
             for one in self._held
-        ]  # fmt: skip
+        ]
 
     def close(self, decision: Decision) -> None:
         """Apply the mean of what is held, and raise the version."""
         members = self._held
         if len(members) > 1:  # two pushes of one worker stay in the order in which they came
             members.sort(key=lambda one: one.worker)
-        at = At(
-            decision.version, decision.staleness, self._workers, decision.step, decision.factor
-        )  # fmt: skip
+        at = At(decision.version, decision.staleness, self._workers, decision.step, decision.factor)
         self._state = self._apply(self._state, [one.columns for one in members], at)
         self._held = []
         self.version = decision.version + 1

@@ -37,9 +37,15 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(
-        cls, algorithm: Algorithm, workers: int, budget: Budget, epochs_per_step: float,
-        *, lags: Lags | None = None, shrinks: bool = False,
-    ) -> "Terms":  # fmt: skip
+        cls,
+        algorithm: Algorithm,
+        workers: int,
+        budget: Budget,
+        epochs_per_step: float,
+        *,
+        lags: Lags | None = None,
+        shrinks: bool = False,
+    ) -> "Terms":
         """Return the terms of a run of `algorithm`."""
         cycle = algorithm.cycle
         pull, push, start = verb(cycle, Pull), verb(cycle, Push), verb(cycle, Start)

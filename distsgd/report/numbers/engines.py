@@ -114,9 +114,14 @@ def _agreements(
         if not runs or not simulated:
             continue
         yield Agreement(
-            problem, fleet, against, algorithm, *_factors(runs, simulated),
-            mean_staleness(runs), mean_staleness(simulated),
-        )  # fmt: skip
+            problem,
+            fleet,
+            against,
+            algorithm,
+            *_factors(runs, simulated),
+            mean_staleness(runs),
+            mean_staleness(simulated),
+        )
 
 
 def mean_staleness(runs: Sequence[Run]) -> float | None:
@@ -130,9 +135,7 @@ def stalenesses_of(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
     return np.concatenate([run.trace.staleness for run in runs])
 
 
-def _factors(
-    live: Sequence[Run], simulated: Sequence[Run]
-) -> tuple[float | None, float | None, int | None]:
+def _factors(live: Sequence[Run], simulated: Sequence[Run]) -> tuple[float | None, float | None, int | None]:
     """Return the typical and the largest factor between two losses, and where the latter is."""
     twins = {run.settings["seed"]: run for run in simulated}
     pairs = [(run, twins[seed]) for run in live if (seed := run.settings["seed"]) in twins]

@@ -13,16 +13,7 @@ import msgspec
 from distsgd.experiment.trials import UNKNOWN, Tuned
 from distsgd.report.numbers.marks import Mark
 from distsgd.statistics.contrasts import performance_profiles, speed_ups
-from distsgd.statistics.inference import (
-    SAME,
-    Comparisons,
-    Factors,
-    Known,
-    Ratio,
-    alone,
-    compare_all,
-    quotients,
-)  # fmt: skip
+from distsgd.statistics.inference import SAME, Comparisons, Factors, Known, Ratio, alone, compare_all, quotients
 from distsgd.statistics.spreads import median_time
 
 Quantity: TypeAlias = Literal["seconds", "machine_seconds", "loss_at_equal_time", "loss"]
@@ -159,21 +150,26 @@ def compared(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Compar
     """
     return [
         Compared(
-            problem, fleet, quantity, table := table_of(case, quantity),
+            problem,
+            fleet,
+            quantity,
+            table := table_of(case, quantity),
             compare_all(table, tunings.noise(problem, fleet, quantity)),
         )
         for quantity in QUANTITIES
         for (problem, fleet), case in by_case(marks).items()
-    ]  # fmt: skip
+    ]
 
 
 def contrasts(found: Sequence[Compared]) -> list[Contrast]:
     """Return how each algorithm compares with the first one; none where no median is known."""
     return [
         Contrast(*one[:3], name, first, **one.comparisons.ratio(name, first)._asdict())
-        for one in found if (first := first_of(one.table)) is not None
-        for name in one.table if name != first
-    ]  # fmt: skip
+        for one in found
+        if (first := first_of(one.table)) is not None
+        for name in one.table
+        if name != first
+    ]
 
 
 def unsettled(found: Sequence[Compared]) -> list[Unsettled]:
@@ -210,9 +206,7 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
         The largest median first; algorithms that did not run on both are left out.
     """
     problem = marks[0].problem if marks else ""
-    before, after = (
-        table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet)
-    )
+    before, after = (table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet))
     table = {name: quotients(after[name], before[name]) for name in after if name in before}
     table = {name: own for name, own in table.items() if own}
     noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
@@ -220,11 +214,15 @@ def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> 
     compared = compare_all(table, noise)
     found = [
         Growth(
-            problem, fresh, fleet, name, *alone(own).widened(noise[name], SAME)[:3],
+            problem,
+            fresh,
+            fleet,
+            name,
+            *alone(own).widened(noise[name], SAME)[:3],
             rivals=_rivals(name, table, compared),
         )
         for name, own in table.items()
-    ]  # fmt: skip
+    ]
     # What diverged on the stale fleet in every run has grown beyond every number.
     return sorted(found, key=lambda one: -math.inf if one.median is None else -one.median)
 
@@ -246,9 +244,7 @@ def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
     if not any(cost is not None for row in costs.values() for cost in row):
         return []
     found = performance_profiles(costs)
-    return [
-        ProfileLine(name, one.factor.tolist(), one.share.tolist()) for name, one in found.items()
-    ]
+    return [ProfileLine(name, one.factor.tolist(), one.share.tolist()) for name, one in found.items()]
 
 
 def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list[Scaling]:
@@ -273,19 +269,12 @@ def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list
         for problem in dict.fromkeys(mark.problem for mark in marks)
         for name in dict.fromkeys(mark.algorithm for mark in marks)
         for line in _scaled(
-            problem,
-            name,
-            {
-                count: (fleet, times.get((problem, fleet), {}).get(name, {}))
-                for count, fleet in group
-            },
+            problem, name, {count: (fleet, times.get((problem, fleet), {}).get(name, {})) for count, fleet in group}
         )
     ]
 
 
-def _scaled(
-    problem: str, algorithm: str, found: Mapping[int, tuple[str, Mapping[int, Known]]]
-) -> list[Scaling]:
+def _scaled(problem: str, algorithm: str, found: Mapping[int, tuple[str, Mapping[int, Known]]]) -> list[Scaling]:
     times = {count: median_of(own) if own else None for count, (_, own) in found.items()}
     if all(time is None for time in times.values()):
         return []
@@ -293,12 +282,17 @@ def _scaled(
     ratios = [_speed_up(fewest, found[count][1]) for count in gains]
     return [
         Scaling(
-            problem, algorithm, [found[count][0] for count in gains], list(gains),
+            problem,
+            algorithm,
+            [found[count][0] for count in gains],
+            list(gains),
             [times[count] for count in gains],
-            [one.speed_up for one in gains.values()], [one.efficiency for one in gains.values()],
-            [one.low for one in ratios], [one.high for one in ratios],
+            [one.speed_up for one in gains.values()],
+            [one.efficiency for one in gains.values()],
+            [one.low for one in ratios],
+            [one.high for one in ratios],
         )
-    ]  # fmt: skip
+    ]
 
 
 def _speed_up(few: Mapping[int, Known], many: Mapping[int, Known]) -> Ratio:

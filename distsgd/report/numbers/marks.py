@@ -60,8 +60,9 @@ def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> l
     cases = {place: _case(own) for place, own in runs.items()}
     return [
         _mark(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
-        for one in outcomes if one.run is not None
-    ]  # fmt: skip
+        for one in outcomes
+        if one.run is not None
+    ]
 
 
 class _Case(NamedTuple):
@@ -83,9 +84,16 @@ def _mark(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Mark
     workers = workers_of(run)
     machine = None if seconds is None else Known(seconds.low * workers, seconds.high * workers)
     return Mark(
-        outcome.problem, outcome.fleet, outcome.algorithm, outcome.seed, seconds, machine,
-        _final(run, case), _at(case.equal_time, run), case.equal_time,
-    )  # fmt: skip
+        outcome.problem,
+        outcome.fleet,
+        outcome.algorithm,
+        outcome.seed,
+        seconds,
+        machine,
+        _final(run, case),
+        _at(case.equal_time, run),
+        case.equal_time,
+    )
 
 
 def _not_before(time: Known, run: Run, case: _Case) -> Known:

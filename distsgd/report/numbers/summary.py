@@ -27,7 +27,7 @@ from distsgd.report.numbers.engines import (
     live_fleets,
     mean_staleness,
     stalenesses_of,
-)  # fmt: skip
+)
 from distsgd.report.numbers.findings import (
     Contrast,
     Growth,
@@ -41,7 +41,7 @@ from distsgd.report.numbers.findings import (
     profiles,
     scaling,
     unsettled,
-)  # fmt: skip
+)
 from distsgd.report.numbers.marks import Mark, marks, reached, workers_of
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
@@ -175,17 +175,17 @@ class Summary(msgspec.Struct, frozen=True):
 
     def of_fleet(self, fleet: str, problem: str | None = None) -> list[Result]:
         """Return the results on one fleet, of one problem or of all, as the algorithms go."""
-        return [
-            result
-            for result in self.results
-            if result.fleet == fleet and problem in {None, result.problem}
-        ]
+        return [result for result in self.results if result.fleet == fleet and problem in {None, result.problem}]
 
 
 def summarise(
-    outcomes: Sequence[Outcome], settings: Settings, *, is_complete: bool,
-    trials: Sequence[Trial] = (), targets: Mapping[str, Target] | None = None,
-) -> Summary:  # fmt: skip
+    outcomes: Sequence[Outcome],
+    settings: Settings,
+    *,
+    is_complete: bool,
+    trials: Sequence[Trial] = (),
+    targets: Mapping[str, Target] | None = None,
+) -> Summary:
     """Return the numbers of a comparison.
 
     Parameters
@@ -215,15 +215,11 @@ def summarise(
     found, tuned = marks(outcomes, losses), choose(trials)
     live = {name: own["machines"] for name, own in live_fleets(settings).items()}
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
-    fleets = {
-        one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"]
-        for one, run in finished
-    }
+    fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in finished}
     tunings = Tunings(tuned, _tuned_on(fleets, settings))
     orders = compared(found, tunings)
     results = [
-        _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet))
-        for cell in cells.values()
+        _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet)) for cell in cells.values()
     ]
     return Summary(
         is_complete=is_complete,
@@ -233,9 +229,7 @@ def summarise(
         algorithms={one.algorithm: run.settings["algorithm"] for one, run in finished},
         fleets=fleets,
         results=results,
-        runs=[
-            _line(one, losses.get(one.problem), engine_on(settings, one.fleet)) for one in outcomes
-        ],
+        runs=[_line(one, losses.get(one.problem), engine_on(settings, one.fleet)) for one in outcomes],
         problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
         targets=known,
         contrasts=contrasts(orders),
@@ -278,9 +272,8 @@ def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -
         levels[one.fleet] = max(mean, levels.get(one.fleet, 0.0))
     fresh, worst = (extreme(levels, key=levels.__getitem__) for extreme in (min, max))
     are_stale = {
-        one.algorithm for one in results
-        if one.fleet == worst and one.staleness is not None and one.staleness.mean > 0
-    }  # fmt: skip
+        one.algorithm for one in results if one.fleet == worst and one.staleness is not None and one.staleness.mean > 0
+    }
     problem = results[0].problem
     own = [one for one in found if one.problem == problem and one.algorithm in are_stale]
     return growths(own, fresh, worst, tunings) if fresh != worst else []
@@ -304,17 +297,18 @@ def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
     return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
 
 
-def _result(
-    cell: Sequence[Outcome], found: Sequence[Mark], target: float | None, engine: Engine
-) -> Result:
+def _result(cell: Sequence[Outcome], found: Sequence[Mark], target: float | None, engine: Engine) -> Result:
     runs = _runs(cell)
     first = cell[0]
     counts = Result(
-        problem=first.problem, algorithm=first.algorithm, fleet=first.fleet,
-        finished=len(runs), failed=len(cell) - len(runs),
+        problem=first.problem,
+        algorithm=first.algorithm,
+        fleet=first.fleet,
+        finished=len(runs),
+        failed=len(cell) - len(runs),
         status=dict(Counter(run.status for run in runs)),
         engine=engine,
-    )  # fmt: skip
+    )
     place = (first.problem, first.fleet, first.algorithm)
     own = [mark for mark in found if mark[:3] == place]
     return msgspec.structs.replace(counts, **_measured(runs, own, target)) if runs else counts
@@ -360,14 +354,20 @@ def _time_to_target(runs: Sequence[Run], found: Sequence[Mark], target: float) -
     met = [time for time in seconds if math.isfinite(time.high)]
     machine = [mark.machine_seconds.high for mark in found if mark.machine_seconds is not None]
     updates, gradients, epochs = (
-        _ends([reached(run, target, name) for run in runs])
-        for name in ("update", "gradients", "epoch")
+        _ends([reached(run, target, name) for run in runs]) for name in ("update", "gradients", "epoch")
     )
     return TimeToTarget(
-        target, len(met), _median(time.high for time in seconds), _ends(seconds), updates,
-        gradients, epochs, clock_of(engine_of(runs[0])), _median(machine),
+        target,
+        len(met),
+        _median(time.high for time in seconds),
+        _ends(seconds),
+        updates,
+        gradients,
+        epochs,
+        clock_of(engine_of(runs[0])),
+        _median(machine),
         max((1.0 - time.low / time.high for time in met if time.high > 0), default=0.0),
-    )  # fmt: skip
+    )
 
 
 def _ends(times: Sequence[Known]) -> Spread:
@@ -381,15 +381,18 @@ def _median(times: Iterable[float]) -> float | None:
 def _line(outcome: Outcome, target: float | None, engine: Engine) -> Line:
     labels, run = (outcome.algorithm, outcome.fleet, outcome.seed), outcome.run
     if run is None:
-        return Line(
-            *labels, status="failed", error=outcome.error, problem=outcome.problem, engine=engine
-        )
+        return Line(*labels, status="failed", error=outcome.error, problem=outcome.problem, engine=engine)
     time = None if target is None else reached(run, target)
     met = None if time is None or not math.isfinite(time.high) else time.high
     is_live = engine != "simulate"
     return Line(
-        *labels, status=run.status, diverged_at=run.diverged_at, hash=run.hash,
-        problem=outcome.problem, seconds_to_target=None if is_live else met,
-        engine=engine, wall_seconds_to_target=met if is_live else None,
+        *labels,
+        status=run.status,
+        diverged_at=run.diverged_at,
+        hash=run.hash,
+        problem=outcome.problem,
+        seconds_to_target=None if is_live else met,
+        engine=engine,
+        wall_seconds_to_target=met if is_live else None,
         target_not_before=None if time is None else time.low,
-    )  # fmt: skip
+    )

@@ -15,15 +15,9 @@ from distsgd.report.numbers.summary import Outcome, Summary
 from distsgd.run import Run
 
 Row: TypeAlias = dict[str, Any]
-COLOURS = (
-    "#5f6368", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#56b4e9", "#882255",
-    "#999933",
-)  # fmt: skip
+COLOURS = ("#5f6368", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#56b4e9", "#882255", "#999933")
 """Okabe and Ito's palette on white, with a neutral grey first and two of Tol's colours behind."""
-COLOURS_ON_DARK = (
-    "#b4b8bd", "#4c9be8", "#f0b429", "#ff7f50", "#e79ac8", "#2fc79a", "#8fd3ff", "#d06a9c",
-    "#c5c552",
-)  # fmt: skip
+COLOURS_ON_DARK = ("#b4b8bd", "#4c9be8", "#f0b429", "#ff7f50", "#e79ac8", "#2fc79a", "#8fd3ff", "#d06a9c", "#c5c552")
 """The same hues, light enough to be read on black."""
 DASHES = ((1, 0), (7, 3), (2, 2))
 
@@ -112,10 +106,7 @@ def by_algorithm(outcomes: Sequence[Outcome], case: Case) -> dict[str, list[Run]
 
 def measured(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Run]]:
     """Return the runs of each algorithm that have a `unit`: shared memory counts no bytes."""
-    known = {
-        name: [run for run in own if math.isfinite(run.history[unit.column][-1])]
-        for name, own in runs.items()
-    }
+    known = {name: [run for run in own if math.isfinite(run.history[unit.column][-1])] for name, own in runs.items()}
     return {name: own for name, own in known.items() if own}
 
 
@@ -157,8 +148,7 @@ def view(tables: dict[str, list[Row]], *layers: alt.Chart, height: int) -> View:
 def _finite(row: Row) -> Row:
     """Return `row` with None for a number that is not finite, which JSON cannot hold."""
     return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
 
 
@@ -190,10 +180,7 @@ def logarithmic(field: str, title: str, domain: Sequence[float], labels: str = "
 
 def told(*fields: str) -> list[alt.Tooltip]:
     """Return what a pointer is told: the algorithm, and the numbers in `fields`."""
-    return [
-        alt.Tooltip("algorithm:N"),
-        *(alt.Tooltip(f"{field}:Q", format=".4~g") for field in fields),
-    ]
+    return [alt.Tooltip("algorithm:N"), *(alt.Tooltip(f"{field}:Q", format=".4~g") for field in fields)]
 
 
 def short(value: float) -> float:

@@ -24,11 +24,7 @@ def class_picture(summary: Summary, case: Case) -> Picture | None:
     Picture or None
         A cell per worker and class; None where the data are not skewed.
     """
-    known = [
-        one
-        for one in summary.settings.get("histograms", ())
-        if (one["problem"], one["fleet"]) == case
-    ]
+    known = [one for one in summary.settings.get("histograms", ()) if (one["problem"], one["fleet"]) == case]
     if not known:
         return None
     (own,) = known
@@ -42,11 +38,16 @@ def class_picture(summary: Summary, case: Case) -> Picture | None:
         scale=alt.Scale(scheme="viridis", reverse=True),
         legend=alt.Legend(title="samples", orient="top", gradientLength=160),
     )
-    cell = marks("cells").mark_rect().encode(
-        x=alt.X("class:O", title="class", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("worker:O", title="worker"), color=shade,
-        tooltip=[alt.Tooltip(f"{name}:Q") for name in ("worker", "class", "samples")],
-    )  # fmt: skip
+    cell = (
+        marks("cells")
+        .mark_rect()
+        .encode(
+            x=alt.X("class:O", title="class", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("worker:O", title="worker"),
+            color=shade,
+            tooltip=[alt.Tooltip(f"{name}:Q") for name in ("worker", "class", "samples")],
+        )
+    )
     height = 16 * min(WORKERS, len(own["counts"]))
     note = (
         f"Samples of each class in each worker's part of the data, with seed {own['seed']}; "

@@ -70,9 +70,7 @@ def loss_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> P
     return Picture("loss", case, "Training loss", note, views)
 
 
-def both_losses_picture(
-    summary: Summary, outcomes: Sequence[Outcome], case: Case
-) -> Picture | None:
+def both_losses_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> Picture | None:
     """Return the losses of live and of simulated runs on the axes that they share.
 
     Parameters
@@ -96,15 +94,12 @@ def both_losses_picture(
     simulated = by_algorithm(outcomes, (problem, summary.twins[fleet]))
     live = by_algorithm(outcomes, case)
     common = [name for name in live if name in simulated]
-    runs = {
-        of: {name: own[name] for name in common}
-        for of, own in (("simulated", simulated), ("live", live))
-    }
+    runs = {of: {name: own[name] for name in common} for of, own in (("simulated", simulated), ("live", live))}
     views = {
-        name: _both({of: _curves(own, UNITS[name]) for of, own in runs.items()}, UNITS[name],
-                    list(summary.algorithms))
-        for name in ("updates", "epochs") if common
-    }  # fmt: skip
+        name: _both({of: _curves(own, UNITS[name]) for of, own in runs.items()}, UNITS[name], list(summary.algorithms))
+        for name in ("updates", "epochs")
+        if common
+    }
     note = (
         "Medians over seeds: the thin lines are live, the wide faint ones simulated. Only axes "
         "that both share: a virtual second is no wall second."
@@ -112,33 +107,27 @@ def both_losses_picture(
     return Picture("both-losses", case, "Training loss, live on simulated", note, views)
 
 
-def _both(
-    curves: Mapping[str, Mapping[str, Sequence[Curve]]], unit: Unit, algorithms: Sequence[str]
-) -> View:
+def _both(curves: Mapping[str, Mapping[str, Sequence[Curve]]], unit: Unit, algorithms: Sequence[str]) -> View:
     bands = {
-        (of, name): thinned(_after_start(band(own)))
-        for of, several in curves.items() for name, own in several.items()
-    }  # fmt: skip
-    low, high = _limits(
-        curve for several in curves.values() for own in several.values() for curve in own
-    )
-    rows = [
-        row | {"of": of} for (of, name), own in bands.items() for row in _rows(name, own, 2 * high)
-    ]
+        (of, name): thinned(_after_start(band(own))) for of, several in curves.items() for name, own in several.items()
+    }
+    low, high = _limits(curve for several in curves.values() for own in several.values() for curve in own)
+    rows = [row | {"of": of} for (of, name), own in bands.items() for row in _rows(name, own, 2 * high)]
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
     scale = alt.Scale(type=kind, domain=[low, high], nice=False)
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeColor="gray")
-    line = drawn("medians").mark_line(clip=True, interpolate="step-after").encode(
-        x=logarithmic("position", unit.title, _ends(bands.values())), color=colour(algorithms),
-        y=alt.Y("median:Q", title="training loss", scale=scale),
-        strokeWidth=alt.StrokeWidth(
-            "of:O", sort=list(curves), scale=alt.Scale(range=[6, 1.5]), legend=legend
-        ),
-        opacity=alt.Opacity(
-            "of:O", sort=list(curves), scale=alt.Scale(range=[0.35, 1.0]), legend=None
-        ),
-        tooltip=[*told("position", "median"), alt.Tooltip("of:N")],
-    )  # fmt: skip
+    line = (
+        drawn("medians")
+        .mark_line(clip=True, interpolate="step-after")
+        .encode(
+            x=logarithmic("position", unit.title, _ends(bands.values())),
+            color=colour(algorithms),
+            y=alt.Y("median:Q", title="training loss", scale=scale),
+            strokeWidth=alt.StrokeWidth("of:O", sort=list(curves), scale=alt.Scale(range=[6, 1.5]), legend=legend),
+            opacity=alt.Opacity("of:O", sort=list(curves), scale=alt.Scale(range=[0.35, 1.0]), legend=None),
+            tooltip=[*told("position", "median"), alt.Tooltip("of:N")],
+        )
+    )
     return view({"medians": rows}, line, height=340)
 
 
@@ -148,9 +137,7 @@ def _curves(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Cur
 
 
 def _loss_curve(run: Run, against: str) -> Curve:
-    positions, losses = (
-        run.history[name].to_numpy().astype(np.float64) for name in (against, "loss")
-    )
+    positions, losses = (run.history[name].to_numpy().astype(np.float64) for name in (against, "loss"))
     return Curve(positions, losses, is_diverged=run.status == "diverged")
 
 
@@ -158,20 +145,13 @@ def _has_moved(curves: Mapping[str, Sequence[Curve]]) -> bool:
     return any(curve.positions[-1] > 0 for several in curves.values() for curve in several)
 
 
-def _view(
-    curves: Mapping[str, Sequence[Curve]],
-    unit: Unit,
-    algorithms: Sequence[str],
-    target: float | None,
-) -> View:
+def _view(curves: Mapping[str, Sequence[Curve]], unit: Unit, algorithms: Sequence[str], target: float | None) -> View:
     bands = {name: thinned(_after_start(band(own))) for name, own in curves.items()}
     low, high = _limits(curve for several in curves.values() for curve in several)
     rows = [row for name, own in bands.items() for row in _rows(name, own, ceiling=2 * high)]
     kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
     scale = alt.Scale(type=kind, domain=[low, high], nice=False)
-    base = drawn("bands").encode(
-        x=logarithmic("position", unit.title, _ends(bands.values())), color=colour(algorithms)
-    )
+    base = drawn("bands").encode(x=logarithmic("position", unit.title, _ends(bands.values())), color=colour(algorithms))
     area = base.mark_area(opacity=0.16, clip=True, interpolate="step-after").encode(
         y=alt.Y("low:Q", title="training loss", scale=scale), y2=alt.Y2("high:Q")
     )
@@ -225,9 +205,7 @@ def thinned(own: Band, columns: int = COLUMNS) -> Band:
     return Band(*(values[chosen] for values in own))
 
 
-def _ends_of(
-    column: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
+def _ends_of(column: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Return where each column has its lowest and its highest value."""
     order = np.lexsort((values, column))
     firsts = np.flatnonzero(np.diff(column[order], prepend=-1))

@@ -26,9 +26,11 @@ from distsgd.report.pictures.charts import (
 _UNBOUNDED = 1e6
 """Where the bar of a speed-up without an upper bound ends, far outside of the picture."""
 _QUANTITIES: dict[str, Quantity] = {
-    "time to target": "seconds", "machine time to target": "machine_seconds",
-    "loss at equal time": "loss_at_equal_time", "loss at equal budgets": "loss",
-}  # fmt: skip
+    "time to target": "seconds",
+    "machine time to target": "machine_seconds",
+    "loss at equal time": "loss_at_equal_time",
+    "loss at equal budgets": "loss",
+}
 
 
 def ratio_picture(summary: Summary, case: Case) -> Picture | None:
@@ -69,9 +71,11 @@ def _is_drawn(one: Contrast) -> bool:
 def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) -> View:
     rows = [_row(one) for one in found]
     bounds = [
-        value for row in rows for value in (row["low"], row["ratio"], row["high"])
+        value
+        for row in rows
+        for value in (row["low"], row["ratio"], row["high"])
         if value is not None and 0 < value < math.inf
-    ]  # fmt: skip
+    ]
     low, high = min(1.0, *bounds) / 1.1, max(1.0, *bounds) * 1.1
     for row in rows:
         row["from"], row["to"] = max(row["low"], low / 2), min(row["high"], high * 2)
@@ -84,20 +88,12 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
         drawn("ratios")
         .mark_rule(strokeWidth=3, opacity=0.5, clip=True)
         .encode(
-            x=logarithmic("from", title, [low, high], ".3~g"),
-            x2=alt.X2("to:Q"),
-            y=vertical,
-            color=colour(algorithms),
+            x=logarithmic("from", title, [low, high], ".3~g"), x2=alt.X2("to:Q"), y=vertical, color=colour(algorithms)
         ),
         drawn("ratios")
         .transform_filter("isValid(datum.ratio)")
         .mark_circle(size=80, opacity=1)
-        .encode(
-            x=alt.X("ratio:Q"),
-            y=vertical,
-            color=colour(algorithms),
-            tooltip=told("ratio", "low", "high"),
-        ),
+        .encode(x=alt.X("ratio:Q"), y=vertical, color=colour(algorithms), tooltip=told("ratio", "low", "high")),
     ]
     tables = {"ratios": rows, "unity": [{"one": 1.0}]}
     return view(tables, *layers, height=26 * len(names))
@@ -109,9 +105,13 @@ def _row(one: Contrast) -> Row:
     low = median if one.low is None else one.low
     high = one.high if one.high is not None else median if one.low is None else math.inf
     return {
-        "algorithm": one.algorithm, "against": one.against, "low": low, "high": high,
-        "ratio": None if median is None else short(median), "pairs": one.n_pairs,
-    }  # fmt: skip
+        "algorithm": one.algorithm,
+        "against": one.against,
+        "low": low,
+        "high": high,
+        "ratio": None if median is None else short(median),
+        "pairs": one.n_pairs,
+    }
 
 
 def profile_picture(summary: Summary) -> Picture | None:
@@ -127,12 +127,22 @@ def profile_picture(summary: Summary) -> Picture | None:
         for factor, share in zip([*one.factor, last], [*one.share, one.share[-1]], strict=True)
     ]
     algorithms = list(summary.algorithms)
-    line = drawn("profiles").mark_line(interpolate="step-after", strokeWidth=2, clip=True).encode(
-        x=logarithmic("factor", "time to target, as a multiple of the best one's", [1.0, last]),
-        y=alt.Y("share:Q", title="share of the cases", axis=alt.Axis(format="%"),
-                scale=alt.Scale(domain=[0, 1.02], nice=False)),
-        color=colour(algorithms), strokeDash=dashes(algorithms), tooltip=told("factor", "share"),
-    )  # fmt: skip
+    line = (
+        drawn("profiles")
+        .mark_line(interpolate="step-after", strokeWidth=2, clip=True)
+        .encode(
+            x=logarithmic("factor", "time to target, as a multiple of the best one's", [1.0, last]),
+            y=alt.Y(
+                "share:Q",
+                title="share of the cases",
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(domain=[0, 1.02], nice=False),
+            ),
+            color=colour(algorithms),
+            strokeDash=dashes(algorithms),
+            tooltip=told("factor", "share"),
+        )
+    )
     live = " that were simulated" if len(cases) < len(summary.cases) else ""
     note = (
         f"Over the {len(cases)} pairs of problem and fleet{live}: on how many of them an "
@@ -164,8 +174,11 @@ def speed_up_picture(summary: Summary) -> Picture | None:
 def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
     rows: list[Row] = [
         {
-            "algorithm": one.algorithm, "family": f"{one.algorithm} {one.fleets[0]}",
-            "workers": workers, "speed-up": short(gain), "efficiency": short(efficiency or 0.0),
+            "algorithm": one.algorithm,
+            "family": f"{one.algorithm} {one.fleets[0]}",
+            "workers": workers,
+            "speed-up": short(gain),
+            "efficiency": short(efficiency or 0.0),
             "low": short(gain if low is None else low),
             "high": short(gain if high is None else min(high, _UNBOUNDED)),
         }
@@ -174,7 +187,7 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
             one.workers, one.speed_up, one.efficiency, one.low, one.high, strict=True
         )
         if gain is not None
-    ]  # fmt: skip
+    ]
     few = min(row["workers"] for row in rows)
     many = max(row["workers"] for row in rows)
     ideal = [{"workers": count, "speed-up": count / few} for count in (few, many)]
@@ -184,17 +197,9 @@ def _speed_ups(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
     line = drawn("gains").encode(x=across, y=up, color=colour(algorithms))
     interval = drawn("gains").mark_rule(strokeWidth=3, opacity=0.4, clip=True)
     layers: list[alt.Chart] = [
-        marks("ideal")
-        .mark_line(strokeDash=[3, 3])
-        .encode(x=across, y=up, color=alt.ColorValue("gray")),
-        line.mark_line(strokeWidth=2).encode(
-            detail=alt.Detail("family:N"), strokeDash=dashes(algorithms)
-        ),
-        interval.encode(
-            x=across, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour(algorithms)
-        ),
-        line.mark_circle(size=70, opacity=1).encode(
-            tooltip=told("workers", "speed-up", "low", "high", "efficiency")
-        ),
+        marks("ideal").mark_line(strokeDash=[3, 3]).encode(x=across, y=up, color=alt.ColorValue("gray")),
+        line.mark_line(strokeWidth=2).encode(detail=alt.Detail("family:N"), strokeDash=dashes(algorithms)),
+        interval.encode(x=across, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour(algorithms)),
+        line.mark_circle(size=70, opacity=1).encode(tooltip=told("workers", "speed-up", "low", "high", "efficiency")),
     ]
     return view({"gains": rows, "ideal": ideal}, *layers, height=340)

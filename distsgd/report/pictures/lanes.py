@@ -10,16 +10,7 @@ import polars as pl
 
 from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.engines import Clock, clock_of, engine_of
-from distsgd.report.pictures.charts import (
-    Case,
-    Picture,
-    Row,
-    View,
-    by_algorithm,
-    marks,
-    short,
-    view,
-)
+from distsgd.report.pictures.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
 from distsgd.trace import VERBS, Trace
@@ -94,17 +85,18 @@ def lanes(run: Run) -> View:
     is_shown = pl.col("kind").is_in([QUEUE, "apply"]) | (
         pl.col("kind").is_in(["compute", "waiting"]) & pl.col("worker").is_in(workers)
     )
-    found = spans(around, delays(run)).filter(
-        is_shown, pl.col("end") >= begin, pl.col("start") <= end
-    )
+    found = spans(around, delays(run)).filter(is_shown, pl.col("end") >= begin, pl.col("start") <= end)
     rows: list[Row] = [
         {
-            "lane": _lane(kind, worker), "kind": kind, "worker": worker,
-            "start": short(max(start, begin) - begin), "end": short(min(stop, end) - begin),
+            "lane": _lane(kind, worker),
+            "kind": kind,
+            "worker": worker,
+            "start": short(max(start, begin) - begin),
+            "end": short(min(stop, end) - begin),
             "what": VERBS[around.rows["verb"][row]] if kind == "apply" else kind,
         }
         for kind, worker, row, start, stop in found.iter_rows()
-    ]  # fmt: skip
+    ]
     names = [*(f"worker {worker}" for worker in workers), QUEUE, SERVER]
     layers = _layers(names, short(end - begin), clock_of(engine_of(run)))
     return view({"spans": rows}, *layers, height=22 * len(names))
@@ -133,10 +125,11 @@ def _layers(names: Sequence[str], end: float, clock: Clock) -> list[alt.Chart]:
         "y": alt.Y("lane:N", sort=list(names), scale=lane_scale, title=None),
         "color": alt.Color("kind:N", scale=alt.Scale(domain=list(KINDS)), legend=legend),
         "tooltip": [
-            alt.Tooltip("what:N"), alt.Tooltip("worker:Q"),
+            alt.Tooltip("what:N"),
+            alt.Tooltip("worker:Q"),
             *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("start", "end")),
         ],
-    }  # fmt: skip
+    }
     waits = {"test": "datum.kind == 'waiting'", "value": 0.35}
     faint = alt.OpacityValue(0.95, condition=waits)
     bars = marks("spans").mark_rect(clip=True)
@@ -144,8 +137,7 @@ def _layers(names: Sequence[str], end: float, clock: Clock) -> list[alt.Chart]:
     served = marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
     return [
         bars.encode(
-            x=alt.X("start:Q", title=f"{clock} time [s]", scale=scale), x2=alt.X2("end:Q"),
-            opacity=faint, **shared,
+            x=alt.X("start:Q", title=f"{clock} time [s]", scale=scale), x2=alt.X2("end:Q"), opacity=faint, **shared
         ),
         served.encode(x=alt.X("end:Q", scale=scale), **shared),
-    ]  # fmt: skip
+    ]

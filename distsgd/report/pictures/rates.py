@@ -73,27 +73,17 @@ def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
     edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
     scale = alt.Scale(type=kind, domain=[low / 1.1 if low > 0 else low, edge], nice=False)
     rates = [row["learning rate"] for row in rows]
-    across = logarithmic(
-        "learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g"
-    )
+    across = logarithmic("learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g")
     base = (
         drawn("trials")
         .transform_filter("isValid(datum.cost)")
-        .encode(
-            x=across,
-            y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale),
-            color=colour(algorithms),
-        )
+        .encode(x=across, y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale), color=colour(algorithms))
     )
     lost = drawn("lost").encode(x=across, y=alt.Y("edge:Q", scale=scale), color=colour(algorithms))
     layers = [
         base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=dashes(algorithms)),
-        base.mark_circle(size=50, opacity=1, clip=True).encode(
-            tooltip=told("learning rate", "cost")
-        ),
-        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(
-            tooltip=told("learning rate")
-        ),
+        base.mark_circle(size=50, opacity=1, clip=True).encode(tooltip=told("learning rate", "cost")),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(tooltip=told("learning rate")),
     ]
     lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] is None]
     return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
@@ -112,12 +102,9 @@ def _best_of_rate(trials: Sequence[Trial], judged: Judged) -> list[Row]:
         place = (trial.algorithm, trial.parameters[RATE])
         best[place] = min(getattr(trial, judged), best.get(place, math.inf))
     return [
-        {
-            "algorithm": algorithm, "learning rate": rate,
-            "cost": short(cost) if math.isfinite(cost) else None,
-        }
+        {"algorithm": algorithm, "learning rate": rate, "cost": short(cost) if math.isfinite(cost) else None}
         for (algorithm, rate), cost in sorted(best.items())
-    ]  # fmt: skip
+    ]
 
 
 def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
@@ -153,8 +140,7 @@ def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None
     )
     if any(steepest(problem) for problem in summary.problems.values()):
         note += (
-            " The line is the theory of plain SGD with constant staleness on this quadratic: "
-            "rates above it diverge."
+            " The line is the theory of plain SGD with constant staleness on this quadratic: rates above it diverge."
         )
     title = "Learning rate and staleness"
     return Picture("learning-rate-map", None, title, note, views) if views else None
@@ -173,12 +159,10 @@ def _stale(summary: Summary) -> set[str]:
 def _tried(summary: Summary) -> list[Row]:
     levels = stalenesses(summary)
     return [
-        _cell(trial.problem, trial.algorithm, trial.parameters[RATE],
-              levels[trial.fleet, trial.algorithm], trial.loss)
+        _cell(trial.problem, trial.algorithm, trial.parameters[RATE], levels[trial.fleet, trial.algorithm], trial.loss)
         for trial in summary.trials
-        if RATE in trial.parameters and (trial.fleet, trial.algorithm) in levels
-        and trial.problem in summary.problems
-    ]  # fmt: skip
+        if RATE in trial.parameters and (trial.fleet, trial.algorithm) in levels and trial.problem in summary.problems
+    ]
 
 
 def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -213,10 +197,7 @@ def _families(summary: Summary) -> dict[str, str]:
 
 def _cell(problem: str, algorithm: str, rate: float, level: float, loss: float) -> Row:
     known = short(loss) if math.isfinite(loss) else None
-    return {
-        "problem": problem, "algorithm": algorithm, "learning rate": short(rate),
-        "staleness": level, "loss": known,
-    }  # fmt: skip
+    return {"problem": problem, "algorithm": algorithm, "learning rate": short(rate), "staleness": level, "loss": known}
 
 
 def _is_a_map(rows: Sequence[Row]) -> bool:
@@ -263,9 +244,7 @@ def _map(rows: list[Row], curvature: float | None) -> View:
         _give_edges([row for row in rows if row["staleness"] == level])
     across = alt.X("staleness:O", title="staleness [versions]", axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(
-        type="log",
-        domain=[min(row["low"] for row in rows), max(row["high"] for row in rows)],
-        nice=False,
+        type="log", domain=[min(row["low"] for row in rows), max(row["high"] for row in rows)], nice=False
     )
     up = alt.Y("low:Q", title="learning rate", scale=scale)
     shade = _shade([row["loss"] for row in rows if row["loss"] is not None])
@@ -273,19 +252,18 @@ def _map(rows: list[Row], curvature: float | None) -> View:
     lost = marks("cells").transform_filter("!isValid(datum.loss)")
     layers = [
         known.encode(
-            x=across, y=up, y2=alt.Y2("high:Q"), color=shade,
-            tooltip=told("staleness", "learning rate", "loss"),
+            x=across, y=up, y2=alt.Y2("high:Q"), color=shade, tooltip=told("staleness", "learning rate", "loss")
         ),
         lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
-            x=across, y=alt.Y("learning rate:Q", scale=scale), color=alt.ColorValue("gray"),
+            x=across,
+            y=alt.Y("learning rate:Q", scale=scale),
+            color=alt.ColorValue("gray"),
             tooltip=told("staleness", "learning rate"),
         ),
-    ]  # fmt: skip
+    ]
     tables = {"cells": rows}
     if curvature:
-        tables["theory"] = [
-            {"staleness": level, "rate": largest_rate(level, curvature)} for level in levels
-        ]
+        tables["theory"] = [{"staleness": level, "rate": largest_rate(level, curvature)} for level in levels]
         line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
         up = alt.Y("rate:Q", scale=scale)
         layers.append(line.encode(x=across, y=up, color=alt.ColorValue("#d55e00")))
@@ -294,9 +272,7 @@ def _map(rows: list[Row], curvature: float | None) -> View:
 
 def _shade(losses: Sequence[float]) -> alt.Color:
     kind: Literal["log", "linear"] = "log" if min(losses) > 0 else "linear"
-    scale = alt.Scale(
-        type=kind, scheme="viridis", reverse=True, domain=_extent(losses), clamp=True
-    )  # fmt: skip
+    scale = alt.Scale(type=kind, scheme="viridis", reverse=True, domain=_extent(losses), clamp=True)
     legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
     return alt.Color("loss:Q", scale=scale, legend=legend)
 

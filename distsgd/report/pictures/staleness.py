@@ -47,9 +47,7 @@ def staleness_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case)
     Picture or None
         A strip per algorithm: the darker a cell, the larger its share of the updates.
     """
-    traces = {
-        name: [run.trace for run in runs] for name, runs in by_algorithm(outcomes, case).items()
-    }
+    traces = {name: [run.trace for run in runs] for name, runs in by_algorithm(outcomes, case).items()}
     versions = {name: _joined([one.staleness for one in own]) for name, own in traces.items()}
     if not any(values.any() for values in versions.values()):
         return None
@@ -86,9 +84,7 @@ def read_ages(trace: Trace) -> npt.NDArray[np.float64]:
     rows = trace.rows
     number = pl.Series("row", np.arange(len(rows)))
     table = pl.from_numpy(rows).with_columns(number)
-    pulls = table.filter(pl.col("verb").is_in([PULL, JOIN])).select(
-        "worker", "read", "row", pulled="time"
-    )
+    pulls = table.filter(pl.col("verb").is_in([PULL, JOIN])).select("worker", "read", "row", pulled="time")
     pushes = table.filter(verb=PUSH).select("worker", "read", "row")
     # A worker may pull a version twice: the later pull is the one in force.
     matched = pushes.join_asof(pulls, on="row", by=["worker", "read"], check_sortedness=False)
@@ -104,8 +100,7 @@ def read_ages(trace: Trace) -> npt.NDArray[np.float64]:
 def _whole(values: Mapping[str, npt.NDArray[np.int64]]) -> list[Row]:
     highest = max(int(own.max()) for own in values.values() if len(own))
     return [
-        _cell(name, low - 0.5, high - 0.5, share)
-        | {"bin": str(low) if high == low + 1 else f"{low} to {high - 1}"}
+        _cell(name, low - 0.5, high - 0.5, share) | {"bin": str(low) if high == low + 1 else f"{low} to {high - 1}"}
         for name, own in values.items()
         for low, high, share in zip(*shares(own, bins=BINS, highest=highest), strict=True)
         if share > 0
@@ -116,8 +111,7 @@ def _divided(values: Mapping[str, npt.NDArray[np.float64]]) -> list[Row]:
     highest = max(float(own.max()) for own in values.values() if len(own))
     edges = np.linspace(0.0, highest or 1.0, BINS + 1)
     return [
-        _cell(name, low, high, count / max(1, len(own)))
-        | {"bin": f"{short(low):g} to {short(high):g}"}
+        _cell(name, low, high, count / max(1, len(own))) | {"bin": f"{short(low):g} to {short(high):g}"}
         for name, own in values.items()
         for low, high, count in zip(edges, edges[1:], np.histogram(own, edges)[0], strict=False)
         if count > 0
@@ -125,34 +119,31 @@ def _divided(values: Mapping[str, npt.NDArray[np.float64]]) -> list[Row]:
 
 
 def _cell(algorithm: str, low: float, high: float, share: float) -> Row:
-    return {
-        "algorithm": algorithm, "low": short(low), "high": short(high), "share": short(share)
-    }  # fmt: skip
+    return {"algorithm": algorithm, "low": short(low), "high": short(high), "share": short(share)}
 
 
-def _strips(
-    algorithms: Sequence[str],
-    values: Mapping[str, npt.NDArray[Any]],
-    cells: list[Row],
-    title: str,
-) -> View:
-    means = [
-        {"algorithm": name, "mean": short(float(own.mean()))}
-        for name, own in values.items()
-        if len(own)
-    ]
+def _strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], cells: list[Row], title: str) -> View:
+    means = [{"algorithm": name, "mean": short(float(own.mean()))} for name, own in values.items() if len(own)]
     vertical = per_algorithm(algorithms, values)
     opacity = alt.Opacity("share:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, 1]))
     axis = alt.Axis(tickMinStep=1) if title.endswith("[versions]") else alt.Axis()
     ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
     horizontal = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(domain=ends, nice=False))
-    strip = drawn("cells").mark_rect().encode(
-        x=horizontal, x2=alt.X2("high:Q"), y=vertical, color=colour(algorithms), opacity=opacity,
-        tooltip=[*told(), alt.Tooltip("bin:N"), alt.Tooltip("share:Q", format=".1%")],
-    )  # fmt: skip
-    mean = drawn("means").mark_tick(thickness=2, bandSize=18).encode(
-        x=alt.X("mean:Q"), y=vertical, tooltip=told("mean")
-    )  # fmt: skip
+    strip = (
+        drawn("cells")
+        .mark_rect()
+        .encode(
+            x=horizontal,
+            x2=alt.X2("high:Q"),
+            y=vertical,
+            color=colour(algorithms),
+            opacity=opacity,
+            tooltip=[*told(), alt.Tooltip("bin:N"), alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    mean = (
+        drawn("means").mark_tick(thickness=2, bandSize=18).encode(x=alt.X("mean:Q"), y=vertical, tooltip=told("mean"))
+    )
     return view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
 
 
@@ -204,9 +195,7 @@ def stalenesses(summary: Summary) -> dict[tuple[str, str], float]:
         if result.staleness is not None:
             place = result.fleet, result.algorithm
             own[place] = max(own.get(place, 0.0), short(result.staleness.mean))
-    highest = {
-        fleet: max(level for (name, _), level in own.items() if name == fleet) for fleet, _ in own
-    }
+    highest = {fleet: max(level for (name, _), level in own.items() if name == fleet) for fleet, _ in own}
     freshest = min(highest.values(), default=0.0)
     return {place: own[place] for place in own if own[place] or highest[place[0]] == freshest}
 
@@ -214,9 +203,13 @@ def stalenesses(summary: Summary) -> dict[tuple[str, str], float]:
 def _point(result: Result, level: float) -> Row:
     low, median, high = result.loss or (np.nan,) * 3
     return {
-        "algorithm": result.algorithm, "fleet": result.fleet, "staleness": level,
-        "low": short(low), "median": short(median), "high": short(high),
-    }  # fmt: skip
+        "algorithm": result.algorithm,
+        "fleet": result.fleet,
+        "staleness": level,
+        "low": short(low),
+        "median": short(median),
+        "high": short(high),
+    }
 
 
 def _start(outcomes: Sequence[Outcome], problem: str) -> float:
@@ -235,20 +228,15 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
         row["top"] = min(row["high"], 2 * ends[1])
     base = drawn("points").encode(
         x=alt.X(
-            "staleness:Q",
-            title="mean staleness [versions]",
-            scale=alt.Scale(type="symlog", nice=False, padding=12),
+            "staleness:Q", title="mean staleness [versions]", scale=alt.Scale(type="symlog", nice=False, padding=12)
         ),
         color=colour(algorithms),
     )
     line = base.mark_line(strokeWidth=2, clip=True).encode(
         y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=dashes(algorithms)
     )
-    bar = base.mark_rule(opacity=0.5, clip=True).encode(
-        y=alt.Y("low:Q", scale=scale), y2=alt.Y2("top:Q")
-    )
+    bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("top:Q"))
     dot = base.mark_circle(size=60, opacity=1, clip=True).encode(
-        y=alt.Y("median:Q", scale=scale),
-        tooltip=[*told("staleness", "median", "low", "high"), alt.Tooltip("fleet:N")],
+        y=alt.Y("median:Q", scale=scale), tooltip=[*told("staleness", "median", "low", "high"), alt.Tooltip("fleet:N")]
     )
     return view({"points": rows}, line, bar, dot, height=320)

@@ -69,9 +69,7 @@ def target_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) ->
     return Picture("time-to-target", case, "Time to the target", note, views)
 
 
-def _view(
-    algorithms: Sequence[str], runs: Mapping[str, Sequence[Run]], unit: Unit, target: float
-) -> View | None:
+def _view(algorithms: Sequence[str], runs: Mapping[str, Sequence[Run]], unit: Unit, target: float) -> View | None:
     if not any(run.history[unit.column][-1] > 0 for own in runs.values() for run in own):
         return None
     found = [row for name, own in runs.items() for row in _rows(name, own, unit, target)]
@@ -79,13 +77,12 @@ def _view(
     missed = Counter(row["algorithm"] for row in found if row["reached"] is None)
     ends = _ends([row["reached"] for row in met], has_missed=bool(missed))
     tables = {
-        "runs": found, "met": met, "medians": _medians(found),
-        "missed": [
-            {"algorithm": name, "place": ends.cross, "missed": count}
-            for name, count in missed.items()
-        ],
+        "runs": found,
+        "met": met,
+        "medians": _medians(found),
+        "missed": [{"algorithm": name, "place": ends.cross, "missed": count} for name, count in missed.items()],
         "border": [{"border": ends.border}] if missed else [],
-    }  # fmt: skip
+    }
     shown: dict[str, Any] = {"y": per_algorithm(algorithms, runs), "color": colour(algorithms)}
     across = logarithmic("reached", unit.title, [ends.first, ends.last])
     border = marks("border").mark_rule(strokeDash=[3, 3])
@@ -139,8 +136,4 @@ def _medians(found: Sequence[Row]) -> list[Row]:
     for row in found:
         times.setdefault(row["algorithm"], []).append(row["reached"])
     medians = {name: median_time(own) for name, own in times.items()}
-    return [
-        {"algorithm": name, "median": short(median)}
-        for name, median in medians.items()
-        if median is not None
-    ]
+    return [{"algorithm": name, "median": short(median)} for name, median in medians.items() if median is not None]
