@@ -15,7 +15,7 @@ from distsgd.algorithms import registry
 from distsgd.commands import actions as commands
 from distsgd.commands.actions import whole_numbers
 from distsgd.experiment import runs as jobs
-from distsgd.experiment.pool import locked
+from distsgd.live.machine.folder import locked
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
