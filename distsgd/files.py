@@ -171,10 +171,7 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
 
 def _mount(path: Path) -> Path:
     """Return where the file system of `path`, which need not exist, begins."""
-    place = path.absolute()
-    while not (place.exists() and place.is_mount()) and place != place.parent:
-        place = place.parent
-    return place
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_mount())
 
 
 def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: bool) -> None:

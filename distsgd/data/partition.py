@@ -182,7 +182,7 @@ def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Intege
         # rounded to the nearest: rounded down, the last worker would get one of each class
         ends = np.rint(np.cumsum(shares) * members.size)
         owners[members] = np.searchsorted(ends[:-1], np.arange(members.size), side="right")
-    return _leave_nobody_empty(owners, workers)
+    return _with_no_part_empty(owners, workers)
 
 
 _DIVISIONS: dict[str, Callable[[Partition, Data, int, int], Integers]] = {"sharded": _sharded, "skewed": _skewed}
@@ -214,7 +214,7 @@ def _dirichlet(concentration: float, workers: int, seed: int, number: int) -> Fl
     return np.asarray(shares / shares.sum())
 
 
-def _leave_nobody_empty(owners: Integers, workers: int) -> Integers:
+def _with_no_part_empty(owners: Integers, workers: int) -> Integers:
     sizes = np.bincount(owners, minlength=workers)
     for worker in np.flatnonzero(sizes == 0):
         largest = sizes.argmax()

@@ -70,7 +70,7 @@ def from_arrays(
         given = Data(name, rows, labels, others, test_labels, classes)
         train_x, aside_x = scaled(given.x, given.test_x, scale)
         return Data(name, train_x, labels, aside_x, test_labels, classes)
-    everything = Data(name, rows, labels, _take(rows, slice(0)), labels[:0])
+    everything = Data(name, rows, labels, _take(rows, np.arange(0)), labels[:0])
     train, aside = split(everything.y, test, seed)
     train_x, aside_x = scaled(_take(rows, train), _take(rows, aside), scale)
     return Data(name, train_x, frozen(labels[train]), aside_x, frozen(labels[aside]), classes)
@@ -90,10 +90,8 @@ def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integ
     return np.sort(by_label[~is_aside]), np.sort(by_label[is_aside])
 
 
-def _take(x: Floats | Sparse, index: Any) -> Floats | Sparse:  # noqa: ANN401 # indices or a slice
-    if isinstance(x, Sparse):
-        return x.take(np.arange(x.shape[0])[index])
-    return frozen(x[index])
+def _take(x: Floats | Sparse, index: Integers) -> Floats | Sparse:
+    return x.take(index) if isinstance(x, Sparse) else frozen(x[index])
 
 
 def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever NumPy or SciPy holds
