@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
@@ -208,17 +209,13 @@ def _first(mean: float, *_: float) -> float:
     return mean
 
 
-def _average(*samples: float) -> float:
-    return math.fsum(samples) / len(samples)
-
-
 _WITH_SHAPE = {"lognormal", "gamma", "pareto"}
 """Laws whose second parameter is no time."""
 
 _MEANS: dict[str, Callable[..., float]] = {
     "shifted_exponential": lambda shift, mean: shift + mean,
     "uniform": lambda low, high: (low + high) / 2,
-    "empirical": _average,
+    "empirical": lambda *samples: fmean(samples),
 }
 
 _COMPILED: dict[str, Callable[..., tuple[int, float, float]]] = {
