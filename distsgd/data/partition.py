@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws.laws import GAMMA, LAW, fill
 from distsgd.kernels.draws.noise import fill_uniform
 from distsgd.kernels.draws.random import BOOSTS, PARTS, SHARES
@@ -91,10 +91,8 @@ class Partition:
     concentration: float | None = None
 
     def __post_init__(self) -> None:
-        if self.parts not in ("shared", *_DIVISIONS):
-            raise unknown_name("parts", self.parts, ("shared", *_DIVISIONS))
-        if self.sampler not in SAMPLERS:
-            raise unknown_name("sampler", self.sampler, SAMPLERS)
+        check_name("parts", self.parts, ("shared", *_DIVISIONS))
+        check_name("sampler", self.sampler, SAMPLERS)
         if (self.parts == "skewed") != (self.concentration is not None):
             msg = (
                 f"concentration must be given for skewed parts and for no others, "

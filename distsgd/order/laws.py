@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws import laws as kernels
 from distsgd.kernels.draws.random import COMPUTE
 
@@ -240,8 +240,7 @@ def _evaluate(node: ast.expr) -> Law:
     """Return the law of a parsed call: a constructor, or `with_stragglers` of such a call."""
     match node:
         case ast.Call(func=ast.Name(id=name)):
-            if name not in laws:
-                raise unknown_name("law", name, laws)
+            check_name("law", name, laws)
             return _call(laws[name], node)
         case ast.Call(func=ast.Attribute(value=inner, attr="with_stragglers")):
             return _call(_evaluate(inner).with_stragglers, node)
