@@ -15,8 +15,8 @@ from distsgd.algorithms import registry
 from distsgd.commands import actions as commands
 from distsgd.commands.actions import whole_numbers
 from distsgd.experiment import runs as jobs
-from distsgd.experiment.pool import locked
 from distsgd.fold.request import Hooks, Request
+from distsgd.live.machine.folder import locked
 from distsgd.order.fleet import Fleet
 from distsgd.run import Run
 

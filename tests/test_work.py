@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from distsgd import ConfigError
-from distsgd.experiment.pool import LOCK, locked, n_processes, work
+from distsgd.experiment.pool import n_processes, work
+from distsgd.live.machine.folder import LOCK, locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from distsgd.experiment.pool import locked
+from distsgd.live.machine.folder import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -138,3 +139,19 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """A folder is free again after the block, also while a process lives that was forked in it."""
+    reading, writing = os.pipe()
+    with locked(tmp_path):
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    with locked(tmp_path):
+        pass
+    os.close(writing)
+    os.close(reading)
+    os.waitpid(child, 0)

@@ -17,13 +17,13 @@ from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
 from distsgd.experiment.execution import Execution
 from distsgd.experiment.file import Experiment
-from distsgd.experiment.pool import locked
 from distsgd.experiment.recorded import make_again, source_of
 from distsgd.experiment.runs import run_once
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable
 from distsgd.files import check_writable
 from distsgd.fold.replay import replay as replayed
+from distsgd.live.machine.folder import locked
 from distsgd.report import figures, timeline
 from distsgd.report.answer import answer
 from distsgd.report.comparison import Comparison, load_comparison

@@ -9,12 +9,13 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws import laws as kernels
 from distsgd.kernels.draws.random import COMPUTE
 
@@ -208,17 +209,13 @@ def _first(mean: float, *_: float) -> float:
     return mean
 
 
-def _average(*samples: float) -> float:
-    return math.fsum(samples) / len(samples)
-
-
 _WITH_SHAPE = {"lognormal", "gamma", "pareto"}
 """Laws whose second parameter is no time."""
 
 _MEANS: dict[str, Callable[..., float]] = {
     "shifted_exponential": lambda shift, mean: shift + mean,
     "uniform": lambda low, high: (low + high) / 2,
-    "empirical": _average,
+    "empirical": lambda *samples: fmean(samples),
 }
 
 _COMPILED: dict[str, Callable[..., tuple[int, float, float]]] = {
@@ -243,8 +240,7 @@ def _evaluate(node: ast.expr) -> Law:
     """Return the law of a parsed call: a constructor, or `with_stragglers` of such a call."""
     match node:
         case ast.Call(func=ast.Name(id=name)):
-            if name not in laws:
-                raise unknown_name("law", name, laws)
+            check_name("law", name, laws)
             return _call(laws[name], node)
         case ast.Call(func=ast.Attribute(value=inner, attr="with_stragglers")):
             return _call(_evaluate(inner).with_stragglers, node)
