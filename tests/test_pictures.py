@@ -18,15 +18,15 @@ from distsgd.algorithm import Pull, Push, Step
 from distsgd.order.fleet import Fleet
 from distsgd.order.laws import exponential
 from distsgd.order.schedule import schedule
-from distsgd.report.figures import specification
+from distsgd.report.figure_files import specification
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.pictures.charts import COLOURS, DASHES, UNITS, Picture, View, styles
 from distsgd.report.pictures.classes import class_picture
-from distsgd.report.pictures.curves import loss_picture, thinned
-from distsgd.report.pictures.every import pictures
-from distsgd.report.pictures.rates import largest_rate, sensitivity_picture
+from distsgd.report.pictures.learning_rate import largest_rate, sensitivity_picture
+from distsgd.report.pictures.loss import loss_picture, thinned
+from distsgd.report.pictures.registry import pictures
 from distsgd.report.pictures.staleness import read_ages
-from distsgd.report.pictures.targets import target_picture
+from distsgd.report.pictures.time_to_target import target_picture
 from distsgd.run import Run
 from distsgd.statistics.spreads import Band
 from distsgd.trace import Trace

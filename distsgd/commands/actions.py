@@ -23,12 +23,12 @@ from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable
 from distsgd.files import check_writable
 from distsgd.fold.simulate import replay as replayed
-from distsgd.report import comparison, figures, timeline
-from distsgd.report.answer import answer
+from distsgd.report import comparison, figure_files, timeline
 from distsgd.report.comparison import Comparison, load_comparison
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import listed, troubles
 from distsgd.report.numbers.summary import Summary
 from distsgd.report.terminal import console, print_history, print_summary, print_table
-from distsgd.report.text import listed, troubles
 from distsgd.run import Run, check_replaceable, load
 
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -129,7 +129,7 @@ def _finish(found: Comparison, out: Path) -> int:
     found.report(out)
     terminal = console()
     print_summary(found.summary, terminal)
-    for sentence in answer(found.summary) + troubles(found.summary.runs):
+    for sentence in conclusions(found.summary) + troubles(found.summary.runs):
         terminal.print(f"- {sentence}", markup=False, highlight=False)
     for name in ("report.html", "summary.json"):
         _say(f"wrote {out / name}")
@@ -276,13 +276,13 @@ def report(folder: Path, kind: str = "") -> int:
         0, or 1 if a run of it failed.
     """
     saved = load_comparison(folder)
-    if kind and kind not in figures.FORMATS:
-        raise unknown_name("kind of figure", kind, figures.FORMATS)
+    if kind and kind not in figure_files.FORMATS:
+        raise unknown_name("kind of figure", kind, figure_files.FORMATS)
     check_writable(folder)
     with locked(folder):
         code = _finish(saved, folder)
         if kind:
-            written = figures.write(saved.summary, saved.outcomes, folder / "figures", kind)
+            written = figure_files.write(saved.summary, saved.outcomes, folder / "figures", kind)
             _say(f"wrote {len(written)} files into {folder / 'figures'}")
         return code
 

@@ -20,7 +20,7 @@ from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import LiveWatch, Watch
 from distsgd.experiment.setup import Job, Setup
 from distsgd.live.request import Progress as LiveProgress
-from distsgd.report.text import number
+from distsgd.report.formatting import number
 
 
 class Terminated(KeyboardInterrupt):

@@ -43,7 +43,7 @@ from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, 
 from distsgd.fold.fold import ReadsName
 from distsgd.live.options import Live
 from distsgd.problem import Problem
-from distsgd.report.answer import answer
+from distsgd.report.conclusions import conclusions
 from distsgd.report.numbers.summary import FORMAT, Line, Summary, summarise
 from distsgd.report.page import render
 from distsgd.run import identify, is_live, load_as
@@ -105,7 +105,7 @@ class Comparison:
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join(answer(self.summary))
+        return "\n".join(conclusions(self.summary))
 
     @cached_property
     def summary(self) -> Summary:

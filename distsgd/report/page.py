@@ -12,11 +12,21 @@ import vl_convert
 from markupsafe import Markup
 
 from distsgd.errors import TraceError
-from distsgd.report.answer import answer
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import (
+    MISSING,
+    TRIAL_COLUMNS,
+    cells,
+    headings,
+    number,
+    pairs,
+    time_text,
+    trial_cells,
+    troubles,
+)
 from distsgd.report.numbers.summary import Outcome, Result, Summary
 from distsgd.report.pictures.charts import BOTH, COLOURS, COLOURS_ON_DARK, Case, Picture, Row, Style, case_name, styles
-from distsgd.report.pictures.every import pictures
-from distsgd.report.text import MISSING, TRIAL_COLUMNS, cells, headings, number, pairs, time_text, trial_cells, troubles
+from distsgd.report.pictures.registry import pictures
 
 
 class _Row(NamedTuple):
@@ -71,7 +81,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         title=_title(summary),
         facts=_facts(summary),
         note=summary.settings.get("note", ""),
-        sentences=answer(summary),
+        sentences=conclusions(summary),
         legend=drawn,
         cases=[case_name(summary, case) for case in summary.cases],
         has_target=any(one.loss is not None for one in summary.targets.values()),
@@ -162,7 +172,7 @@ def _together(summary: Summary) -> list[list[Case]]:
     """Return the cases section by section: a live fleet stands with the one it takes after."""
     sections: dict[Case, list[Case]] = {}
     for problem, fleet in summary.cases:
-        sections.setdefault((problem, summary.twins.get(fleet, fleet)), []).append((problem, fleet))
+        sections.setdefault((problem, summary.simulated_of.get(fleet, fleet)), []).append((problem, fleet))
     return list(sections.values())
 
 

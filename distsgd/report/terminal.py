@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distsgd.experiment.trials import Tuned
+from distsgd.report.formatting import COLUMNS, MISSING, cells, number
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.text import COLUMNS, MISSING, cells, number
 
 WIDE = 132
 """Columns of a table that is written into a file or a pipe."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from distsgd.statistics.blocks import Estimate, Layout, Places, critical
+from distsgd.statistics.block_design import Estimate, Layout, Places, critical
 from distsgd.statistics.spreads import Numbers
 
 CHAINS, SWEEPS = 256, 50

@@ -6,8 +6,9 @@
    that this alone could turn round is not claimed.
 3. What cannot be said from so few seeds is None, not a guess.
 
-The numbers are logarithms of a randomised block design (`blocks`). What missed is drawn from what
-did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals hold.
+The numbers are logarithms of a randomised block design (`block_design`). What missed is drawn from
+what did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals
+hold.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from distsgd.statistics.augmentation import Posterior, augment, intervals, least_beyond, tail_of
-from distsgd.statistics.blocks import Estimate, Flags, Layout, estimate
+from distsgd.statistics.block_design import Estimate, Flags, Layout, estimate
 from distsgd.statistics.spreads import Numbers
 
 ROUNDING = 1e-9

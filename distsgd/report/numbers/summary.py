@@ -42,7 +42,7 @@ from distsgd.report.numbers.findings import (
     scaling,
     unsettled,
 )
-from distsgd.report.numbers.marks import Mark, marks, reached, workers_of
+from distsgd.report.numbers.measurements import Measurement, measurements, reached, workers_of
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers, Spread, band_name, median_time, spread
@@ -163,7 +163,7 @@ class Summary(msgspec.Struct, frozen=True):
         return list(dict.fromkeys((result.problem, result.fleet) for result in self.results))
 
     @property
-    def twins(self) -> dict[str, str]:
+    def simulated_of(self) -> dict[str, str]:
         """The live fleets that have results, with the simulated ones that they take after."""
         seen = {result.fleet for result in self.results}
         pairs = {name: own["fleet"] for name, own in live_fleets(self.settings).items()}
@@ -212,7 +212,7 @@ def summarise(
     finished = _pairs(outcomes)
     known = _given(outcomes, settings) if targets is None else dict(targets)
     losses = {problem: target.loss for problem, target in known.items()}
-    found, tuned = marks(outcomes, losses), choose(trials)
+    found, tuned = measurements(outcomes, losses), choose(trials)
     live = {name: own["machines"] for name, own in live_fleets(settings).items()}
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
     fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in finished}
@@ -257,7 +257,7 @@ def _tuned_on(fleets: Mapping[str, Any], settings: Settings) -> dict[str, str]:
     return own if everywhere == "each" else dict.fromkeys(fleets, everywhere)
 
 
-def _growths(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+def _growths(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
     """Return what staleness did to the losses of the algorithms that it reached, per problem."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -265,7 +265,7 @@ def _growths(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings)
     return [line for own in groups.values() for line in _grown(found, own, tunings)]
 
 
-def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+def _grown(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
     levels: dict[str, float] = {}
     for one in results:
         mean = 0.0 if one.staleness is None else one.staleness.mean
@@ -279,10 +279,10 @@ def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -
     return growths(own, fresh, worst, tunings) if fresh != worst else []
 
 
-def _of_first_engine(marks: Sequence[Mark], settings: Settings) -> list[Mark]:
-    """Return the marks of one engine: times of different engines must not be compared."""
-    engines = [engine_on(settings, mark.fleet) for mark in marks]
-    return [mark for mark, engine in zip(marks, engines, strict=True) if engine == engines[0]]
+def _of_first_engine(measurements: Sequence[Measurement], settings: Settings) -> list[Measurement]:
+    """Return the measurements of one engine: times of different engines must not be compared."""
+    engines = [engine_on(settings, one.fleet) for one in measurements]
+    return [one for one, engine in zip(measurements, engines, strict=True) if engine == engines[0]]
 
 
 def _column(run: Run, name: str) -> Numbers:
@@ -297,7 +297,7 @@ def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
     return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
 
 
-def _result(cell: Sequence[Outcome], found: Sequence[Mark], target: float | None, engine: Engine) -> Result:
+def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float | None, engine: Engine) -> Result:
     runs = _runs(cell)
     first = cell[0]
     counts = Result(
@@ -310,14 +310,14 @@ def _result(cell: Sequence[Outcome], found: Sequence[Mark], target: float | None
         engine=engine,
     )
     place = (first.problem, first.fleet, first.algorithm)
-    own = [mark for mark in found if mark[:3] == place]
+    own = [one for one in found if one[:3] == place]
     return msgspec.structs.replace(counts, **_measured(runs, own, target)) if runs else counts
 
 
-def _measured(runs: Sequence[Run], found: Sequence[Mark], target: float | None) -> dict[str, Any]:
+def _measured(runs: Sequence[Run], found: Sequence[Measurement], target: float | None) -> dict[str, Any]:
     staleness, mean = stalenesses_of(runs), mean_staleness(runs)
     is_live = engine_of(runs[0]) != "simulate"
-    equal = [one.high for mark in found if (one := mark.loss_at_equal_time) is not None]
+    equal = [one.loss_at_equal_time.high for one in found if one.loss_at_equal_time is not None]
     return {
         "loss": _final(runs, "loss"),
         "test_loss": _final(runs, "test_loss"),
@@ -349,10 +349,10 @@ def _utilisation(runs: Sequence[Run]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _time_to_target(runs: Sequence[Run], found: Sequence[Mark], target: float) -> TimeToTarget:
-    seconds = [mark.seconds for mark in found if mark.seconds is not None]
+def _time_to_target(runs: Sequence[Run], found: Sequence[Measurement], target: float) -> TimeToTarget:
+    seconds = [one.seconds for one in found if one.seconds is not None]
     met = [time for time in seconds if math.isfinite(time.high)]
-    machine = [mark.machine_seconds.high for mark in found if mark.machine_seconds is not None]
+    machine = [one.machine_seconds.high for one in found if one.machine_seconds is not None]
     updates, gradients, epochs = (
         _ends([reached(run, target, name) for run in runs]) for name in ("update", "gradients", "epoch")
     )

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from distsgd.report.numbers.marks import reached
+from distsgd.report.formatting import number
+from distsgd.report.numbers.measurements import reached
 from distsgd.report.numbers.summary import Outcome, Summary
 from distsgd.report.pictures.charts import (
     Case,
@@ -28,7 +29,6 @@ from distsgd.report.pictures.charts import (
     units_on,
     view,
 )
-from distsgd.report.text import number
 from distsgd.run import Run
 from distsgd.statistics.spreads import median_time
 

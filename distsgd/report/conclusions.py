@@ -1,21 +1,21 @@
-"""The answer in sentences: pure functions of a summary, each number as the summary has it."""
+"""What was found, in sentences: pure functions of a summary, each number as the summary has it."""
 
 from collections.abc import Mapping, Sequence
 
 from distsgd.experiment.trials import Trial, Tuned, by_group, tolerated
+from distsgd.report.case_conclusions import case_conclusion, case_of
+from distsgd.report.formatting import few, interval_text, number
 from distsgd.report.numbers.engines import Agreement
 from distsgd.report.numbers.findings import Growth
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.text import few, interval_text, number
-from distsgd.report.verdict import case_of, verdict
 from distsgd.report.warnings import warnings
 from distsgd.statistics.inference import Known, extreme
 
 
-def answer(summary: Summary) -> list[str]:
+def conclusions(summary: Summary) -> list[str]:
     """Return what the comparison found: a point per problem and fleet, then what lies across."""
     per_case = [
-        verdict(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
+        case_conclusion(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
         for problem, fleet in summary.cases
         if any(one.finished for one in summary.of_fleet(fleet, problem))
     ]

@@ -36,10 +36,10 @@ def both_staleness_picture(summary: Summary, outcomes: Sequence[Outcome], case: 
         simulated too.
     """
     problem, fleet = case
-    if fleet not in summary.twins:
+    if fleet not in summary.simulated_of:
         return None
     live = by_algorithm(outcomes, case)
-    simulated = by_algorithm(outcomes, (problem, summary.twins[fleet]))
+    simulated = by_algorithm(outcomes, (problem, summary.simulated_of[fleet]))
     both = {
         name: {"simulated": stalenesses_of(simulated[name]), "live": stalenesses_of(own)}
         for name, own in live.items()

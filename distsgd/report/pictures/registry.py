@@ -7,13 +7,13 @@ from altair.utils.schemapi import debug_mode
 from distsgd.report.numbers.summary import Outcome, Summary
 from distsgd.report.pictures.charts import Case, Picture
 from distsgd.report.pictures.classes import class_picture
-from distsgd.report.pictures.curves import both_losses_picture, loss_picture
-from distsgd.report.pictures.gains import profile_picture, ratio_picture, speed_up_picture
-from distsgd.report.pictures.lanes import timeline_picture
-from distsgd.report.pictures.rates import map_picture, sensitivity_picture
+from distsgd.report.pictures.learning_rate import map_picture, sensitivity_picture
+from distsgd.report.pictures.loss import both_losses_picture, loss_picture
+from distsgd.report.pictures.ratios import profile_picture, ratio_picture, speed_up_picture
+from distsgd.report.pictures.simulated_and_live import both_staleness_picture
 from distsgd.report.pictures.staleness import staleness_picture, suffering_picture
-from distsgd.report.pictures.targets import target_picture
-from distsgd.report.pictures.twins import both_staleness_picture
+from distsgd.report.pictures.time_to_target import target_picture
+from distsgd.report.pictures.worker_timeline import timeline_picture
 
 
 def pictures(summary: Summary, outcomes: Sequence[Outcome]) -> list[Picture]:

@@ -13,7 +13,7 @@ from distsgd.errors import unknown_name
 from distsgd.files import check_writable, unwritable
 from distsgd.report.numbers.summary import Outcome, Summary
 from distsgd.report.pictures.charts import COLOURS, Picture, View, case_name
-from distsgd.report.pictures.every import pictures
+from distsgd.report.pictures.registry import pictures
 
 Format: TypeAlias = Literal["svg", "png", "pdf", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)

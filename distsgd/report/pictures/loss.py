@@ -89,9 +89,9 @@ def both_losses_picture(summary: Summary, outcomes: Sequence[Outcome], case: Cas
         wall seconds are not on one axis.
     """
     problem, fleet = case
-    if fleet not in summary.twins:
+    if fleet not in summary.simulated_of:
         return None
-    simulated = by_algorithm(outcomes, (problem, summary.twins[fleet]))
+    simulated = by_algorithm(outcomes, (problem, summary.simulated_of[fleet]))
     live = by_algorithm(outcomes, case)
     common = [name for name in live if name in simulated]
     runs = {of: {name: own[name] for name in common} for of, own in (("simulated", simulated), ("live", live))}

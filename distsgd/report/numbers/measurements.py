@@ -19,7 +19,7 @@ from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers
 
 
-class Mark(NamedTuple):
+class Measurement(NamedTuple):
     """What one run came to, by its labels."""
 
     problem: str
@@ -38,7 +38,7 @@ class Mark(NamedTuple):
     """When that is [s]."""
 
 
-def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> list[Mark]:
+def measurements(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> list[Measurement]:
     """Return what each finished run came to.
 
     Parameters
@@ -50,7 +50,7 @@ def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> l
 
     Returns
     -------
-    list of Mark
+    list of Measurement
         In the order of the outcomes that have a run.
     """
     runs: dict[tuple[str, str], list[Run]] = {}
@@ -59,7 +59,7 @@ def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> l
             runs.setdefault((one.problem, one.fleet), []).append(one.run)
     cases = {place: _case(own) for place, own in runs.items()}
     return [
-        _mark(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
+        _measurement(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
         for one in outcomes
         if one.run is not None
     ]
@@ -79,11 +79,11 @@ def _case(runs: Sequence[Run]) -> _Case:
     return _Case(equal_time(runs), max(end_of(run) for run in runs), worst)
 
 
-def _mark(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Mark:
+def _measurement(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Measurement:
     seconds = None if target is None else _not_before(reached(run, target), run, case)
     workers = workers_of(run)
     machine = None if seconds is None else Known(seconds.low * workers, seconds.high * workers)
-    return Mark(
+    return Measurement(
         outcome.problem,
         outcome.fleet,
         outcome.algorithm,
