@@ -38,7 +38,9 @@ def test_a_file_per_view(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BEGINNINGS)
-def test_a_picture_is_written_as_what_it_is_called(two: list[Picture], tmp_path: Path, kind: figure_files.Format) -> None:
+def test_a_picture_is_written_as_what_it_is_called(
+    two: list[Picture], tmp_path: Path, kind: figure_files.Format
+) -> None:
     """A file has the format that its name promises, and pictures are not empty."""
     written = figure_files.write(*small(), tmp_path, kind)
     assert len(written) == sum(len(one.views) for one in two)
