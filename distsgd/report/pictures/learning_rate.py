@@ -4,14 +4,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import numpy as np
 
+from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.trials import Judged, Trial, judged_by
-from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.report.numbers.groups import finished, grouped
+from distsgd.report.numbers.summary import Summary
 from distsgd.report.pictures.charts import (
+    GRAY,
     Picture,
     Row,
     View,
@@ -21,6 +24,7 @@ from distsgd.report.pictures.charts import (
     drawn,
     logarithmic,
     marks,
+    scaled,
     short,
     told,
     view,
@@ -31,47 +35,32 @@ RATE = "learning_rate"
 _COSTS = {"seconds": "time to the target [s]", "loss": "final training loss"}
 
 
-def sensitivity_picture(summary: Summary) -> Picture | None:
-    """Return what tuning judged by against the learning rate, None if none was tuned.
+def sensitivity_picture(summary: Summary) -> Picture:
+    """Return what tuning judged by against the learning rate, where that was tuned.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison, its trials among them.
-
-    Returns
-    -------
-    Picture or None
-        A view per problem and fleet on which rates were tried; a cross is a rate at which half of
-        the trial's runs or more missed the target or, without one, had no finite loss.
+    A view per problem and fleet; a cross is a rate at which half of the trial's runs or more missed
+    the target or, without one, had no finite loss.
     """
-    cases: dict[str, list[Trial]] = {}
-    for trial in summary.trials:
-        if RATE in trial.parameters:
-            name = case_name(summary, (trial.problem, trial.fleet))
-            cases.setdefault(name, []).append(trial)
+    tried = [trial for trial in summary.trials if RATE in trial.parameters]
     views = {
         name: _sensitivity(list(summary.algorithms), own)
-        for name, own in cases.items()
+        for name, own in grouped(tried, lambda trial: case_name(summary, (trial.problem, trial.fleet))).items()
         if any(math.isfinite(trial.loss) for trial in own)
     }
     note = (
-        "Every trial of tuning: the median, over seeds that the comparison does not use, of what "
-        "it was judged by. The wider a valley, the less the algorithm depends on its rate. A cross "
-        "on the upper edge: half of the runs or more missed the target, or diverged."
+        "Every trial of tuning: the median, over seeds that the comparison does not use, of what it was judged by."
+        " The wider a valley, the less the algorithm depends on its rate. A cross on the upper edge: half of the"
+        " runs or more missed the target, or diverged."
     )
-    title = "Sensitivity to the learning rate"
-    return Picture("sensitivity", None, title, note, views) if views else None
+    return Picture("sensitivity", None, "Sensitivity to the learning rate", note, views)
 
 
 def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
     judged = judged_by(trials)
     rows = _best_of_rate(trials, judged)
-    finite = [row["cost"] for row in rows if row["cost"] is not None]
-    low, high = _extent(finite)
-    kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
+    low, high = _extent([row["cost"] for row in rows])
     edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
-    scale = alt.Scale(type=kind, domain=[low / 1.1 if low > 0 else low, edge], nice=False)
+    scale = scaled(low / 1.1 if low > 0 else low, edge, nice=False)
     rates = [row["learning rate"] for row in rows]
     across = logarithmic("learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g")
     base = (
@@ -85,65 +74,50 @@ def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
         base.mark_circle(size=50, opacity=1, clip=True).encode(tooltip=told("learning rate", "cost")),
         lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(tooltip=told("learning rate")),
     ]
-    lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] is None]
+    lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] == math.inf]
     return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
 
 
-def _extent(losses: Sequence[float]) -> tuple[float, float]:
-    """Return the lowest loss, and the highest that is shown: far above the best all are alike."""
-    low, high = min(losses), max(losses)
+def _extent(costs: Sequence[float]) -> tuple[float, float]:
+    """Return the lowest cost, and the highest that is shown: far above the best all are alike."""
+    finite = [cost for cost in costs if cost < math.inf]
+    low, high = min(finite), max(finite)
     return low, min(high, 100 * low) if low > 0 else high
 
 
 def _best_of_rate(trials: Sequence[Trial], judged: Judged) -> list[Row]:
     """Return the lowest cost at each rate: other parameters may have been tried beside it."""
-    best: dict[tuple[str, float], float] = {}
-    for trial in trials:
-        place = (trial.algorithm, trial.parameters[RATE])
-        best[place] = min(getattr(trial, judged), best.get(place, math.inf))
+    tried = grouped(trials, lambda trial: (trial.algorithm, trial.parameters[RATE]))
     return [
-        {"algorithm": algorithm, "learning rate": rate, "cost": short(cost) if math.isfinite(cost) else None}
-        for (algorithm, rate), cost in sorted(best.items())
+        {"algorithm": algorithm, "learning rate": rate, "cost": short(min(getattr(one, judged) for one in own))}
+        for (algorithm, rate), own in sorted(tried.items())
     ]
 
 
-def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
-    """Return the final loss over learning rate and staleness, None if only one was tried.
+def map_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture:
+    """Return the final loss over learning rate and staleness.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison: its trials, and its results.
-    outcomes : sequence of Outcome
-        Its runs, which know their rates.
-
-    Returns
-    -------
-    Picture or None
-        A view per algorithm that is ever stale, with at least two rates and two stalenesses. On a
-        quadratic a line shows where theory says that plain SGD begins to diverge.
+    A view per algorithm that is ever stale, with at least two rates and two stalenesses. On a
+    quadratic a line shows where theory says that plain SGD begins to diverge.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
     stale = _stale(summary)
-    for row in [*_tried(summary), *_ran(summary, outcomes)]:
-        if row["algorithm"] in stale:
-            groups.setdefault((row["problem"], row["algorithm"]), []).append(row)
-    views = {}
-    for (problem, algorithm), own in groups.items():
-        several = len(summary.problems) > 1
-        if _is_a_map(own):
-            name = f"{algorithm}, {problem}" if several else algorithm
-            views[name] = _map(_lowest(own), steepest(summary.problems[problem]))
+    known = [row for row in [*_tried(summary), *_ran(summary, outcomes)] if row["algorithm"] in stale]
+    views = {
+        f"{algorithm}, {problem}" if len(summary.problems) > 1 else algorithm: _map(
+            own, steepest(summary.problems[problem])
+        )
+        for (problem, algorithm), own in grouped(known, lambda row: (row["problem"], row["algorithm"])).items()
+        if _is_a_map(own)
+    }
     note = (
-        "Median final training loss, the lighter the lower; a cross: the runs diverged. Staleness "
-        "is the mean that the algorithm had on a fleet."
+        "Median final training loss, the lighter the lower; a cross: the runs diverged. Staleness is the mean that"
+        " the algorithm had on a fleet."
     )
     if any(steepest(problem) for problem in summary.problems.values()):
         note += (
             " The line is the theory of plain SGD with constant staleness on this quadratic: rates above it diverge."
         )
-    title = "Learning rate and staleness"
-    return Picture("learning-rate-map", None, title, note, views) if views else None
+    return Picture("learning-rate-map", None, "Learning rate and staleness", note, views)
 
 
 def _stale(summary: Summary) -> set[str]:
@@ -168,14 +142,15 @@ def _tried(summary: Summary) -> list[Row]:
 def _ran(summary: Summary, outcomes: Sequence[Outcome]) -> list[Row]:
     """Return a row per result, under the name of its algorithm or of those that differ in rate."""
     levels, names = stalenesses(summary), _families(summary)
-    runs = {(one.problem, one.fleet, one.algorithm): one.run for one in outcomes if one.run}
+    hypers = {
+        (one.problem, one.fleet, one.algorithm): run.settings["algorithm"].get("hyper", {})
+        for one, run in finished(outcomes)
+    }
     rows = []
     for result in summary.results:
-        run = runs.get((result.problem, result.fleet, result.algorithm))
-        hyper = run.settings["algorithm"].get("hyper", {}) if run else {}
+        hyper = hypers.get((result.problem, result.fleet, result.algorithm), {})
         place = result.fleet, result.algorithm
-        is_known = RATE in hyper and place in levels and result.engine == "simulate"
-        if is_known and result.loss is not None:
+        if RATE in hyper and place in levels and result.engine == "simulate" and result.loss is not None:
             name, level = names[result.algorithm], levels[place]
             rows.append(_cell(result.problem, name, hyper[RATE], level, result.loss.median))
     return rows
@@ -196,21 +171,13 @@ def _families(summary: Summary) -> dict[str, str]:
 
 
 def _cell(problem: str, algorithm: str, rate: float, level: float, loss: float) -> Row:
-    known = short(loss) if math.isfinite(loss) else None
-    return {"problem": problem, "algorithm": algorithm, "learning rate": short(rate), "staleness": level, "loss": known}
+    rate, loss = short(rate), short(loss)
+    return {"problem": problem, "algorithm": algorithm, "learning rate": rate, "staleness": level, "loss": loss}
 
 
 def _is_a_map(rows: Sequence[Row]) -> bool:
     tried = [{row[key] for row in rows} for key in ("staleness", "learning rate")]
-    return all(len(values) > 1 for values in tried) and any(row["loss"] for row in rows)
-
-
-def _lowest(rows: Sequence[Row]) -> list[Row]:
-    """Return one row per rate and staleness: the lowest loss that was seen there."""
-    found: dict[tuple[float, float], Row] = {}
-    for row in sorted(rows, key=lambda row: math.inf if row["loss"] is None else row["loss"]):
-        found.setdefault((row["learning rate"], row["staleness"]), row)
-    return list(found.values())
+    return all(len(values) > 1 for values in tried) and any(0 < row["loss"] < math.inf for row in rows)
 
 
 def steepest(problem: Mapping[str, Any]) -> float | None:
@@ -238,43 +205,49 @@ def largest_rate(staleness: float, curvature: float) -> float:
     return 2.0 / curvature * math.sin(math.pi / (2.0 * (2.0 * staleness + 1.0)))
 
 
-def _map(rows: list[Row], curvature: float | None) -> View:
-    levels = sorted({row["staleness"] for row in rows})
-    for level in levels:
-        _give_edges([row for row in rows if row["staleness"] == level])
+def _map(rows: Sequence[Row], curvature: float | None) -> View:
+    cells, levels = _cells(rows), sorted({row["staleness"] for row in rows})
     across = alt.X("staleness:O", title="staleness [versions]", axis=alt.Axis(labelAngle=0))
-    scale = alt.Scale(
-        type="log", domain=[min(row["low"] for row in rows), max(row["high"] for row in rows)], nice=False
-    )
-    up = alt.Y("low:Q", title="learning rate", scale=scale)
-    shade = _shade([row["loss"] for row in rows if row["loss"] is not None])
+    ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
+    scale = alt.Scale(type="log", domain=ends, nice=False)
+    shade = _shade([cell["loss"] for cell in cells])
     known = marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
     lost = marks("cells").transform_filter("!isValid(datum.loss)")
+    cross = lost.mark_point(shape="cross", angle=45, filled=True, size=60)
     layers = [
         known.encode(
-            x=across, y=up, y2=alt.Y2("high:Q"), color=shade, tooltip=told("staleness", "learning rate", "loss")
-        ),
-        lost.mark_point(shape="cross", angle=45, filled=True, size=60).encode(
             x=across,
-            y=alt.Y("learning rate:Q", scale=scale),
-            color=alt.ColorValue("gray"),
-            tooltip=told("staleness", "learning rate"),
+            y=alt.Y("low:Q", title="learning rate", scale=scale),
+            y2=alt.Y2("high:Q"),
+            color=shade,
+            tooltip=told("staleness", "learning rate", "loss"),
+        ),
+        cross.encode(
+            x=across, y=alt.Y("learning rate:Q", scale=scale), color=GRAY, tooltip=told("staleness", "learning rate")
         ),
     ]
-    tables = {"cells": rows}
+    tables = {"cells": cells}
     if curvature:
         tables["theory"] = [{"staleness": level, "rate": largest_rate(level, curvature)} for level in levels]
         line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
-        up = alt.Y("rate:Q", scale=scale)
-        layers.append(line.encode(x=across, y=up, color=alt.ColorValue("#d55e00")))
+        layers.append(line.encode(x=across, y=alt.Y("rate:Q", scale=scale), color=alt.ColorValue("#d55e00")))
     return view(tables, *layers, height=340)
 
 
 def _shade(losses: Sequence[float]) -> alt.Color:
-    kind: Literal["log", "linear"] = "log" if min(losses) > 0 else "linear"
-    scale = alt.Scale(type=kind, scheme="viridis", reverse=True, domain=_extent(losses), clamp=True)
+    scale = scaled(*_extent(losses), scheme="viridis", reverse=True, clamp=True)
     legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
     return alt.Color("loss:Q", scale=scale, legend=legend)
+
+
+def _cells(rows: Sequence[Row]) -> list[Row]:
+    """Return one row per rate and staleness, the lowest loss seen there, with its ends."""
+    found: dict[tuple[float, float], Row] = {}
+    for row in sorted(rows, key=lambda row: float(row["loss"])):
+        found.setdefault((row["learning rate"], row["staleness"]), row)
+    for column in grouped(found.values(), lambda row: float(row["staleness"])).values():
+        _give_edges(column)
+    return list(found.values())
 
 
 def _give_edges(column: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Staleness of live runs on top of that of the simulated ones that they take after."""
+"""Live runs on top of the simulated ones that they take after: losses, and staleness."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,73 +7,92 @@ import numpy as np
 import numpy.typing as npt
 
 from distsgd.report.numbers.engines import stalenesses_of
-from distsgd.report.numbers.summary import Outcome, Summary
-from distsgd.report.pictures.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
-from distsgd.statistics.spreads import shares
+from distsgd.report.pictures.charts import (
+    BOTH,
+    UNITS,
+    Picture,
+    Subject,
+    Unit,
+    View,
+    colour,
+    drawn,
+    marks,
+    short,
+    told,
+    view,
+)
+from distsgd.report.pictures.loss import along, bands_of, loss_curves, loss_scale, rows_of
+from distsgd.report.pictures.staleness import share_of_versions
+from distsgd.run import Run
 
-BINS = 40
-"""Bins of a distribution, at most."""
-
-_Staleness = Mapping[str, npt.NDArray[np.int64]]
+Both = Mapping[str, Mapping[str, list[Run]]]
+"""Of each algorithm that ran on both, its simulated and its live runs."""
 
 
-def both_staleness_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> Picture | None:
+def both_losses_picture(subject: Subject) -> Picture:
+    """Return the losses of live and of simulated runs on the axes that they share.
+
+    Virtual and wall seconds are not on one axis.
+    """
+    runs = _both(subject)
+    views = {name: _losses(subject.algorithms, runs, UNITS[name]) for name in ("updates", "epochs") if runs}
+    note = (
+        "Medians over seeds: the thin lines are live, the wide faint ones simulated. Only axes that both share: "
+        "a virtual second is no wall second."
+    )
+    return Picture(f"{BOTH}losses", subject.case, "Training loss, live on simulated", note, views)
+
+
+def _both(subject: Subject) -> Both:
+    simulated = {} if subject.simulated is None else subject.simulated.runs
+    live = subject.runs
+    return {name: {"simulated": simulated[name], "live": own} for name, own in live.items() if name in simulated}
+
+
+def _losses(algorithms: Sequence[str], runs: Both, unit: Unit) -> View:
+    kinds = ["simulated", "live"]
+    curves = {of: loss_curves({name: own[of] for name, own in runs.items()}, unit) for of in kinds}
+    bands = {of: bands_of(own) for of, own in curves.items()}
+    scale, top = loss_scale(curve for own in curves.values() for several in own.values() for curve in several)
+    rows = [row | {"of": of} for of, own in bands.items() for row in rows_of(own, top)]
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeColor="gray")
+    line = (
+        drawn("medians")
+        .mark_line(clip=True, interpolate="step-after")
+        .encode(
+            x=along(unit, [one for own in bands.values() for one in own.values()]),
+            color=colour(algorithms),
+            y=alt.Y("median:Q", title="training loss", scale=scale),
+            strokeWidth=alt.StrokeWidth("of:O", sort=kinds, scale=alt.Scale(range=[6, 1.5]), legend=legend),
+            opacity=alt.Opacity("of:O", sort=kinds, scale=alt.Scale(range=[0.35, 1.0]), legend=None),
+            tooltip=told("position", "median", words=["of"]),
+        )
+    )
+    return view({"medians": rows}, line, height=340)
+
+
+def both_staleness_picture(subject: Subject) -> Picture:
     """Return the distributions of staleness of live and of simulated runs, one on the other.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison.
-    outcomes : sequence of Outcome
-        Its runs; the seeds are taken together.
-    case : tuple of str
-        Problem and live fleet.
-
-    Returns
-    -------
-    Picture or None
-        A view per algorithm that is stale in either; None if there is none, or the fleet was not
-        simulated too.
+    A view per algorithm that is stale in either, all seeds together.
     """
-    problem, fleet = case
-    if fleet not in summary.simulated_of:
-        return None
-    live = by_algorithm(outcomes, case)
-    simulated = by_algorithm(outcomes, (problem, summary.simulated_of[fleet]))
-    both = {
-        name: {"simulated": stalenesses_of(simulated[name]), "live": stalenesses_of(own)}
-        for name, own in live.items()
-        if name in simulated
+    found = {name: {of: stalenesses_of(runs) for of, runs in own.items()} for name, own in _both(subject).items()}
+    views = {
+        name: _distributions(name, own)
+        for name, own in found.items()
+        if all(map(len, own.values())) and any(values.any() for values in own.values())
     }
-    views = {name: _distributions(name, own) for name, own in both.items() if _is_stale(own)}
     note = "Share of the server's updates that were so many versions old, all seeds together; the rules are the means."
-    if not views:
-        return None
-    return Picture("both-staleness", case, "Staleness, live on simulated", note, views)
+    return Picture(f"{BOTH}staleness", subject.case, "Staleness, live on simulated", note, views)
 
 
-def _is_stale(both: _Staleness) -> bool:
-    return all(map(len, both.values())) and any(own.any() for own in both.values())
-
-
-def _distributions(algorithm: str, both: _Staleness) -> View:
+def _distributions(algorithm: str, both: Mapping[str, npt.NDArray[np.int64]]) -> View:
     highest = max(int(own.max()) for own in both.values())
-    cells: list[Row] = [
-        {
-            "algorithm": algorithm,
-            "of": of,
-            "low": low - 0.5,
-            "high": high - 0.5,
-            "share": short(share),
-            "bin": str(low) if high == low + 1 else f"{low} to {high - 1}",
-        }
-        for of, own in both.items()
-        for low, high, share in zip(*shares(own, bins=BINS, highest=highest), strict=True)
-        if share > 0
+    cells = [
+        {"algorithm": algorithm, "of": of} | row for of, own in both.items() for row in share_of_versions(own, highest)
     ]
     means = [{"of": of, "mean": short(float(own.mean()))} for of, own in both.items()]
-    ends = [-0.5, max(cell["high"] for cell in cells)]
-    scale = alt.Scale(domain=ends, nice=False)
+    scale = alt.Scale(domain=[-0.5, max(cell["high"] for cell in cells)], nice=False)
     title = f"staleness of {algorithm} [versions]"
     across = alt.X("low:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1))
     legend = alt.Legend(title=None, orient="top", symbolType="square", symbolOpacity=0.7)
@@ -87,17 +106,10 @@ def _distributions(algorithm: str, both: _Staleness) -> View:
             y=alt.Y("share:Q", title="share of updates"),
             y2=alt.Y2(datum=0),
             color=shade,
-            tooltip=[
-                alt.Tooltip("algorithm:N"),
-                alt.Tooltip("of:N"),
-                alt.Tooltip("bin:N"),
-                alt.Tooltip("share:Q", format=".1%"),
-            ],
+            tooltip=[*told(words=["of", "bin"]), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    mean = (
-        marks("means")
-        .mark_rule(strokeWidth=2.5)
-        .encode(x=alt.X("mean:Q"), color=shade, tooltip=[alt.Tooltip("of:N"), alt.Tooltip("mean:Q", format=".4~g")])
-    )
-    return view({"cells": cells, "means": means}, bar, mean, height=260)
+    mean = marks("means").mark_rule(strokeWidth=2.5)
+    told_mean = [alt.Tooltip("of:N"), alt.Tooltip("mean:Q", format=".4~g")]
+    rule = mean.encode(x=alt.X("mean:Q"), color=shade, tooltip=told_mean)
+    return view({"cells": cells, "means": means}, bar, rule, height=260)

@@ -1,4 +1,4 @@
-"""Timelines: a lane per worker, one for the queue and one for the server."""
+"""A stretch of a run: what each worker, the queue and the server did when, a lane for each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.engines import Clock, clock_of, engine_of
-from distsgd.report.pictures.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
+from distsgd.report.pictures.charts import Picture, Row, Subject, View, marks, short, view
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
 from distsgd.trace import VERBS, Trace
@@ -23,47 +22,30 @@ MESSAGES = 8
 QUEUE, SERVER = "queue", "server"
 
 
-def timeline_picture(outcomes: Sequence[Outcome], case: Case) -> Picture | None:
-    """Return what workers and server did in the middle of a run in `case`.
+def timeline_picture(subject: Subject) -> Picture | None:
+    """Return what workers and server did in the middle of a run: the first one of an algorithm.
 
     Two algorithms are shown: the one whose workers computed most of the time, and the one whose
-    workers waited most.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        The runs of a comparison; the first one of each algorithm is shown.
-    case : tuple of str
-        Problem and fleet.
-
-    Returns
-    -------
-    Picture or None
-        A view per algorithm; None where the fleet has no machines, or fewer than two of them.
+    workers waited most. None where the fleet has no machines, or fewer than two of them.
     """
-    runs = {name: own[0] for name, own in by_algorithm(outcomes, case).items()}
-    several = {name: run for name, run in runs.items() if _has_machines(run)}
+    several = {name: own[0] for name, own in subject.runs.items() if _has_machines(own[0])}
     if not several:
         return None
     busy = {name: float(np.nanmean(run.trace.utilisation)) for name, run in several.items()}
     chosen = dict.fromkeys((min(busy, key=busy.__getitem__), max(busy, key=busy.__getitem__)))
+    shares = "; ".join(f"{name} computes {busy[name]:.0%} of the time" for name in chosen)
     note = (
-        "The middle of one run of the algorithm whose workers wait most, and of the one whose "
-        "workers compute most. " + _shares({name: busy[name] for name in chosen})
+        "The middle of one run of the algorithm whose workers wait most, and of the one whose workers compute most. "
+        f"{shares}."
     )
     views = {name: lanes(several[name]) for name in chosen}
-    return Picture("timeline", case, "Workers and server at work", note, views)
+    return Picture("timeline", subject.case, "Workers and server at work", note, views)
 
 
 def _has_machines(run: Run) -> bool:
     n_seen = len(np.unique(run.trace.rows["worker"]))
     is_described = run.settings["fleet"].get("kind") == "fleet"
     return n_seen > 1 and (is_described or engine_of(run) != "simulate")
-
-
-def _shares(busy: dict[str, float]) -> str:
-    texts = [f"{name} computes {share:.0%} of the time" for name, share in busy.items()]
-    return f"{'; '.join(texts)}."
 
 
 def lanes(run: Run) -> View:
