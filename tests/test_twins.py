@@ -13,7 +13,7 @@ import distsgd as ds
 from distsgd.experiment import runs as jobs
 from distsgd.report.conclusions import conclusions
 from distsgd.report.formatting import headings
-from distsgd.report.numbers.engines import Runs, agreements
+from distsgd.report.numbers.engines import agreements
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.page import render
 from distsgd.report.pictures.charts import Picture
@@ -172,8 +172,8 @@ def test_between_evaluations_a_logarithm_is_straight(make_run: MakeRun) -> None:
     """A simulated loss of 16 and, two updates later, of 4 agrees with a live one of 8 between."""
     simulated, live = make_run([16, 99, 4]), make_run([16, 8, 4], fleet=LOCAL)
     sparse = replace(simulated, history=simulated.history[[0, 2]])
-    cells = [Runs("p", "F", "a", [sparse]), Runs("p", "F, live", "a", [live])]
-    (one,) = agreements(cells, SETTINGS)
+    runs = {("p", "F", "a"): [sparse], ("p", "F, live", "a"): [live]}
+    (one,) = agreements(runs, SETTINGS)
     assert one.largest == pytest.approx(1.0)
 
 

@@ -10,8 +10,9 @@ import polars as pl
 import vl_convert
 
 from distsgd.errors import unknown_name
+from distsgd.experiment.outcome import Outcome
 from distsgd.files import check_writable, unwritable
-from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.report.numbers.summary import Summary
 from distsgd.report.pictures.charts import COLOURS, Picture, View, case_name
 from distsgd.report.pictures.registry import pictures
 

@@ -12,6 +12,7 @@ import vl_convert
 from markupsafe import Markup
 
 from distsgd.errors import TraceError
+from distsgd.experiment.outcome import Outcome
 from distsgd.report.conclusions import conclusions
 from distsgd.report.formatting import (
     MISSING,
@@ -24,7 +25,8 @@ from distsgd.report.formatting import (
     trial_cells,
     troubles,
 )
-from distsgd.report.numbers.summary import Outcome, Result, Summary
+from distsgd.report.numbers.groups import grouped
+from distsgd.report.numbers.summary import Result, Summary
 from distsgd.report.pictures.charts import BOTH, COLOURS, COLOURS_ON_DARK, Case, Picture, Row, Style, case_name, styles
 from distsgd.report.pictures.registry import pictures
 
@@ -170,10 +172,7 @@ def _judged(result: Result) -> float:
 
 def _together(summary: Summary) -> list[list[Case]]:
     """Return the cases section by section: a live fleet stands with the one it takes after."""
-    sections: dict[Case, list[Case]] = {}
-    for problem, fleet in summary.cases:
-        sections.setdefault((problem, summary.simulated_of.get(fleet, fleet)), []).append((problem, fleet))
-    return list(sections.values())
+    return list(grouped(summary.cases, lambda case: (case[0], summary.simulated_of.get(case[1], case[1]))).values())
 
 
 def _section(

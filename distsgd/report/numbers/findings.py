@@ -5,12 +5,13 @@ Everything here is a pure function of measurements, one per run.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
 from distsgd.experiment.trials import UNKNOWN, Tuned
+from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.measurements import Measurement
 from distsgd.statistics.inference import SAME, Comparisons, Factors, Known, Ratio, alone, compare_all, quotients
 from distsgd.statistics.performance import performance_profiles, speed_ups
@@ -238,7 +239,10 @@ def _rivals(name: str, table: Table, compared: Comparisons) -> list[str]:
 
 def profiles(measurements: Sequence[Measurement]) -> list[ProfileLine]:
     """Return each algorithm's performance profile of median times to the target."""
-    times = [_medians(case) for case in by_case(measurements).values()]
+    times = [
+        {name: median_of(own) for name, own in table_of(case, "seconds").items()}
+        for case in by_case(measurements).values()
+    ]
     algorithms = dict.fromkeys(one.algorithm for one in measurements)
     costs = {name: [one.get(name) for one in times] for name in algorithms}
     if not any(cost is not None for row in costs.values() for cost in row):
@@ -312,12 +316,9 @@ def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]
     return [list(group.items()) for group in groups.values() if len(group) > 1]
 
 
-def by_case(measurements: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
+def by_case(measurements: Iterable[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
     """Return the measurements of each problem and fleet."""
-    cases: dict[tuple[str, str], list[Measurement]] = {}
-    for one in measurements:
-        cases.setdefault((one.problem, one.fleet), []).append(one)
-    return cases
+    return grouped(measurements, lambda one: (one.problem, one.fleet))
 
 
 def table_of(case: Sequence[Measurement], quantity: Quantity) -> Table:
@@ -328,7 +329,3 @@ def table_of(case: Sequence[Measurement], quantity: Quantity) -> Table:
         if own is not None:
             values.setdefault(one.algorithm, {})[one.seed] = own
     return values
-
-
-def _medians(case: Sequence[Measurement]) -> dict[str, float | None]:
-    return {name: median_of(own) for name, own in table_of(case, "seconds").items()}

@@ -14,6 +14,7 @@ import numpy as np
 
 from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.engines import seconds_column
+from distsgd.report.numbers.groups import finished, grouped
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers
@@ -53,16 +54,10 @@ def measurements(outcomes: Sequence[Outcome], targets: Mapping[str, float | None
     list of Measurement
         In the order of the outcomes that have a run.
     """
-    runs: dict[tuple[str, str], list[Run]] = {}
-    for one in outcomes:
-        if one.run is not None:
-            runs.setdefault((one.problem, one.fleet), []).append(one.run)
-    cases = {place: _case(own) for place, own in runs.items()}
-    return [
-        _measurement(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
-        for one in outcomes
-        if one.run is not None
-    ]
+    runs = finished(outcomes)
+    by_case = grouped(runs, lambda pair: (pair[0].problem, pair[0].fleet))
+    cases = {place: _case([run for _, run in own]) for place, own in by_case.items()}
+    return [_measurement(one, run, cases[one.problem, one.fleet], targets.get(one.problem)) for one, run in runs]
 
 
 class _Case(NamedTuple):

@@ -13,13 +13,12 @@ import msgspec
 import numpy as np
 
 from distsgd.experiment.outcome import Outcome
+from distsgd.experiment.sites import Engine
 from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial, Tuned, choose
 from distsgd.report.numbers.engines import (
     Agreement,
     Clock,
-    Engine,
-    Runs,
     agreements,
     clock_of,
     engine_of,
@@ -42,12 +41,11 @@ from distsgd.report.numbers.findings import (
     scaling,
     unsettled,
 )
+from distsgd.report.numbers.groups import finished, grouped
 from distsgd.report.numbers.measurements import Measurement, measurements, reached, workers_of
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers, Spread, band_name, median_time, spread
-
-__all__ = ["Outcome", "Summary", "summarise"]
 
 FORMAT = 2
 """Number of the layout of ``summary.json``."""
@@ -206,16 +204,15 @@ def summarise(
     Summary
         Results per problem, fleet and algorithm, contrasts between them, and a line per run.
     """
-    cells: dict[tuple[str, str, str], list[Outcome]] = {}
-    for one in outcomes:
-        cells.setdefault((one.problem, one.fleet, one.algorithm), []).append(one)
-    finished = _pairs(outcomes)
+    cells = grouped(outcomes, lambda one: (one.problem, one.fleet, one.algorithm))
+    runs = {place: [run for _, run in finished(cell)] for place, cell in cells.items()}
+    ran = finished(outcomes)
     known = _given(outcomes, settings) if targets is None else dict(targets)
     losses = {problem: target.loss for problem, target in known.items()}
     found, tuned = measurements(outcomes, losses), choose(trials)
     live = {name: own["machines"] for name, own in live_fleets(settings).items()}
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
-    fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in finished}
+    fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in ran}
     tunings = Tunings(tuned, _tuned_on(fleets, settings))
     orders = compared(found, tunings)
     results = [
@@ -223,14 +220,14 @@ def summarise(
     ]
     return Summary(
         is_complete=is_complete,
-        band=band_name(max([1, *(len(_runs(cell)) for cell in cells.values())])),
+        band=band_name(max([1, *map(len, runs.values())])),
         settings=settings,
-        versions=finished[0][1].versions if finished else {},
-        algorithms={one.algorithm: run.settings["algorithm"] for one, run in finished},
+        versions=ran[0][1].versions if ran else {},
+        algorithms={one.algorithm: run.settings["algorithm"] for one, run in ran},
         fleets=fleets,
         results=results,
         runs=[_line(one, losses.get(one.problem), engine_on(settings, one.fleet)) for one in outcomes],
-        problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
+        problems={one.problem: run.settings.get("problem", {}) for one, run in ran},
         targets=known,
         contrasts=contrasts(orders),
         unsettled=unsettled(orders),
@@ -239,7 +236,7 @@ def summarise(
         scaling=scaling(found, fleets),
         tuned=tuned,
         trials=list(trials),
-        agreements=agreements([Runs(*key, _runs(cell)) for key, cell in cells.items()], settings),
+        agreements=agreements(runs, settings),
     )
 
 
@@ -259,10 +256,8 @@ def _tuned_on(fleets: Mapping[str, Any], settings: Settings) -> dict[str, str]:
 
 def _growths(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
     """Return what staleness did to the losses of the algorithms that it reached, per problem."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.problem, result.engine), []).append(result)
-    return [line for own in groups.values() for line in _grown(found, own, tunings)]
+    groups = grouped(results, lambda one: (one.problem, one.engine)).values()
+    return [line for own in groups for line in _grown(found, own, tunings)]
 
 
 def _grown(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
@@ -289,16 +284,8 @@ def _column(run: Run, name: str) -> Numbers:
     return run.history[name].to_numpy().astype(np.float64)
 
 
-def _runs(cell: Sequence[Outcome]) -> list[Run]:
-    return [outcome.run for outcome in cell if outcome.run is not None]
-
-
-def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
-    return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
-
-
 def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float | None, engine: Engine) -> Result:
-    runs = _runs(cell)
+    runs = [run for _, run in finished(cell)]
     first = cell[0]
     counts = Result(
         problem=first.problem,
