@@ -2,7 +2,8 @@
 
 import altair as alt
 
-from distsgd.report.pictures.charts import Picture, Row, Subject, marks, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject
 
 WORKERS = 40
 """Workers shown, at most."""
@@ -25,7 +26,7 @@ def class_picture(subject: Subject) -> Picture | None:
         legend=alt.Legend(title="samples", orient="top", gradientLength=160),
     )
     cell = (
-        marks("cells")
+        charts.marks("cells")
         .mark_rect()
         .encode(
             x=alt.X("class:O", title="class", axis=alt.Axis(labelAngle=0)),
@@ -40,5 +41,5 @@ def class_picture(subject: Subject) -> Picture | None:
         f"Samples of each class in each worker's part of the data, with seed {own['seed']}; "
         f"{n_shown} of {n_workers} workers."
     )
-    views = {"": view({"cells": rows}, cell, height=16 * n_shown)}
+    views = {"": charts.view({"cells": rows}, cell, height=16 * n_shown)}
     return Picture("classes", subject.case, "Classes per worker", note, views)

@@ -13,22 +13,8 @@ from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.trials import Judged, Trial, judged_by
 from distsgd.report.numbers.groups import finished, grouped
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.pictures.charts import (
-    GRAY,
-    Picture,
-    Row,
-    View,
-    case_name,
-    colour,
-    dashes,
-    drawn,
-    logarithmic,
-    marks,
-    scaled,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, View
 from distsgd.report.pictures.staleness import stalenesses
 
 RATE = "learning_rate"
@@ -44,7 +30,7 @@ def sensitivity_picture(summary: Summary) -> Picture:
     tried = [trial for trial in summary.trials if RATE in trial.parameters]
     views = {
         name: _sensitivity(list(summary.algorithms), own)
-        for name, own in grouped(tried, lambda trial: case_name(summary, (trial.problem, trial.fleet))).items()
+        for name, own in grouped(tried, lambda trial: charts.case_name(summary, (trial.problem, trial.fleet))).items()
         if any(math.isfinite(trial.loss) for trial in own)
     }
     note = (
@@ -60,22 +46,22 @@ def _sensitivity(algorithms: Sequence[str], trials: Sequence[Trial]) -> View:
     rows = _best_of_rate(trials, judged)
     low, high = _extent([row["cost"] for row in rows])
     edge = high * 1.5 if low > 0 else high + 0.1 * (high - low)
-    scale = scaled(low / 1.1 if low > 0 else low, edge, nice=False)
+    scale = charts.scaled(low / 1.1 if low > 0 else low, edge, nice=False)
     rates = [row["learning rate"] for row in rows]
-    across = logarithmic("learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g")
+    across = charts.logarithmic("learning rate", "learning rate", [min(rates) / 1.2, max(rates) * 1.2], "~g")
     base = (
-        drawn("trials")
+        charts.drawn("trials")
         .transform_filter("isValid(datum.cost)")
-        .encode(x=across, y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale), color=colour(algorithms))
+        .encode(x=across, y=alt.Y("cost:Q", title=_COSTS[judged], scale=scale), color=charts.colour(algorithms))
     )
-    lost = drawn("lost").encode(x=across, y=alt.Y("edge:Q", scale=scale), color=colour(algorithms))
+    lost = charts.drawn("lost").encode(x=across, y=alt.Y("edge:Q", scale=scale), color=charts.colour(algorithms))
     layers = [
-        base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=dashes(algorithms)),
-        base.mark_circle(size=50, opacity=1, clip=True).encode(tooltip=told("learning rate", "cost")),
-        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(tooltip=told("learning rate")),
+        base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=charts.dashes(algorithms)),
+        base.mark_circle(size=50, opacity=1, clip=True).encode(tooltip=charts.told("learning rate", "cost")),
+        lost.mark_point(shape="cross", angle=45, filled=True, size=70).encode(tooltip=charts.told("learning rate")),
     ]
-    lost_rows = [row | {"edge": short(edge)} for row in rows if row["cost"] == math.inf]
-    return view({"trials": rows, "lost": lost_rows}, *layers, height=320)
+    lost_rows = [row | {"edge": charts.short(edge)} for row in rows if row["cost"] == math.inf]
+    return charts.view({"trials": rows, "lost": lost_rows}, *layers, height=320)
 
 
 def _extent(costs: Sequence[float]) -> tuple[float, float]:
@@ -89,7 +75,7 @@ def _best_of_rate(trials: Sequence[Trial], judged: Judged) -> list[Row]:
     """Return the lowest cost at each rate: other parameters may have been tried beside it."""
     tried = grouped(trials, lambda trial: (trial.algorithm, trial.parameters[RATE]))
     return [
-        {"algorithm": algorithm, "learning rate": rate, "cost": short(min(getattr(one, judged) for one in own))}
+        {"algorithm": algorithm, "learning rate": rate, "cost": charts.short(min(getattr(one, judged) for one in own))}
         for (algorithm, rate), own in sorted(tried.items())
     ]
 
@@ -171,7 +157,7 @@ def _families(summary: Summary) -> dict[str, str]:
 
 
 def _cell(problem: str, algorithm: str, rate: float, level: float, loss: float) -> Row:
-    rate, loss = short(rate), short(loss)
+    rate, loss = charts.short(rate), charts.short(loss)
     return {"problem": problem, "algorithm": algorithm, "learning rate": rate, "staleness": level, "loss": loss}
 
 
@@ -211,8 +197,8 @@ def _map(rows: Sequence[Row], curvature: float | None) -> View:
     ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
     scale = alt.Scale(type="log", domain=ends, nice=False)
     shade = _shade([cell["loss"] for cell in cells])
-    known = marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
-    lost = marks("cells").transform_filter("!isValid(datum.loss)")
+    known = charts.marks("cells").transform_filter("isValid(datum.loss)").mark_rect(clip=True)
+    lost = charts.marks("cells").transform_filter("!isValid(datum.loss)")
     cross = lost.mark_point(shape="cross", angle=45, filled=True, size=60)
     layers = [
         known.encode(
@@ -220,22 +206,25 @@ def _map(rows: Sequence[Row], curvature: float | None) -> View:
             y=alt.Y("low:Q", title="learning rate", scale=scale),
             y2=alt.Y2("high:Q"),
             color=shade,
-            tooltip=told("staleness", "learning rate", "loss"),
+            tooltip=charts.told("staleness", "learning rate", "loss"),
         ),
         cross.encode(
-            x=across, y=alt.Y("learning rate:Q", scale=scale), color=GRAY, tooltip=told("staleness", "learning rate")
+            x=across,
+            y=alt.Y("learning rate:Q", scale=scale),
+            color=charts.GRAY,
+            tooltip=charts.told("staleness", "learning rate"),
         ),
     ]
     tables = {"cells": cells}
     if curvature:
         tables["theory"] = [{"staleness": level, "rate": largest_rate(level, curvature)} for level in levels]
-        line = marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
+        line = charts.marks("theory").mark_line(strokeWidth=3, clip=True, point=True)
         layers.append(line.encode(x=across, y=alt.Y("rate:Q", scale=scale), color=alt.ColorValue("#d55e00")))
-    return view(tables, *layers, height=340)
+    return charts.view(tables, *layers, height=340)
 
 
 def _shade(losses: Sequence[float]) -> alt.Color:
-    scale = scaled(*_extent(losses), scheme="viridis", reverse=True, clamp=True)
+    scale = charts.scaled(*_extent(losses), scheme="viridis", reverse=True, clamp=True)
     legend = alt.Legend(title="final loss", orient="top", format=".2~g", gradientLength=160)
     return alt.Color("loss:Q", scale=scale, legend=legend)
 
@@ -259,4 +248,4 @@ def _give_edges(column: Sequence[Row]) -> None:
     outer = (logs[1] - logs[0], logs[-1] - logs[-2]) if len(logs) > 1 else (math.log(2),) * 2
     ends = np.exp([logs[0] - outer[0] / 2, *middle, logs[-1] + outer[1] / 2]).tolist()
     for row, (low, high) in zip(rows, pairwise(ends), strict=True):
-        row["low"], row["high"] = short(low), short(high)
+        row["low"], row["high"] = charts.short(low), charts.short(high)

@@ -7,23 +7,8 @@ import altair as alt
 import numpy as np
 import numpy.typing as npt
 
-from distsgd.report.pictures.charts import (
-    GRAY,
-    Picture,
-    Row,
-    Subject,
-    Unit,
-    View,
-    colour,
-    dashes,
-    drawn,
-    logarithmic,
-    marks,
-    scaled,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, Unit, View
 from distsgd.run import Run
 from distsgd.statistics.spreads import Band, Curve, band
 
@@ -57,20 +42,20 @@ def _curve(run: Run, against: str) -> Curve:
 def _view(subject: Subject, unit: Unit, curves: Mapping[str, Sequence[Curve]]) -> View:
     bands = bands_of(curves)
     scale, top = loss_scale(curve for several in curves.values() for curve in several)
-    base = drawn("bands").encode(x=along(unit, bands.values()), color=colour(subject.algorithms))
+    base = charts.drawn("bands").encode(x=along(unit, bands.values()), color=charts.colour(subject.algorithms))
     area = base.mark_area(opacity=0.16, clip=True, interpolate="step-after").encode(
         y=alt.Y("low:Q", title="training loss", scale=scale), y2=alt.Y2("high:Q")
     )
     line = base.mark_line(strokeWidth=2, clip=True, interpolate="step-after").encode(
         y=alt.Y("median:Q", title="training loss", scale=scale),
-        strokeDash=dashes(subject.algorithms),
-        tooltip=told("position", "median", "low", "high"),
+        strokeDash=charts.dashes(subject.algorithms),
+        tooltip=charts.told("position", "median", "low", "high"),
     )
     # The line that a run has to cross, if there is one.
-    goal = marks("target").mark_rule(strokeDash=[1, 4], clip=True)
-    rule = goal.encode(y=alt.Y("target:Q", scale=scale), color=GRAY)
+    goal = charts.marks("target").mark_rule(strokeDash=[1, 4], clip=True)
+    rule = goal.encode(y=alt.Y("target:Q", scale=scale), color=charts.GRAY)
     target = [] if subject.target is None else [{"target": subject.target}]
-    return view({"bands": rows_of(bands, top), "target": target}, area, line, rule, height=340)
+    return charts.view({"bands": rows_of(bands, top), "target": target}, area, line, rule, height=340)
 
 
 def bands_of(curves: Mapping[str, Sequence[Curve]]) -> dict[str, Band]:
@@ -127,7 +112,7 @@ def along(unit: Unit, bands: Iterable[Band]) -> alt.X:
     """Return the horizontal axis of some bands."""
     positions = np.concatenate([np.empty(0), *(own.positions for own in bands)])
     ends = [float(positions.min()), float(positions.max())] if len(positions) else [1.0, 2.0]
-    return logarithmic("position", unit.title, ends)
+    return charts.logarithmic("position", unit.title, ends)
 
 
 def loss_scale(curves: Iterable[Curve]) -> tuple[alt.Scale, float]:
@@ -136,7 +121,7 @@ def loss_scale(curves: Iterable[Curve]) -> tuple[alt.Scale, float]:
     low = min((float(values.min()) for values in known), default=0.0)
     start = max((float(values[0]) for values in known), default=1.0)
     ends = (low / _HEADROOM, start * _HEADROOM) if low > 0 else (low, start + 0.1 * (start - low))
-    return scaled(*ends, nice=False), 2 * ends[1]
+    return charts.scaled(*ends, nice=False), 2 * ends[1]
 
 
 def rows_of(bands: Mapping[str, Band], top: float) -> list[Row]:
@@ -144,10 +129,10 @@ def rows_of(bands: Mapping[str, Band], top: float) -> list[Row]:
     return [
         {
             "algorithm": name,
-            "position": short(position),
-            "median": short(median),
-            "low": short(low),
-            "high": short(min(high, max(top, median))),
+            "position": charts.short(position),
+            "median": charts.short(median),
+            "low": charts.short(low),
+            "high": charts.short(min(high, max(top, median))),
         }
         for name, own in bands.items()
         for position, low, median, high in zip(*own, strict=True)

@@ -3,7 +3,8 @@
 import altair as alt
 
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.pictures.charts import Picture, colour, dashes, drawn, logarithmic, short, told, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture
 
 
 def profile_picture(summary: Summary) -> Picture | None:
@@ -12,27 +13,27 @@ def profile_picture(summary: Summary) -> Picture | None:
     cases = [case for case in summary.cases if summary.engine_on(case[1]) == engine]
     if len(cases) < 2 or not summary.profiles:
         return None
-    last = short(1.2 * max(factor for one in summary.profiles for factor in one.factor))
+    last = charts.short(1.2 * max(factor for one in summary.profiles for factor in one.factor))
     rows = [
-        {"algorithm": one.algorithm, "factor": short(factor), "share": short(share)}
+        {"algorithm": one.algorithm, "factor": charts.short(factor), "share": charts.short(share)}
         for one in summary.profiles
         for factor, share in zip([*one.factor, last], [*one.share, one.share[-1]], strict=True)
     ]
     algorithms = list(summary.algorithms)
     line = (
-        drawn("profiles")
+        charts.drawn("profiles")
         .mark_line(interpolate="step-after", strokeWidth=2, clip=True)
         .encode(
-            x=logarithmic("factor", "time to target, as a multiple of the best one's", [1.0, last]),
+            x=charts.logarithmic("factor", "time to target, as a multiple of the best one's", [1.0, last]),
             y=alt.Y(
                 "share:Q",
                 title="share of the cases",
                 axis=alt.Axis(format="%"),
                 scale=alt.Scale(domain=[0, 1.02], nice=False),
             ),
-            color=colour(algorithms),
-            strokeDash=dashes(algorithms),
-            tooltip=told("factor", "share"),
+            color=charts.colour(algorithms),
+            strokeDash=charts.dashes(algorithms),
+            tooltip=charts.told("factor", "share"),
         )
     )
     live = " that were simulated" if len(cases) < len(summary.cases) else ""
@@ -41,5 +42,5 @@ def profile_picture(summary: Summary) -> Picture | None:
         "algorithm met the target within so many times the best one's time. Higher is better; at "
         "the left edge, how often it had the least median time, settled or not."
     )
-    views = {"": view({"profiles": rows}, line, height=320)}
+    views = {"": charts.view({"profiles": rows}, line, height=320)}
     return Picture("profiles", None, "How often each algorithm is near the best", note, views)

@@ -6,21 +6,8 @@ from collections.abc import Sequence
 import altair as alt
 
 from distsgd.report.numbers.findings import Contrast, Quantity
-from distsgd.report.pictures.charts import (
-    GRAY,
-    Picture,
-    Row,
-    Subject,
-    View,
-    colour,
-    drawn,
-    logarithmic,
-    marks,
-    per_algorithm,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, View
 
 _QUANTITIES: dict[str, Quantity] = {
     "time to target": "seconds",
@@ -59,17 +46,19 @@ def _ratios(algorithms: Sequence[str], found: Sequence[Contrast], label: str) ->
     low, high = min(bounds) / 1.1, max(bounds) * 1.1
     for row in rows:
         row["from"], row["to"] = max(row["low"], low / 2), min(row["high"], high * 2)
-    vertical = per_algorithm(algorithms, [row["algorithm"] for row in rows])
+    vertical = charts.per_algorithm(algorithms, [row["algorithm"] for row in rows])
     title = f"{label}: times that of {found[0].against}"
-    across = logarithmic("from", title, [low, high], ".3~g")
-    bar = drawn("ratios").mark_rule(strokeWidth=3, opacity=0.5, clip=True)
-    dot = drawn("ratios").transform_filter("isValid(datum.ratio)").mark_circle(size=80, opacity=1)
+    across = charts.logarithmic("from", title, [low, high], ".3~g")
+    bar = charts.drawn("ratios").mark_rule(strokeWidth=3, opacity=0.5, clip=True)
+    dot = charts.drawn("ratios").transform_filter("isValid(datum.ratio)").mark_circle(size=80, opacity=1)
     layers = [
-        marks("unity").mark_rule(strokeDash=[3, 3]).encode(x=alt.X("one:Q"), color=GRAY),
-        bar.encode(x=across, x2=alt.X2("to:Q"), y=vertical, color=colour(algorithms)),
-        dot.encode(x=alt.X("ratio:Q"), y=vertical, color=colour(algorithms), tooltip=told("ratio", "low", "high")),
+        charts.marks("unity").mark_rule(strokeDash=[3, 3]).encode(x=alt.X("one:Q"), color=charts.GRAY),
+        bar.encode(x=across, x2=alt.X2("to:Q"), y=vertical, color=charts.colour(algorithms)),
+        dot.encode(
+            x=alt.X("ratio:Q"), y=vertical, color=charts.colour(algorithms), tooltip=charts.told("ratio", "low", "high")
+        ),
     ]
-    return view({"ratios": rows, "unity": [{"one": 1.0}]}, *layers, height=26 * len(rows))
+    return charts.view({"ratios": rows, "unity": [{"one": 1.0}]}, *layers, height=26 * len(rows))
 
 
 def _row(one: Contrast) -> Row:
@@ -82,6 +71,6 @@ def _row(one: Contrast) -> Row:
         "against": one.against,
         "low": low,
         "high": high,
-        "ratio": None if median is None else short(median),
+        "ratio": None if median is None else charts.short(median),
         "pairs": one.n_pairs,
     }

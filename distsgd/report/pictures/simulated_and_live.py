@@ -7,20 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distsgd.report.numbers.engines import stalenesses_of
-from distsgd.report.pictures.charts import (
-    BOTH,
-    UNITS,
-    Picture,
-    Subject,
-    Unit,
-    View,
-    colour,
-    drawn,
-    marks,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Subject, Unit, View
 from distsgd.report.pictures.loss import along, bands_of, loss_curves, loss_scale, rows_of
 from distsgd.report.pictures.staleness import share_of_versions
 from distsgd.run import Run
@@ -35,12 +23,12 @@ def both_losses_picture(subject: Subject) -> Picture:
     Virtual and wall seconds are not on one axis.
     """
     runs = _both(subject)
-    views = {name: _losses(subject.algorithms, runs, UNITS[name]) for name in ("updates", "epochs") if runs}
+    views = {name: _losses(subject.algorithms, runs, charts.UNITS[name]) for name in ("updates", "epochs") if runs}
     note = (
         "Medians over seeds: the thin lines are live, the wide faint ones simulated. Only axes that both share: "
         "a virtual second is no wall second."
     )
-    return Picture(f"{BOTH}losses", subject.case, "Training loss, live on simulated", note, views)
+    return Picture(f"{charts.BOTH}losses", subject.case, "Training loss, live on simulated", note, views)
 
 
 def _both(subject: Subject) -> Both:
@@ -57,18 +45,18 @@ def _losses(algorithms: Sequence[str], runs: Both, unit: Unit) -> View:
     rows = [row | {"of": of} for of, own in bands.items() for row in rows_of(own, top)]
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeColor="gray")
     line = (
-        drawn("medians")
+        charts.drawn("medians")
         .mark_line(clip=True, interpolate="step-after")
         .encode(
             x=along(unit, [one for own in bands.values() for one in own.values()]),
-            color=colour(algorithms),
+            color=charts.colour(algorithms),
             y=alt.Y("median:Q", title="training loss", scale=scale),
             strokeWidth=alt.StrokeWidth("of:O", sort=kinds, scale=alt.Scale(range=[6, 1.5]), legend=legend),
             opacity=alt.Opacity("of:O", sort=kinds, scale=alt.Scale(range=[0.35, 1.0]), legend=None),
-            tooltip=told("position", "median", words=["of"]),
+            tooltip=charts.told("position", "median", words=["of"]),
         )
     )
-    return view({"medians": rows}, line, height=340)
+    return charts.view({"medians": rows}, line, height=340)
 
 
 def both_staleness_picture(subject: Subject) -> Picture:
@@ -83,7 +71,7 @@ def both_staleness_picture(subject: Subject) -> Picture:
         if all(map(len, own.values())) and any(values.any() for values in own.values())
     }
     note = "Share of the server's updates that were so many versions old, all seeds together; the rules are the means."
-    return Picture(f"{BOTH}staleness", subject.case, "Staleness, live on simulated", note, views)
+    return Picture(f"{charts.BOTH}staleness", subject.case, "Staleness, live on simulated", note, views)
 
 
 def _distributions(algorithm: str, both: Mapping[str, npt.NDArray[np.int64]]) -> View:
@@ -91,14 +79,14 @@ def _distributions(algorithm: str, both: Mapping[str, npt.NDArray[np.int64]]) ->
     cells = [
         {"algorithm": algorithm, "of": of} | row for of, own in both.items() for row in share_of_versions(own, highest)
     ]
-    means = [{"of": of, "mean": short(float(own.mean()))} for of, own in both.items()]
+    means = [{"of": of, "mean": charts.short(float(own.mean()))} for of, own in both.items()]
     scale = alt.Scale(domain=[-0.5, max(cell["high"] for cell in cells)], nice=False)
     title = f"staleness of {algorithm} [versions]"
     across = alt.X("low:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1))
     legend = alt.Legend(title=None, orient="top", symbolType="square", symbolOpacity=0.7)
     shade = alt.Color("of:N", scale=alt.Scale(domain=list(both)), legend=legend)
     bar = (
-        marks("cells")
+        charts.marks("cells")
         .mark_rect(opacity=0.45, clip=True)
         .encode(
             x=across,
@@ -106,10 +94,10 @@ def _distributions(algorithm: str, both: Mapping[str, npt.NDArray[np.int64]]) ->
             y=alt.Y("share:Q", title="share of updates"),
             y2=alt.Y2(datum=0),
             color=shade,
-            tooltip=[*told(words=["of", "bin"]), alt.Tooltip("share:Q", format=".1%")],
+            tooltip=[*charts.told(words=["of", "bin"]), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    mean = marks("means").mark_rule(strokeWidth=2.5)
+    mean = charts.marks("means").mark_rule(strokeWidth=2.5)
     told_mean = [alt.Tooltip("of:N"), alt.Tooltip("mean:Q", format=".4~g")]
     rule = mean.encode(x=alt.X("mean:Q"), color=shade, tooltip=told_mean)
-    return view({"cells": cells, "means": means}, bar, rule, height=260)
+    return charts.view({"cells": cells, "means": means}, bar, rule, height=260)

@@ -7,7 +7,8 @@ import altair as alt
 from distsgd.report.numbers.findings import Scaling
 from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.pictures.charts import GRAY, Picture, Row, View, colour, dashes, drawn, marks, short, told, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, View
 
 _UNBOUNDED = 1e6
 """Where the bar of a speed-up without an upper bound ends, far outside of the picture."""
@@ -32,10 +33,10 @@ def _view(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
             "algorithm": one.algorithm,
             "family": f"{one.algorithm} {one.fleets[0]}",
             "workers": workers,
-            "speed-up": short(gain),
-            "efficiency": short(efficiency or 0.0),
-            "low": short(gain if low is None else low),
-            "high": short(gain if high is None else min(high, _UNBOUNDED)),
+            "speed-up": charts.short(gain),
+            "efficiency": charts.short(efficiency or 0.0),
+            "low": charts.short(gain if low is None else low),
+            "high": charts.short(gain if high is None else min(high, _UNBOUNDED)),
         }
         for one in several
         for workers, gain, efficiency, low, high in zip(
@@ -49,12 +50,14 @@ def _view(algorithms: Sequence[str], several: Sequence[Scaling]) -> View:
     scale = alt.Scale(type="log", base=2, nice=False, padding=10)
     across = alt.X("workers:Q", title="workers", scale=scale, axis=alt.Axis(format="~s"))
     up = alt.Y("speed-up:Q", title="speed-up", scale=scale)
-    line = drawn("gains").encode(x=across, y=up, color=colour(algorithms))
-    interval = drawn("gains").mark_rule(strokeWidth=3, opacity=0.4, clip=True)
+    line = charts.drawn("gains").encode(x=across, y=up, color=charts.colour(algorithms))
+    interval = charts.drawn("gains").mark_rule(strokeWidth=3, opacity=0.4, clip=True)
     layers: list[alt.Chart] = [
-        marks("ideal").mark_line(strokeDash=[3, 3]).encode(x=across, y=up, color=GRAY),
-        line.mark_line(strokeWidth=2).encode(detail=alt.Detail("family:N"), strokeDash=dashes(algorithms)),
-        interval.encode(x=across, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour(algorithms)),
-        line.mark_circle(size=70, opacity=1).encode(tooltip=told("workers", "speed-up", "low", "high", "efficiency")),
+        charts.marks("ideal").mark_line(strokeDash=[3, 3]).encode(x=across, y=up, color=charts.GRAY),
+        line.mark_line(strokeWidth=2).encode(detail=alt.Detail("family:N"), strokeDash=charts.dashes(algorithms)),
+        interval.encode(x=across, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=charts.colour(algorithms)),
+        line.mark_circle(size=70, opacity=1).encode(
+            tooltip=charts.told("workers", "speed-up", "low", "high", "efficiency")
+        ),
     ]
-    return view({"gains": rows, "ideal": ideal}, *layers, height=340)
+    return charts.view({"gains": rows, "ideal": ideal}, *layers, height=340)

@@ -11,20 +11,8 @@ import polars as pl
 from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.groups import finished, grouped
 from distsgd.report.numbers.summary import Result, Summary
-from distsgd.report.pictures.charts import (
-    Picture,
-    Row,
-    Subject,
-    View,
-    colour,
-    dashes,
-    drawn,
-    per_algorithm,
-    scaled,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, View
 from distsgd.statistics.spreads import shares
 from distsgd.trace import JOIN, PULL, PUSH, Trace
 
@@ -92,7 +80,7 @@ def share_of_versions(staleness: npt.NDArray[np.int64], highest: int) -> list[Ro
         {
             "low": low - 0.5,
             "high": high - 0.5,
-            "share": short(share),
+            "share": charts.short(share),
             "bin": str(low) if high == low + 1 else f"{low} to {high - 1}",
         }
         for low, high, share in zip(*shares(staleness, bins=BINS, highest=int(highest)), strict=True)
@@ -102,9 +90,9 @@ def share_of_versions(staleness: npt.NDArray[np.int64], highest: int) -> list[Ro
 
 def _share_of_seconds(ages: npt.NDArray[np.float64], highest: float) -> list[Row]:
     counts, edges = np.histogram(ages, BINS, (0.0, highest or 1.0))
-    ends = [short(edge) for edge in edges]
+    ends = [charts.short(edge) for edge in edges]
     return [
-        {"low": low, "high": high, "share": short(count / len(ages)), "bin": f"{low:g} to {high:g}"}
+        {"low": low, "high": high, "share": charts.short(count / len(ages)), "bin": f"{low:g} to {high:g}"}
         for low, high, count in zip(ends, ends[1:], counts, strict=False)
         if count > 0
     ]
@@ -114,25 +102,25 @@ def _strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], s
     known = {name: own for name, own in values.items() if len(own)}
     highest = max(own.max() for own in known.values())
     cells = [{"algorithm": name} | row for name, own in known.items() for row in share(own, highest)]
-    means = [{"algorithm": name, "mean": short(float(own.mean()))} for name, own in known.items()]
-    vertical = per_algorithm(algorithms, values)
+    means = [{"algorithm": name, "mean": charts.short(float(own.mean()))} for name, own in known.items()]
+    vertical = charts.per_algorithm(algorithms, values)
     axis = alt.Axis(tickMinStep=1) if title.endswith("[versions]") else alt.Axis()
     ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
     strip = (
-        drawn("cells")
+        charts.drawn("cells")
         .mark_rect()
         .encode(
             x=alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(domain=ends, nice=False)),
             x2=alt.X2("high:Q"),
             y=vertical,
-            color=colour(algorithms),
+            color=charts.colour(algorithms),
             opacity=alt.Opacity("share:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, 1])),
-            tooltip=[*told(words=["bin"]), alt.Tooltip("share:Q", format=".1%")],
+            tooltip=[*charts.told(words=["bin"]), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    tick = drawn("means").mark_tick(thickness=2, bandSize=18)
-    mean = tick.encode(x=alt.X("mean:Q"), y=vertical, tooltip=told("mean"))
-    return view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
+    tick = charts.drawn("means").mark_tick(thickness=2, bandSize=18)
+    mean = tick.encode(x=alt.X("mean:Q"), y=vertical, tooltip=charts.told("mean"))
+    return charts.view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
 
 
 def loss_against_staleness_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
@@ -174,14 +162,14 @@ def stalenesses(summary: Summary) -> dict[tuple[str, str], float]:
     for result in summary.results:
         if result.staleness is not None:
             place = result.fleet, result.algorithm
-            own[place] = max(own.get(place, 0.0), short(result.staleness.mean))
+            own[place] = max(own.get(place, 0.0), charts.short(result.staleness.mean))
     highest = {fleet: max(level for (name, _), level in own.items() if name == fleet) for fleet, _ in own}
     freshest = min(highest.values(), default=0.0)
     return {place: own[place] for place in own if own[place] or highest[place[0]] == freshest}
 
 
 def _point(result: Result, level: float) -> Row:
-    low, median, high = map(short, result.loss or (np.nan,) * 3)
+    low, median, high = map(charts.short, result.loss or (np.nan,) * 3)
     labels = {"algorithm": result.algorithm, "fleet": result.fleet, "staleness": level}
     return labels | {"low": low, "median": median, "high": high}
 
@@ -196,18 +184,18 @@ def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     low = min(row["low"] for row in rows)
     high = min(start, max(row["high"] for row in rows))
     ends = (low / 1.1, high * 1.1) if low > 0 else (low, high)
-    scale = scaled(*ends, nice=False)
+    scale = charts.scaled(*ends, nice=False)
     # A band without an end leaves through the top.
     points = [row | {"top": min(row["high"], 2 * ends[1])} for row in rows]
     across = alt.Scale(type="symlog", nice=False, padding=12)
-    base = drawn("points").encode(
-        x=alt.X("staleness:Q", title="mean staleness [versions]", scale=across), color=colour(algorithms)
+    base = charts.drawn("points").encode(
+        x=alt.X("staleness:Q", title="mean staleness [versions]", scale=across), color=charts.colour(algorithms)
     )
     line = base.mark_line(strokeWidth=2, clip=True).encode(
-        y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=dashes(algorithms)
+        y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=charts.dashes(algorithms)
     )
     bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("top:Q"))
     dot = base.mark_circle(size=60, opacity=1, clip=True).encode(
-        y=alt.Y("median:Q", scale=scale), tooltip=told("staleness", "median", "low", "high", words=["fleet"])
+        y=alt.Y("median:Q", scale=scale), tooltip=charts.told("staleness", "median", "low", "high", words=["fleet"])
     )
-    return view({"points": points}, line, bar, dot, height=320)
+    return charts.view({"points": points}, line, bar, dot, height=320)

@@ -11,22 +11,8 @@ import numpy as np
 from distsgd.report.formatting import number
 from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.measurements import reached
-from distsgd.report.pictures.charts import (
-    GRAY,
-    Picture,
-    Row,
-    Subject,
-    Unit,
-    View,
-    colour,
-    drawn,
-    logarithmic,
-    marks,
-    per_algorithm,
-    short,
-    told,
-    view,
-)
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, Unit, View
 from distsgd.run import Run
 
 
@@ -48,7 +34,11 @@ def target_picture(subject: Subject) -> Picture | None:
 
 def _view(algorithms: Sequence[str], runs: Mapping[str, Sequence[Run]], unit: Unit, target: float) -> View:
     found: list[Row] = [
-        {"algorithm": name, "seed": run.settings["seed"], "reached": short(reached(run, target, unit.column).high)}
+        {
+            "algorithm": name,
+            "seed": run.settings["seed"],
+            "reached": charts.short(reached(run, target, unit.column).high),
+        }
         for name, own in runs.items()
         for run in own
     ]
@@ -62,19 +52,19 @@ def _view(algorithms: Sequence[str], runs: Mapping[str, Sequence[Run]], unit: Un
         "missed": [{"algorithm": name, "place": ends.cross, "missed": count} for name, count in missed.items()],
         "border": [{"border": ends.border}] if missed else [],
     }
-    shown: dict[str, Any] = {"y": per_algorithm(algorithms, runs), "color": colour(algorithms)}
-    across = logarithmic("reached", unit.title, [ends.first, ends.last])
-    border = marks("border").mark_rule(strokeDash=[3, 3])
-    dot = drawn("met").mark_circle(size=70, opacity=0.55)
-    bar = drawn("medians").mark_tick(thickness=3, bandSize=20)
-    count = drawn("missed").mark_text(align="left", dx=9, fontSize=12)
-    cross = drawn("missed").mark_point(shape="cross", angle=45, filled=True, size=70)
-    return view(
+    shown: dict[str, Any] = {"y": charts.per_algorithm(algorithms, runs), "color": charts.colour(algorithms)}
+    across = charts.logarithmic("reached", unit.title, [ends.first, ends.last])
+    border = charts.marks("border").mark_rule(strokeDash=[3, 3])
+    dot = charts.drawn("met").mark_circle(size=70, opacity=0.55)
+    bar = charts.drawn("medians").mark_tick(thickness=3, bandSize=20)
+    count = charts.drawn("missed").mark_text(align="left", dx=9, fontSize=12)
+    cross = charts.drawn("missed").mark_point(shape="cross", angle=45, filled=True, size=70)
+    return charts.view(
         tables,
-        border.encode(x=alt.X("border:Q"), color=GRAY),
-        dot.encode(x=across, tooltip=told("reached", "seed"), **shown),
-        bar.encode(x=alt.X("median:Q"), tooltip=told("median"), **shown),
-        cross.encode(x=alt.X("place:Q"), tooltip=told("missed"), **shown),
+        border.encode(x=alt.X("border:Q"), color=charts.GRAY),
+        dot.encode(x=across, tooltip=charts.told("reached", "seed"), **shown),
+        bar.encode(x=alt.X("median:Q"), tooltip=charts.told("median"), **shown),
+        cross.encode(x=alt.X("place:Q"), tooltip=charts.told("missed"), **shown),
         count.encode(x=alt.X("place:Q"), y=shown["y"], text=alt.Text("missed:Q")),
         height=26 * len(runs),
     )
@@ -91,8 +81,8 @@ def _ends(times: Sequence[float], *, has_missed: bool) -> _Ends:
     """Return where the axis begins and ends, and where in it missed runs stand."""
     low, high = min(times, default=1.0), max(times, default=1.0)
     step = max((high / low) ** 0.08, 1.1)
-    beyond = [short(high * step**count) for count in (1, 2, 3)]
-    return _Ends(short(low / step), beyond[0], beyond[1], beyond[2] if has_missed else beyond[0])
+    beyond = [charts.short(high * step**count) for count in (1, 2, 3)]
+    return _Ends(charts.short(low / step), beyond[0], beyond[1], beyond[2] if has_missed else beyond[0])
 
 
 def _medians(found: Sequence[Row]) -> list[Row]:
@@ -100,4 +90,6 @@ def _medians(found: Sequence[Row]) -> list[Row]:
         name: float(np.median([row["reached"] for row in own]))
         for name, own in grouped(found, lambda row: str(row["algorithm"])).items()
     }
-    return [{"algorithm": name, "median": short(median)} for name, median in medians.items() if median < math.inf]
+    return [
+        {"algorithm": name, "median": charts.short(median)} for name, median in medians.items() if median < math.inf
+    ]

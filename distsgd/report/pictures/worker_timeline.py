@@ -9,7 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from distsgd.report.numbers.engines import Clock, clock_of, engine_of
-from distsgd.report.pictures.charts import Picture, Row, Subject, View, marks, short, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, View
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
 from distsgd.trace import VERBS, Trace
@@ -73,15 +74,15 @@ def lanes(run: Run) -> View:
             "lane": _lane(kind, worker),
             "kind": kind,
             "worker": worker,
-            "start": short(max(start, begin) - begin),
-            "end": short(min(stop, end) - begin),
+            "start": charts.short(max(start, begin) - begin),
+            "end": charts.short(min(stop, end) - begin),
             "what": VERBS[around.rows["verb"][row]] if kind == "apply" else kind,
         }
         for kind, worker, row, start, stop in found.iter_rows()
     ]
     names = [*(f"worker {worker}" for worker in workers), QUEUE, SERVER]
-    layers = _layers(names, short(end - begin), clock_of(engine_of(run)))
-    return view({"spans": rows}, *layers, height=22 * len(names))
+    layers = _layers(names, charts.short(end - begin), clock_of(engine_of(run)))
+    return charts.view({"spans": rows}, *layers, height=22 * len(names))
 
 
 def _middle(trace: Trace) -> tuple[Trace, npt.NDArray[np.void]]:
@@ -114,9 +115,9 @@ def _layers(names: Sequence[str], end: float, clock: Clock) -> list[alt.Chart]:
     }
     waits = {"test": "datum.kind == 'waiting'", "value": 0.35}
     faint = alt.OpacityValue(0.95, condition=waits)
-    bars = marks("spans").mark_rect(clip=True)
+    bars = charts.marks("spans").mark_rect(clip=True)
     # What takes no time at the server has no width: a tick shows that it was there.
-    served = marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
+    served = charts.marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
     return [
         bars.encode(
             x=alt.X("start:Q", title=f"{clock} time [s]", scale=scale), x2=alt.X2("end:Q"), opacity=faint, **shared
