@@ -135,20 +135,7 @@ class Compared(NamedTuple):
 
 
 def compared(measurements: Sequence[Measurement], tunings: Tunings = Tunings()) -> list[Compared]:  # noqa: B008 # immutable
-    """Return every quantity of every problem and fleet, each two algorithms compared once.
-
-    Parameters
-    ----------
-    measurements : sequence of Measurement
-        What ran.
-    tunings : Tunings, optional
-        What tuning leaves open.
-
-    Returns
-    -------
-    list of Compared
-        Quantity by quantity.
-    """
+    """Return every quantity of every problem and fleet, each two algorithms compared once."""
     return [
         Compared(
             problem,
@@ -186,25 +173,14 @@ def first_of(table: Table) -> str | None:
 
 def median_of(values: Mapping[int, Known]) -> float | None:
     """Return the median over seeds; None if half of them have no upper end."""
-    return median_time([one.high if math.isfinite(one.high) else None for one in values.values()])
+    return median_time([one.high for one in values.values()])
 
 
 def growths(measurements: Sequence[Measurement], fresh: str, fleet: str, tunings: Tunings) -> list[Growth]:
-    """Return by how much the final loss of each algorithm grew from one fleet to another.
+    """Return by how much the final loss of each algorithm grew from one fleet, `fresh`, to another.
 
-    Parameters
-    ----------
-    measurements : sequence of Measurement
-        What ran on one problem.
-    fresh, fleet : str
-        The two fleets.
-    tunings : Tunings
-        What tuning leaves open on each of them.
-
-    Returns
-    -------
-    list of Growth
-        The largest median first; algorithms that did not run on both are left out.
+    All measurements are of one problem. The largest median stands first; algorithms that did not
+    run on both fleets are left out.
     """
     problem = measurements[0].problem if measurements else ""
     before, after = (table_of([one for one in measurements if one.fleet == name], "loss") for name in (fresh, fleet))
@@ -254,17 +230,8 @@ def profiles(measurements: Sequence[Measurement]) -> list[ProfileLine]:
 def scaling(measurements: Sequence[Measurement], fleets: Mapping[str, dict[str, Any]]) -> list[Scaling]:
     """Return what more workers bring, on fleets whose settings differ in their number only.
 
-    Parameters
-    ----------
-    measurements : sequence of Measurement
-        What ran.
-    fleets : mapping of str to dict
-        Settings of each fleet.
-
-    Returns
-    -------
-    list of Scaling
-        One per problem and algorithm that met the target somewhere, for each group of such fleets.
+    One finding per problem and algorithm that met the target somewhere, for each group of such
+    fleets.
     """
     times = {place: table_of(case, "seconds") for place, case in by_case(measurements).items()}
     return [

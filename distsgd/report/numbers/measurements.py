@@ -40,20 +40,7 @@ class Measurement(NamedTuple):
 
 
 def measurements(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> list[Measurement]:
-    """Return what each finished run came to.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        What ran.
-    targets : mapping of str to float or None
-        The training loss to reach, by problem.
-
-    Returns
-    -------
-    list of Measurement
-        In the order of the outcomes that have a run.
-    """
+    """Return what each finished run came to; of a problem, `targets` has the loss to reach."""
     runs = finished(outcomes)
     by_case = grouped(runs, lambda pair: (pair[0].problem, pair[0].fleet))
     cases = {place: _case([run for _, run in own]) for place, own in by_case.items()}
@@ -99,21 +86,10 @@ def _not_before(time: Known, run: Run, case: _Case) -> Known:
 
 
 def reached(run: Run, target: float, column: str | None = None) -> Known:
-    """Return when the training loss of `run` first met `target`.
+    """Return when the training loss of `run` first met `target`, in a `column` of its history.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    target : float
-        Training loss.
-    column : str, optional
-        Column of the history to measure it in; by default its seconds, virtual or wall.
-
-    Returns
-    -------
-    Known
-        Where the first update at or below the target lies; infinite above if none is known.
+    By default in its seconds, virtual or wall. The first update at or below the target lies between
+    the ends; the upper one is infinite if none is known.
     """
     crossing = run.crossing(target)
     first = crossing.after + 1 if crossing.update != 0 else 0

@@ -6,7 +6,7 @@ diverged run has no final loss. Nothing is null for lack of trying.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -210,14 +210,12 @@ def summarise(
     known = _given(outcomes, settings) if targets is None else dict(targets)
     losses = {problem: target.loss for problem, target in known.items()}
     found, tuned = measurements(outcomes, losses), choose(trials)
-    live = {name: own["machines"] for name, own in live_fleets(settings).items()}
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
-    fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in ran}
+    live = {name: own["machines"] for name, own in live_fleets(settings).items()}
+    fleets: dict[str, Settings] = {one.fleet: live.get(one.fleet) or run.settings["fleet"] for one, run in ran}
     tunings = Tunings(tuned, _tuned_on(fleets, settings))
     orders = compared(found, tunings)
-    results = [
-        _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet)) for cell in cells.values()
-    ]
+    results = [_result(cell, found, losses.get(cell[0].problem), settings) for cell in cells.values()]
     return Summary(
         is_complete=is_complete,
         band=band_name(max([1, *map(len, runs.values())])),
@@ -261,14 +259,11 @@ def _growths(found: Sequence[Measurement], results: Sequence[Result], tunings: T
 
 
 def _grown(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
-    levels: dict[str, float] = {}
-    for one in results:
-        mean = 0.0 if one.staleness is None else one.staleness.mean
-        levels[one.fleet] = max(mean, levels.get(one.fleet, 0.0))
+    means = {(one.fleet, one.algorithm): one.staleness.mean if one.staleness else 0.0 for one in results}
+    on_fleets = grouped(means, lambda place: place[0])
+    levels = {fleet: max(means[place] for place in places) for fleet, places in on_fleets.items()}
     fresh, worst = (extreme(levels, key=levels.__getitem__) for extreme in (min, max))
-    are_stale = {
-        one.algorithm for one in results if one.fleet == worst and one.staleness is not None and one.staleness.mean > 0
-    }
+    are_stale = {algorithm for (fleet, algorithm), mean in means.items() if fleet == worst and mean > 0}
     problem = results[0].problem
     own = [one for one in found if one.problem == problem and one.algorithm in are_stale]
     return growths(own, fresh, worst, tunings) if fresh != worst else []
@@ -284,7 +279,7 @@ def _column(run: Run, name: str) -> Numbers:
     return run.history[name].to_numpy().astype(np.float64)
 
 
-def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float | None, engine: Engine) -> Result:
+def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float | None, settings: Settings) -> Result:
     runs = [run for _, run in finished(cell)]
     first = cell[0]
     counts = Result(
@@ -294,7 +289,7 @@ def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float
         finished=len(runs),
         failed=len(cell) - len(runs),
         status=dict(Counter(run.status for run in runs)),
-        engine=engine,
+        engine=engine_on(settings, first.fleet),
     )
     place = (first.problem, first.fleet, first.algorithm)
     own = [one for one in found if one[:3] == place]
@@ -346,23 +341,19 @@ def _time_to_target(runs: Sequence[Run], found: Sequence[Measurement], target: f
     return TimeToTarget(
         target,
         len(met),
-        _median(time.high for time in seconds),
+        median_time([time.high for time in seconds]),
         _ends(seconds),
         updates,
         gradients,
         epochs,
         clock_of(engine_of(runs[0])),
-        _median(machine),
+        median_time(machine),
         max((1.0 - time.low / time.high for time in met if time.high > 0), default=0.0),
     )
 
 
 def _ends(times: Sequence[Known]) -> Spread:
     return spread(np.array([time.high for time in times]))
-
-
-def _median(times: Iterable[float]) -> float | None:
-    return median_time([time if math.isfinite(time) else None for time in times])
 
 
 def _line(outcome: Outcome, target: float | None, engine: Engine) -> Line:

@@ -52,15 +52,7 @@ def _has_machines(run: Run) -> bool:
 def lanes(run: Run) -> View:
     """Return a view of the middle of `run`: a lane per worker, the queue, and the server.
 
-    Parameters
-    ----------
-    run : Run
-        A run of at least one message.
-
-    Returns
-    -------
-    View
-        As long as it takes the workers that are shown to send `MESSAGES` each, on average.
+    It is as long as it takes the workers that are shown to send `MESSAGES` each, on average.
     """
     around, window = _middle(run.trace)
     begin, end = float(window["time"][0]), float(window["time"][-1])
