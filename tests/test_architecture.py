@@ -44,9 +44,9 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "report": [
         {"numbers", "timeline"},
-        {"text", "warnings"},
-        {"pictures", "terminal", "verdict"},
-        {"answer", "figures"},
+        {"formatting", "warnings"},
+        {"case_conclusions", "pictures", "terminal"},
+        {"conclusions", "figure_files"},
         {"page"},
         {"comparison"},
     ],

@@ -11,13 +11,13 @@ from stand_in import launched
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs
-from distsgd.report.answer import answer
-from distsgd.report.numbers.engines import Runs, agreements
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import headings
+from distsgd.report.numbers.engines import agreements
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.page import render
 from distsgd.report.pictures.charts import Picture
-from distsgd.report.pictures.every import pictures
-from distsgd.report.text import headings
+from distsgd.report.pictures.registry import pictures
 
 MakeRun: TypeAlias = Callable[..., ds.Run]
 Losses: TypeAlias = list[list[float]]
@@ -172,26 +172,26 @@ def test_between_evaluations_a_logarithm_is_straight(make_run: MakeRun) -> None:
     """A simulated loss of 16 and, two updates later, of 4 agrees with a live one of 8 between."""
     simulated, live = make_run([16, 99, 4]), make_run([16, 8, 4], fleet=LOCAL)
     sparse = replace(simulated, history=simulated.history[[0, 2]])
-    cells = [Runs("p", "F", "a", [sparse]), Runs("p", "F, live", "a", [live])]
-    (one,) = agreements(cells, SETTINGS)
+    runs = {("p", "F", "a"): [sparse], ("p", "F, live", "a"): [live]}
+    (one,) = agreements(runs, SETTINGS)
     assert one.largest == pytest.approx(1.0)
 
 
 def test_the_answer_says_how_far_they_agree(pair: Callable[..., Summary]) -> None:
     """One sentence per live fleet gives the largest factor, and both mean stalenesses."""
-    text = answer(pair([[2, 1, 0.5]], [[2, 2, 0.25]]))
+    text = conclusions(pair([[2, 1, 0.5]], [[2, 2, 0.25]]))
     sentence = (
         "On F, live, losses after equally many updates differ, seed by seed, from the simulated"
         " ones on F by a factor of typically 2, and at most 2, for a"
         " (mean staleness 0 live, 0 simulated)."
     )
     assert sentence in text
-    assert not any("differ from the simulated" in one for one in answer(pair([[2, 1]], [])))
+    assert not any("differ from the simulated" in one for one in conclusions(pair([[2, 1]], [])))
 
 
 def test_the_answer_tells_time_by_its_clock() -> None:
     """Seconds to a target are called virtual or wall; what did not run is told with its reason."""
-    points = answer(small_live().summary)
+    points = conclusions(small_live().summary)
     (simulated,) = (one for one in points if one.startswith(f"On {FIVE}: "))
     live = " ".join(one for one in points if one.startswith(f"On {LIVE}: "))
     assert "virtual seconds" in simulated
@@ -200,5 +200,5 @@ def test_the_answer_tells_time_by_its_clock() -> None:
     assert "virtual" not in live
     assert any(
         one.startswith(f"racing did not run on {TWO}, live and {LIVE}: lock-free workers need")
-        for one in answer(small_live().summary)
+        for one in conclusions(small_live().summary)
     )

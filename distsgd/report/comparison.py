@@ -33,7 +33,7 @@ from distsgd.fold.request import ModelFleet, ReadsName, RunConfig
 from distsgd.live.options import Live
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem
-from distsgd.report.answer import answer
+from distsgd.report.conclusions import conclusions
 from distsgd.report.numbers.summary import FORMAT, Line, Summary, summarise
 from distsgd.report.page import render
 from distsgd.run import identify, is_live, load_as
@@ -71,7 +71,7 @@ class Comparison:
         return cls(found.setup.settings, outcomes, is_complete, found.trials, found.targets)
 
     def __str__(self) -> str:
-        return "\n".join(answer(self.summary))
+        return "\n".join(conclusions(self.summary))
 
     @cached_property
     def summary(self) -> Summary:

@@ -1,7 +1,7 @@
-"""Every picture of a comparison as a file of its own, and what it shows as a table."""
+"""Figures: every picture of a comparison as a file of its own, or what it shows as a table."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -10,10 +10,11 @@ import polars as pl
 import vl_convert
 
 from distsgd.errors import unknown_name
+from distsgd.experiment.outcome import Outcome
 from distsgd.files import check_writable, unwritable
-from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.report.numbers.summary import Summary
 from distsgd.report.pictures.charts import COLOURS, Picture, View, case_name
-from distsgd.report.pictures.every import pictures
+from distsgd.report.pictures.registry import pictures
 
 Format: TypeAlias = Literal["svg", "png", "pdf", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -42,24 +43,22 @@ THEME = {
 """How a picture looks on paper."""
 
 
+_LEGEND = {
+    "title": None,
+    "orient": "bottom",
+    "columns": 5,
+    "symbolType": "stroke",
+    "symbolSize": 300,
+    "symbolStrokeWidth": 2.5,
+    "symbolOpacity": 1,
+}
+
+
 def write(summary: Summary, outcomes: Sequence[Outcome], folder: str | Path, kind: Format) -> list[Path]:
     """Write every view of every picture into `folder`, as a picture or as the table it shows.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison.
-    outcomes : sequence of Outcome
-        Its runs.
-    folder : str or Path
-        Where to write; it is made.
-    kind : {"svg", "png", "pdf", "csv", "parquet"}
-        Of the files. Pictures have a legend, which the page has on its own.
-
-    Returns
-    -------
-    list of Path
-        The files, named after picture, problem, fleet and view.
+    Pictures have a legend, which the page has on its own. Returned are the files, named after
+    picture, problem, fleet and view.
 
     Raises
     ------
@@ -99,29 +98,18 @@ def _slug(*parts: str) -> str:
 
 
 def _content(view: View, title: str, kind: Format) -> bytes:
-    if kind == "csv":
-        return table(view).write_csv().encode()
-    if kind == "parquet":
-        return _parquet(table(view))
-    convert: Mapping[str, Callable[..., str | bytes]] = {
-        "svg": vl_convert.vegalite_to_svg,
-        "pdf": vl_convert.vegalite_to_pdf,
-        "png": vl_convert.vegalite_to_png,
-    }
-    options = {"scale": 2.0} if kind == "png" else {}
-    content = convert[kind](specification(view, title), **options)
+    if kind in {"csv", "parquet"}:
+        buffer = BytesIO()
+        getattr(table(view), f"write_{kind}")(buffer)
+        return buffer.getvalue()
+    convert: Callable[..., str | bytes] = getattr(vl_convert, f"vegalite_to_{kind}")
+    content = convert(specification(view, title), **({"scale": 2.0} if kind == "png" else {}))
     return content.encode() if isinstance(content, str) else content
 
 
 def table(view: View) -> pl.DataFrame:
     """Return what `view` shows: a row per point, bar or cell."""
     return pl.DataFrame(next(iter(view.tables.values())), infer_schema_length=None)
-
-
-def _parquet(shown: pl.DataFrame) -> bytes:
-    buffer = BytesIO()
-    shown.write_parquet(buffer)
-    return buffer.getvalue()
 
 
 def specification(view: View, title: str) -> dict[str, Any]:
@@ -136,17 +124,8 @@ def _with_legend(layer: dict[str, Any]) -> dict[str, Any]:
     encoding = layer.get("encoding", {})
     if encoding.get("y", {}).get("field") == "algorithm":
         return layer
-    legend = {
-        "title": None,
-        "orient": "bottom",
-        "columns": 5,
-        "symbolType": "stroke",
-        "symbolSize": 300,
-        "symbolStrokeWidth": 2.5,
-        "symbolOpacity": 1,
-    }
     named = {
-        channel: own | {"legend": legend} if own.get("field") == "algorithm" else own
+        channel: own | {"legend": _LEGEND} if own.get("field") == "algorithm" else own
         for channel, own in encoding.items()
         if isinstance(own, dict)
     }

@@ -3,7 +3,6 @@
 A miss (None) is later than every time. What is sure of a ratio says `inference`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,21 +26,14 @@ def performance_profiles(costs: Mapping[str, Sequence[float | None]]) -> dict[st
 
     .. math:: \rho_a(\tau) = |\{c : t_{a,c} \le \tau \min_b t_{b,c}\}| / |\{c\}|
 
-    Parameters
-    ----------
-    costs : mapping of str to sequence of float or None
-        Of each algorithm, its cost in each case, in one order of the cases; None for a miss.
-
-    Returns
-    -------
-    dict of str to Profile
-        Steps from 1 on. A case that all algorithms missed counts among all cases.
+    The `costs` of an algorithm are one per case, in one order of the cases; None for a miss. The
+    profile has its steps from 1 on. A case that all algorithms missed counts among all cases.
 
     References
     ----------
     Dolan and More, "Benchmarking optimization software with performance profiles", 2002, (1.1).
     """
-    table = np.array([[_or_inf(cost) for cost in row] for row in costs.values()], dtype=float)
+    table = np.nan_to_num(np.array(list(costs.values()), dtype=float), nan=np.inf, posinf=np.inf)
     check_any(table.size)
     least = table.min(axis=0)
     with np.errstate(invalid="ignore"):
@@ -55,10 +47,6 @@ def _profile(factors: Numbers) -> Profile:
     return Profile(steps, within / len(factors))
 
 
-def _or_inf(value: float | None) -> float:
-    return math.inf if value is None else value
-
-
 class SpeedUp(NamedTuple):
     """What more workers bring, relative to the fewest; None where a time is missing."""
 
@@ -69,18 +57,9 @@ class SpeedUp(NamedTuple):
 def speed_ups(times: Mapping[int, float | None]) -> dict[int, SpeedUp]:
     """Return speed-up and efficiency for each number of workers, fewest first.
 
-    The speed-up is the time with the fewest workers, divided by the time with these; the efficiency
-    is the speed-up divided by how many times as many workers there are.
-
-    Parameters
-    ----------
-    times : mapping of int to float or None
-        Time to target for each number of workers; None for a miss.
-
-    Returns
-    -------
-    dict of int to SpeedUp
-        By number of workers. All None if the fewest workers missed.
+    The speed-up is the time to target with the fewest workers, divided by the time with these; the
+    efficiency is the speed-up divided by how many times as many workers there are. A time is None
+    for a miss; all is None if the fewest workers missed.
     """
     fewest = min(times, default=0)
     return {count: _speed_up(count, times[count], fewest, times[fewest]) for count in sorted(times)}
@@ -110,17 +89,8 @@ def tolerance(values: Sequence[float], costs: Sequence[float], *, within: float 
     costs : sequence of float
         What each of them cost, such as the final loss; lower is better, infinite for a divergence.
     within : float, default 2.0
-        How many times the lowest cost is still near, >= 1.
-
-    Returns
-    -------
-    Tolerance
-        From the lowest to the highest neighbour of the best with no worse one between.
-
-    Raises
-    ------
-    ConfigError
-        If there is no value.
+        How many times the lowest cost is still near, >= 1. The range goes from the lowest to the
+        highest neighbour of the best with no worse one between.
     """
     check_any(len(values))
     order = np.argsort(values)

@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from distsgd.report.formatting import few, number, ratio_text, spread_text
 from distsgd.report.numbers.findings import Contrast, Quantity
 from distsgd.report.numbers.summary import Result, Summary
-from distsgd.report.text import few, number, ratio_text, spread_text
 from distsgd.statistics.spreads import Spread
 
 
@@ -51,8 +51,8 @@ def case_of(summary: Summary, problem: str, fleet: str, place: str) -> Case:
     )
 
 
-def verdict(case: Case) -> str:
-    """Return the answer for one problem on one fleet."""
+def case_conclusion(case: Case) -> str:
+    """Return what was found for one problem on one fleet."""
     texts = [_soonest(case), _unsettled(case), _machine_time(case), _losses(case), _mostly_diverged(case.results)]
     return f"On {case.place}: {' '.join(text for text in texts if text)}"
 

@@ -1,21 +1,22 @@
-"""The answer in sentences: pure functions of a summary, each number as the summary has it."""
+"""What was found, in sentences: pure functions of a summary, each number as the summary has it."""
 
 from collections.abc import Mapping, Sequence
 
 from distsgd.experiment.trials import Trial, Tuned, by_group, tolerated
+from distsgd.report.case_conclusions import case_conclusion, case_of
+from distsgd.report.formatting import few, interval_text, number
 from distsgd.report.numbers.engines import Agreement
 from distsgd.report.numbers.findings import Growth
+from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.text import few, interval_text, number
-from distsgd.report.verdict import case_of, verdict
 from distsgd.report.warnings import warnings
 from distsgd.statistics.inference import Known, extreme
 
 
-def answer(summary: Summary) -> list[str]:
+def conclusions(summary: Summary) -> list[str]:
     """Return what the comparison found: a point per problem and fleet, then what lies across."""
     per_case = [
-        verdict(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
+        case_conclusion(case_of(summary, problem, fleet, _place(summary, problem, fleet)))
         for problem, fleet in summary.cases
         if any(one.finished for one in summary.of_fleet(fleet, problem))
     ]
@@ -34,10 +35,8 @@ def _place(summary: Summary, problem: str, fleet: str) -> str:
 
 
 def _growths(summary: Summary) -> list[list[Growth]]:
-    groups: dict[tuple[str, str], list[Growth]] = {}
-    for one in summary.growths:
-        groups.setdefault((one.problem, one.fleet), []).append(one)
-    return [own for own in groups.values() if len(own) > 1]
+    groups = grouped(summary.growths, lambda one: (one.problem, one.fleet)).values()
+    return [own for own in groups if len(own) > 1]
 
 
 def _suffered(summary: Summary, ordered: Sequence[Growth]) -> str:
@@ -57,13 +56,10 @@ def _suffered(summary: Summary, ordered: Sequence[Growth]) -> str:
 
 def _agreement(summary: Summary) -> list[str]:
     """Return for each problem and live fleet how far its losses are from the simulated ones."""
-    groups: dict[tuple[str, str], list[Agreement]] = {}
-    for one in summary.agreements:
-        if one.typical is not None:
-            groups.setdefault((one.problem, one.fleet), []).append(one)
+    known = [one for one in summary.agreements if one.typical is not None]
     return [
         _agreed(_place(summary, *place), sorted(own, key=lambda one: one.typical or 0.0))
-        for place, own in groups.items()
+        for place, own in grouped(known, lambda one: (one.problem, one.fleet)).items()
     ]
 
 
@@ -87,14 +83,12 @@ def _factor(one: Agreement) -> str:
 
 def _left_out(summary: Summary) -> list[str]:
     """Return for each algorithm that did not run somewhere where that is, and why."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for one in summary.settings.get("left_out", ()):
-        place = _place(summary, one["problem"], one["fleet"])
-        groups.setdefault((one["algorithm"], one["reason"]), []).append(place)
-    return [
-        f"{algorithm} did not run on {few(places, 'fleets')}: {reason}."
-        for (algorithm, reason), places in groups.items()
-    ]
+    groups = grouped(summary.settings.get("left_out", ()), lambda one: (one["algorithm"], one["reason"]))
+    texts = []
+    for (algorithm, reason), own in groups.items():
+        places = [_place(summary, one["problem"], one["fleet"]) for one in own]
+        texts.append(f"{algorithm} did not run on {few(places, 'fleets')}: {reason}.")
+    return texts
 
 
 def _certainty(summary: Summary) -> list[str]:

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from distsgd.experiment.sites import Engine
 from distsgd.experiment.trials import Trial
-from distsgd.report.numbers.engines import Engine, clock_of
+from distsgd.report.numbers.engines import clock_of
 from distsgd.report.numbers.findings import Contrast
 from distsgd.report.numbers.summary import Line, Result
 from distsgd.statistics.spreads import Spread

@@ -5,7 +5,7 @@ import pytest
 from small_comparison import small, small_pictures
 
 from distsgd.errors import ConfigError
-from distsgd.report import figures
+from distsgd.report import figure_files
 from distsgd.report.pictures.charts import Picture
 
 BEGINNINGS = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
@@ -14,7 +14,7 @@ BEGINNINGS = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
 @pytest.fixture(autouse=True)
 def _all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the pictures of the small comparison once."""
-    monkeypatch.setattr(figures, "pictures", lambda *_: small_pictures())
+    monkeypatch.setattr(figure_files, "pictures", lambda *_: small_pictures())
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def two(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
     All of them take a minute.
     """
     kept = [one for one in small_pictures() if one.name in {"speed-up", "ratios"}][:2]
-    monkeypatch.setattr(figures, "pictures", lambda *_: kept)
+    monkeypatch.setattr(figure_files, "pictures", lambda *_: kept)
     return kept
 
 
 def test_a_file_per_view(tmp_path: Path) -> None:
     """Every view of every picture has a file of its own, named after what it shows."""
-    written = figures.write(*small(), tmp_path / "new" / "folder", "csv")
+    written = figure_files.write(*small(), tmp_path / "new" / "folder", "csv")
     assert len(set(written)) == sum(len(one.views) for one in small_pictures())
     assert sorted(written) == sorted((tmp_path / "new" / "folder").iterdir())
     names = {path.name for path in written}
@@ -38,9 +38,11 @@ def test_a_file_per_view(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BEGINNINGS)
-def test_a_picture_is_written_as_what_it_is_called(two: list[Picture], tmp_path: Path, kind: figures.Format) -> None:
+def test_a_picture_is_written_as_what_it_is_called(
+    two: list[Picture], tmp_path: Path, kind: figure_files.Format
+) -> None:
     """A file has the format that its name promises, and pictures are not empty."""
-    written = figures.write(*small(), tmp_path, kind)
+    written = figure_files.write(*small(), tmp_path, kind)
     assert len(written) == sum(len(one.views) for one in two)
     for path in written:
         assert path.read_bytes().startswith(BEGINNINGS[kind])
@@ -49,7 +51,7 @@ def test_a_picture_is_written_as_what_it_is_called(two: list[Picture], tmp_path:
 
 def test_a_picture_on_paper_names_its_algorithms(two: list[Picture], tmp_path: Path) -> None:
     """A picture without the page around it has a title, and names every algorithm that it shows."""
-    for path in figures.write(*small(), tmp_path, "svg"):
+    for path in figure_files.write(*small(), tmp_path, "svg"):
         text = path.read_text()
         shown = two[0] if path.stem.startswith(two[0].name) else two[1]
         assert shown.title in text
@@ -63,7 +65,7 @@ def test_a_picture_on_paper_names_its_algorithms(two: list[Picture], tmp_path: P
 def test_tables_hold_what_is_drawn(tmp_path: Path) -> None:
     """CSV and Parquet hold the same rows and columns as the picture."""
     for kind, read in (("csv", pl.read_csv), ("parquet", pl.read_parquet)):
-        figures.write(*small(), tmp_path, kind)  # type: ignore[arg-type] # a key of FORMATS
+        figure_files.write(*small(), tmp_path, kind)  # type: ignore[arg-type] # a key of FORMATS
         (loss,) = (one for one in small_pictures() if one.case and one.name == "loss" and "2" in one.case[1])
         found = read(tmp_path / f"loss-2-machines-epochs.{kind}")
         assert found.to_dicts() == loss.views["epochs"].tables["bands"]
@@ -72,15 +74,15 @@ def test_tables_hold_what_is_drawn(tmp_path: Path) -> None:
 def test_names_that_look_alike_stay_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Fleets whose names differ in punctuation only do not share a file."""
     alike = [one._replace(case=("", fleet)) for one in small_pictures() for fleet in ("a!", "a?")]
-    monkeypatch.setattr(figures, "pictures", lambda *_: alike)
-    written = figures.write(*small(), tmp_path, "csv")
+    monkeypatch.setattr(figure_files, "pictures", lambda *_: alike)
+    written = figure_files.write(*small(), tmp_path, "csv")
     assert len(set(written)) == len(written)
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     """A kind that cannot be written is answered with those that can."""
     with pytest.raises(ConfigError, match="did you mean 'svg'"):
-        figures.write(*small(), tmp_path, "svgz")  # type: ignore[arg-type] # the mistake itself
+        figure_files.write(*small(), tmp_path, "svgz")  # type: ignore[arg-type] # the mistake itself
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot write"):
-        figures.write(*small(), tmp_path / "file", "csv")
+        figure_files.write(*small(), tmp_path / "file", "csv")

@@ -1,4 +1,4 @@
-"""Timelines: a lane per worker, one for the queue and one for the server."""
+"""A stretch of a run: what each worker, the queue and the server did when, a lane for each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.engines import Clock, clock_of, engine_of
-from distsgd.report.pictures.charts import Case, Picture, Row, View, by_algorithm, marks, short, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, View
 from distsgd.report.timeline import KINDS, delays, spans
 from distsgd.run import Run
 from distsgd.trace import VERBS, Trace
@@ -23,36 +23,24 @@ MESSAGES = 8
 QUEUE, SERVER = "queue", "server"
 
 
-def timeline_picture(outcomes: Sequence[Outcome], case: Case) -> Picture | None:
-    """Return what workers and server did in the middle of a run in `case`.
+def timeline_picture(subject: Subject) -> Picture | None:
+    """Return what workers and server did in the middle of a run: the first one of an algorithm.
 
     Two algorithms are shown: the one whose workers computed most of the time, and the one whose
-    workers waited most.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        The runs of a comparison; the first one of each algorithm is shown.
-    case : tuple of str
-        Problem and fleet.
-
-    Returns
-    -------
-    Picture or None
-        A view per algorithm; None where the fleet has no machines, or fewer than two of them.
+    workers waited most. None where the fleet has no machines, or fewer than two of them.
     """
-    runs = {name: own[0] for name, own in by_algorithm(outcomes, case).items()}
-    several = {name: run for name, run in runs.items() if _has_machines(run)}
+    several = {name: own[0] for name, own in subject.runs.items() if _has_machines(own[0])}
     if not several:
         return None
     busy = {name: float(np.nanmean(run.trace.utilisation)) for name, run in several.items()}
     chosen = dict.fromkeys((min(busy, key=busy.__getitem__), max(busy, key=busy.__getitem__)))
+    shares = "; ".join(f"{name} computes {busy[name]:.0%} of the time" for name in chosen)
     note = (
-        "The middle of one run of the algorithm whose workers wait most, and of the one whose "
-        "workers compute most. " + _shares({name: busy[name] for name in chosen})
+        "The middle of one run of the algorithm whose workers wait most, and of the one whose workers compute most. "
+        f"{shares}."
     )
     views = {name: lanes(several[name]) for name in chosen}
-    return Picture("timeline", case, "Workers and server at work", note, views)
+    return Picture("timeline", subject.case, "Workers and server at work", note, views)
 
 
 def _has_machines(run: Run) -> bool:
@@ -61,23 +49,10 @@ def _has_machines(run: Run) -> bool:
     return n_seen > 1 and (is_described or engine_of(run) != "simulate")
 
 
-def _shares(busy: dict[str, float]) -> str:
-    texts = [f"{name} computes {share:.0%} of the time" for name, share in busy.items()]
-    return f"{'; '.join(texts)}."
-
-
 def lanes(run: Run) -> View:
     """Return a view of the middle of `run`: a lane per worker, the queue, and the server.
 
-    Parameters
-    ----------
-    run : Run
-        A run of at least one message.
-
-    Returns
-    -------
-    View
-        As long as it takes the workers that are shown to send `MESSAGES` each, on average.
+    It is as long as it takes the workers that are shown to send `MESSAGES` each, on average.
     """
     around, window = _middle(run.trace)
     begin, end = float(window["time"][0]), float(window["time"][-1])
@@ -91,15 +66,15 @@ def lanes(run: Run) -> View:
             "lane": _lane(kind, worker),
             "kind": kind,
             "worker": worker,
-            "start": short(max(start, begin) - begin),
-            "end": short(min(stop, end) - begin),
+            "start": charts.short(max(start, begin) - begin),
+            "end": charts.short(min(stop, end) - begin),
             "what": VERBS[around.rows["verb"][row]] if kind == "apply" else kind,
         }
         for kind, worker, row, start, stop in found.iter_rows()
     ]
     names = [*(f"worker {worker}" for worker in workers), QUEUE, SERVER]
-    layers = _layers(names, short(end - begin), clock_of(engine_of(run)))
-    return view({"spans": rows}, *layers, height=22 * len(names))
+    layers = _layers(names, charts.short(end - begin), clock_of(engine_of(run)))
+    return charts.view({"spans": rows}, *layers, height=22 * len(names))
 
 
 def _middle(trace: Trace) -> tuple[Trace, npt.NDArray[np.void]]:
@@ -132,9 +107,9 @@ def _layers(names: Sequence[str], end: float, clock: Clock) -> list[alt.Chart]:
     }
     waits = {"test": "datum.kind == 'waiting'", "value": 0.35}
     faint = alt.OpacityValue(0.95, condition=waits)
-    bars = marks("spans").mark_rect(clip=True)
+    bars = charts.marks("spans").mark_rect(clip=True)
     # What takes no time at the server has no width: a tick shows that it was there.
-    served = marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
+    served = charts.marks("spans").transform_filter("datum.kind == 'apply'").mark_tick(clip=True)
     return [
         bars.encode(
             x=alt.X("start:Q", title=f"{clock} time [s]", scale=scale), x2=alt.X2("end:Q"), opacity=faint, **shared

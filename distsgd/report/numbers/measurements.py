@@ -14,12 +14,13 @@ import numpy as np
 
 from distsgd.experiment.outcome import Outcome
 from distsgd.report.numbers.engines import seconds_column
+from distsgd.report.numbers.groups import finished, grouped
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers
 
 
-class Mark(NamedTuple):
+class Measurement(NamedTuple):
     """What one run came to, by its labels."""
 
     problem: str
@@ -38,31 +39,12 @@ class Mark(NamedTuple):
     """When that is [s]."""
 
 
-def marks(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> list[Mark]:
-    """Return what each finished run came to.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        What ran.
-    targets : mapping of str to float or None
-        The training loss to reach, by problem.
-
-    Returns
-    -------
-    list of Mark
-        In the order of the outcomes that have a run.
-    """
-    runs: dict[tuple[str, str], list[Run]] = {}
-    for one in outcomes:
-        if one.run is not None:
-            runs.setdefault((one.problem, one.fleet), []).append(one.run)
-    cases = {place: _case(own) for place, own in runs.items()}
-    return [
-        _mark(one, one.run, cases[one.problem, one.fleet], targets.get(one.problem))
-        for one in outcomes
-        if one.run is not None
-    ]
+def measurements(outcomes: Sequence[Outcome], targets: Mapping[str, float | None]) -> list[Measurement]:
+    """Return what each finished run came to; of a problem, `targets` has the loss to reach."""
+    runs = finished(outcomes)
+    by_case = grouped(runs, lambda pair: (pair[0].problem, pair[0].fleet))
+    cases = {place: _case([run for _, run in own]) for place, own in by_case.items()}
+    return [_measurement(one, run, cases[one.problem, one.fleet], targets.get(one.problem)) for one, run in runs]
 
 
 class _Case(NamedTuple):
@@ -79,11 +61,11 @@ def _case(runs: Sequence[Run]) -> _Case:
     return _Case(equal_time(runs), max(end_of(run) for run in runs), worst)
 
 
-def _mark(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Mark:
+def _measurement(outcome: Outcome, run: Run, case: _Case, target: float | None) -> Measurement:
     seconds = None if target is None else _not_before(reached(run, target), run, case)
     workers = workers_of(run)
     machine = None if seconds is None else Known(seconds.low * workers, seconds.high * workers)
-    return Mark(
+    return Measurement(
         outcome.problem,
         outcome.fleet,
         outcome.algorithm,
@@ -104,21 +86,10 @@ def _not_before(time: Known, run: Run, case: _Case) -> Known:
 
 
 def reached(run: Run, target: float, column: str | None = None) -> Known:
-    """Return when the training loss of `run` first met `target`.
+    """Return when the training loss of `run` first met `target`, in a `column` of its history.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    target : float
-        Training loss.
-    column : str, optional
-        Column of the history to measure it in; by default its seconds, virtual or wall.
-
-    Returns
-    -------
-    Known
-        Where the first update at or below the target lies; infinite above if none is known.
+    By default in its seconds, virtual or wall. The first update at or below the target lies between
+    the ends; the upper one is infinite if none is known.
     """
     crossing = run.crossing(target)
     first = crossing.after + 1 if crossing.update != 0 else 0

@@ -7,7 +7,7 @@ import pytest
 
 from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial
-from distsgd.report.answer import answer
+from distsgd.report.conclusions import conclusions
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.run import Run
 
@@ -50,7 +50,7 @@ def summed(make_run: MakeRun) -> Callable[..., Summary]:
 @pytest.fixture
 def found(summed: Callable[..., Summary]) -> Callable[..., str]:
     """Return a function from the losses of each algorithm's seeds to the answer."""
-    return lambda *given, **more: " ".join(answer(summed(*given, **more)))
+    return lambda *given, **more: " ".join(conclusions(summed(*given, **more)))
 
 
 def falling(*updates: int, last: int = 40) -> list[list[float]]:
@@ -93,7 +93,7 @@ def test_one_machine_is_compared_with(summed: Callable[..., Summary]) -> None:
         result if result.algorithm == "serial" else msgspec.structs.replace(result, workers=8)
         for result in summary.results
     ]
-    text = answer(msgspec.structs.replace(summary, results=several))[0]
+    text = conclusions(msgspec.structs.replace(summary, results=several))[0]
     assert "times sooner than one machine (serial)." in text
     (contrast,) = (one for one in summary.contrasts if one.quantity == "seconds")
     assert 1 < contrast.low < contrast.median < contrast.high

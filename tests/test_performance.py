@@ -3,7 +3,7 @@ import math
 import pytest
 
 from distsgd import ConfigError
-from distsgd.statistics.contrasts import performance_profiles, speed_ups, tolerance
+from distsgd.statistics.performance import performance_profiles, speed_ups, tolerance
 
 INF = math.inf
 
