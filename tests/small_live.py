@@ -3,8 +3,8 @@
 from functools import cache
 from unittest.mock import patch
 
+from simulated_launch import launch
 from small_comparison import Small
-from stand_in import launch
 
 from distsgd.algorithms import downpour, hogwild, synchronous
 from distsgd.experiment import runs as jobs

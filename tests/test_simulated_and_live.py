@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
+from simulated_launch import launch
 from small_live import FIVE, TWO, small_live
-from stand_in import launch
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs

@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stand_in import launch
+from simulated_launch import launch
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs

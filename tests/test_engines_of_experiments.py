@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import launch
+from simulated_launch import launch
 
 import distsgd as ds
 from distsgd import ConfigError
