@@ -46,6 +46,7 @@ def serial_loop(problem: Problem, updates: int = UPDATES) -> np.ndarray:
     return x
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "algorithm",
     [

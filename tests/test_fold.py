@@ -297,6 +297,7 @@ def test_bits_do_not_depend_on_the_process() -> None:
     assert prints == {here + "\n"}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 def test_a_fold_by_hand(driver: str) -> None:
     """Two workers, two coordinates, four events: gradient h x, worked out with pencil and paper."""

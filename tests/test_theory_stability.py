@@ -37,6 +37,7 @@ def test_fixed_delay_is_stable_exactly_below_its_bound(tau: int) -> None:
     assert late_above > early_above
 
 
+@pytest.mark.quick
 def test_two_workers_converge_at_half_and_not_at_one_and_a_half_of_the_serial_bound() -> None:
     """A step of 1.5 is stable for serial SGD on curvature 1 and unstable for two workers."""
     problem = ds.problems.quadratic([1.0])
@@ -48,6 +49,7 @@ def test_two_workers_converge_at_half_and_not_at_one_and_a_half_of_the_serial_bo
     assert norms(two)[-1] > 1e12
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("step", [0.1, 0.5, 1.5])
 def test_noise_floor_of_serial_sgd(step: float) -> None:
     """Without delay Var(x) = lr sigma^2 / (h (2 - lr h)), so the excess loss is known."""

@@ -49,6 +49,7 @@ def ages_at_the_end(trace: Trace) -> int:
     return sum(trace.n_updates - read for worker, read in pulls.items() if worker != last)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: str(law)[:30])
 @pytest.mark.parametrize("speeds", [None, [1.0, 1.0, 2.0, 0.1, 1.0, 5.0, 1.0, 1.0]])
 def test_the_mean_staleness_is_w_minus_1_for_every_law(law: Law, speeds: list[float] | None) -> None:
@@ -61,6 +62,7 @@ def test_the_mean_staleness_is_w_minus_1_for_every_law(law: Law, speeds: list[fl
     assert trace.staleness.mean() == pytest.approx(7 - ages / 20_000, rel=1e-12)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("workers", [2, 8])
 def test_exponential_times_make_geometric_staleness(workers: int) -> None:
     """Theory: "P(tau=k) = (1/W)(1-1/W)^k, k >= 0; mean W-1, variance W(W-1)"."""
