@@ -28,15 +28,16 @@ def test_fixed_delay_is_stable_exactly_below_its_bound(tau: int) -> None:
     """x_{t+1} = x_t - a x_{t-tau} contracts at 0.97 and grows at 1.03 of 2 sin(pi/(2(2 tau+1)))."""
     # Derived: z^(tau + 1) = z^tau - a has a root on the unit circle first at a = 2 sin(pi/(2 (2
     # tau + 1))).
-    updates = 120 * (tau + 2)
+    updates, window = 120 * (tau + 2), 8 * (tau + 1)  # longer than a period of the oscillation, 4 tau + 2
+    often = max(1, tau // 4)  # some ten evaluations in each half of a period
     losses = []
     for share in (0.97, 1.03):
         problem = ds.problems.quadratic([1.0], start=[1.0])
         algorithm = algorithms.downpour(share * bound(tau))
-        run = ds.simulate(algorithm, problem, ds.fixed_staleness(tau), updates=updates, batch=1, evaluate_every=1)
+        run = ds.simulate(algorithm, problem, ds.fixed_staleness(tau), updates=updates, batch=1, evaluate_every=often)
         assert (run.trace.staleness[tau:] == tau).all()
-        window = 8 * (tau + 1)  # longer than a period of the oscillation, 4 tau + 2
-        losses.append((norms(run)[2 * window : 3 * window].max(), norms(run)[-window:].max()))
+        n = window // often
+        losses.append((norms(run)[2 * n : 3 * n].max(), norms(run)[-n:].max()))
     (early, late), (early_above, late_above) = losses
     assert late < early
     assert late_above > early_above
