@@ -15,6 +15,8 @@ from distsgd.algorithms.parts import Gradient, Parameters, Reader, gradient_work
 from distsgd.problem import Problem
 from distsgd.run import Run
 
+pytestmark = pytest.mark.long
+
 BATCH, SEED, RATE, UPDATES = 8, 3, 0.1, 40
 
 

@@ -23,6 +23,8 @@ from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.trace import JOIN, LEAVE
 
+pytestmark = pytest.mark.long
+
 PRECISION = 0.02
 make = ds.algorithms
 ALGORITHMS = {

@@ -21,6 +21,8 @@ from distsgd.live.machine.folder import remove_dead
 from distsgd.run import Run
 from distsgd.trace import DROP, JOIN, LEAVE, PUSH
 
+pytestmark = pytest.mark.long
+
 PROBLEM = ds.problems.softmax(ds.data.digits())
 LIMIT_S = 60.0
 """A test that takes longer hangs."""

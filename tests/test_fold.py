@@ -23,6 +23,8 @@ from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
+pytestmark = pytest.mark.long
+
 UPDATES = 60
 TABLE = {
     "serial": algorithms.serial(0.2),

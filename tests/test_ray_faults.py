@@ -26,7 +26,7 @@ from distsgd.live.ray.session import package
 from distsgd.live.request import Budget, Launch, Progress
 from distsgd.trace import JOIN, LEAVE, PUSH
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 PROBLEM = ds.problems.softmax(ds.data.digits())
 ASYNCHRONOUS = ds.algorithms.downpour(0.1, n_push=2, n_fetch=3)
