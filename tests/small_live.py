@@ -2,9 +2,9 @@
 
 from functools import cache
 
+from simulated_launch import made_without_processes
 from small_comparison import Small
 from small_setup import setup_of
-from stand_in import made_without_processes
 
 from distsgd.algorithms import downpour, hogwild, synchronous
 from distsgd.experiment.execution import Execution

@@ -23,6 +23,8 @@ from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.trace import PULL, PUSH, ROW, Trace
 
+pytestmark = pytest.mark.long
+
 UPDATES = 60
 TABLE = {
     "serial": algorithms.serial(0.2),
@@ -297,6 +299,7 @@ def test_bits_do_not_depend_on_the_process() -> None:
     assert prints == {here + "\n"}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 def test_a_fold_by_hand(driver: str) -> None:
     """Two workers, two coordinates, four events: gradient h x, worked out with pencil and paper."""

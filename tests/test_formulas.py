@@ -82,6 +82,7 @@ def test_anything_else_is_refused(outside: str, seed: int) -> None:
         check_algorithm(algorithm_of(writer.source()))
 
 
+@pytest.mark.quick
 @given(st.integers(0, 10**6))
 @settings(derandomize=True, deadline=None, max_examples=6)
 def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
@@ -91,6 +92,7 @@ def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
     assert all(same_bits(*pair) for pair in applied(algorithm, Hyper(0.0, -2.0), s, m))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("memoryless", "seed"), [(False, 11), (True, 12)])
 def test_a_fold_of_random_rules_has_the_same_bits(memoryless: bool, seed: int) -> None:  # a parameter
     """Interpreted and compiled folds of random rules agree in every bit."""

@@ -21,6 +21,8 @@ from distsgd.live.lock_free.launch import epochs_of
 from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered
 from distsgd.live.options import LiveRequest
 
+pytestmark = pytest.mark.long
+
 MANY = ds.problems.logistic(ds.data.sparse(20_000, 20, 5, test_samples=0))
 
 

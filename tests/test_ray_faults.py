@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drama import Drama
+from disturbance import Disturbance
 from small_cluster import LIMIT_S, Machines, check_nothing_is_left, started
 
 import distsgd as ds
@@ -28,7 +28,7 @@ from distsgd.live.ray.session import package
 from distsgd.order.budget import Budget
 from distsgd.trace import JOIN, LEAVE, PUSH
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 PROBLEM = ds.problems.softmax(ds.data.digits())
 ASYNCHRONOUS = ds.algorithms.downpour(0.1, n_push=2, n_fetch=3)
@@ -56,12 +56,12 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Actors]:
     return crews
 
 
-class Play(Drama):
+class DisturbedRun(Disturbance):
     """Does something to a run on a cluster, and replays it."""
 
     limit_s = LIMIT_S
 
-    def play(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
+    def launch(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
         """Make the run, and check that it is its replay, and that nothing is left of it."""
         options = {"workers": 3, "delay": ds.constant(0.005), "checkpoint_every": 0.2} | options
         run = ds.launch(
@@ -99,8 +99,10 @@ def kill(crews: list[Actors], role: Role) -> Callable[[], None]:
 
 def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) -> None:
     """A worker actor whose process is killed leaves and joins again, and the run goes on."""
-    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0)
-    run = drama.play(machines, ASYNCHRONOUS)
+    disturbed = DisturbedRun(
+        kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0
+    )
+    run = disturbed.launch(machines, ASYNCHRONOUS)
     verbs = verbs_of(run, 1)
     assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
     assert PUSH in verbs[verbs.index(JOIN) :]
@@ -109,8 +111,8 @@ def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) ->
 
 def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Actors]) -> None:
     """Where workers may shrink, the others go on, and a round waits for no more than those."""
-    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
-    run = drama.play(machines, SYNCHRONOUS, on_loss="shrink")
+    disturbed = DisturbedRun(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
+    run = disturbed.launch(machines, SYNCHRONOUS, on_loss="shrink")
     assert verbs_of(run, 1)[-1] == LEAVE
     assert run.counts["lost_workers"] == 1
 
@@ -125,9 +127,9 @@ def test_a_killed_server_starts_again(
     """
     is_secret = shard == 1
     monkeypatch.setattr(ray_crew, "needs_keys", lambda _: is_secret)
-    drama = Play(kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
+    disturbed = DisturbedRun(kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
     storage = RayOptions(storage=f"file://{tmp_path}")
-    run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
+    run = disturbed.launch(machines, ASYNCHRONOUS, shards=2, ray=storage)
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +155,7 @@ def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) 
         return seen.alive == 3 and seen.lost == len(workers) and is_again
 
     try:
-        run = Play(act, has_recovered=has_recovered).play(machines, ASYNCHRONOUS, shards=2)
+        run = DisturbedRun(act, has_recovered=has_recovered).launch(machines, ASYNCHRONOUS, shards=2)
     finally:
         machines.complete()
     workers = {role.number for role in lost if role.name == "worker"}
@@ -188,8 +190,8 @@ def test_prometheus_sees_a_run(machines: Machines) -> None:
     """While a run goes on, its nodes export every metric that has something to tell."""
     silent = {"distsgd_lost_workers_total", "distsgd_dropped_pushes_total"}
     known = COUNTERS.keys() | HISTOGRAMS.keys() | GAUGES.keys()
-    drama = Play(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
-    drama.play(machines, ASYNCHRONOUS, workers=1)
+    disturbed = DisturbedRun(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
+    disturbed.launch(machines, ASYNCHRONOUS, workers=1)
 
 
 def test_data_exist_once_on_a_node(machines: Machines) -> None:

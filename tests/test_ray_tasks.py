@@ -20,7 +20,7 @@ from distsgd.live.ray import tasks as ray_tasks
 from distsgd.live.ray.session import Session, connected
 from distsgd.live.ray.tasks import work
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.fixture(scope="module", autouse=True)

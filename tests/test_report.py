@@ -106,6 +106,7 @@ def page(summary: Summary, outcomes: list[Outcome]) -> str:
     return render(summary, outcomes)
 
 
+@pytest.mark.quick
 def test_the_page_loads_nothing(page: str) -> None:
     """The page is one file below 2.5 MB that refers to no other."""
     found = Links(page)
@@ -113,6 +114,7 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert len(page.encode()) < 2.5e6
 
 
+@pytest.mark.quick
 def test_the_page_escapes_names(page: str) -> None:
     """A name or an error with markup in it shows as text, in the page and in its data."""
     assert Links(page).n_scripts == 2

@@ -72,6 +72,7 @@ def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does n
     return draw(cycles(fleet.workers)), fleet
 
 
+@pytest.mark.quick
 @pytest.mark.jit_off
 @pytest.mark.bounds
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

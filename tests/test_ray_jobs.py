@@ -22,6 +22,8 @@ from distsgd.commands.cli import main
 from distsgd.live.ray import jobs as submission
 from distsgd.live.ray.jobs import Order, delivery, entrypoint, follow, received
 
+pytestmark = pytest.mark.long
+
 EXPERIMENT = """
 updates = 10
 seeds = 2

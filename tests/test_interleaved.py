@@ -16,6 +16,8 @@ from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.sparse import explicit, sparse_rows
 
+pytestmark = pytest.mark.long
+
 CYCLE = ds.algorithms.hogwild(0.5).cycle
 ALGORITHMS = {
     "hogwild": ds.algorithms.hogwild(0.5, backoff=0.7),

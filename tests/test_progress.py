@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from stand_in import launched
+from simulated_launch import launched
 
 import distsgd as ds
 from distsgd.commands.progress import Pace, stop_asked, terminable

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
+from simulated_launch import launched
 from small_live import FIVE, TWO, small_live
-from stand_in import launched
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs

@@ -1,4 +1,4 @@
-"""Live runs to which something happens: what the tests of faults share."""
+"""Live runs that something is done to, such as the kill of a worker: what tests of faults share."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from distsgd.fold.request import Progress
 
 
-class Drama:
+class Disturbance:
     """Does something to a run once it is on its way, and ends it when it has recovered."""
 
     limit_s: float

@@ -24,7 +24,7 @@ KILLED = """
 import sys
 sys.path[:0] = {path!r}
 from distsgd.live.machine.forking import nursery
-from test_nursery import family
+from test_forking import family
 with nursery(family, None) as pipe:
     print(*pipe.recv(), flush=True)
     pipe.recv()

@@ -75,6 +75,7 @@ def test_the_built_in_experiment_uses_every_algorithm() -> None:
     assert len(setup.seeds) == 5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("wrong", "right", "says"),
     [
@@ -95,6 +96,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(wrong: str, right: str, sa
         parse(SMALL.replace(right, wrong), "small.toml").build()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [

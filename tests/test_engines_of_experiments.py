@@ -2,8 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated_launch import launched
 from small_setup import setup_of
-from stand_in import launched
 
 import distsgd as ds
 from distsgd import ConfigError
