@@ -15,8 +15,9 @@ from distsgd.algorithm import Algorithm, At, Rules, Server, Worker, where
 from distsgd.algorithms.parts import adagrad
 from distsgd.errors import WorkerLost
 from distsgd.fold.request import Progress
-from distsgd.kernels.fold.rules import Halves, loops
-from distsgd.kernels.lock_free.steps import fill_order, order_of
+from distsgd.kernels.fold.rules import RuleSet, loops
+from distsgd.kernels.lock_free.gather import exchange_source
+from distsgd.kernels.lock_free.steps import epoch_order, fill_order
 from distsgd.live.lock_free.launch import epochs_of
 from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered
 from distsgd.live.options import LiveRequest
@@ -72,7 +73,7 @@ def serial(case: LiveRequest, epochs: list[Epoch], block: int) -> dict[str, list
     step = 0
     for epoch in epochs:
         order = np.empty(case.problem.samples, np.uint32)
-        fill_order(order_of(case.seed, epoch.number, order.size, block), 0, order)
+        fill_order(epoch_order(case.seed, epoch.number, order.size, block), 0, order)
         factor = case.algorithm.schedule(epoch.number)
         for number in range(epoch.steps):
             batch = order[number * case.batch : (number + 1) * case.batch].tolist()
@@ -181,7 +182,7 @@ def test_one_worker_gathers_nothing() -> None:
 
 def test_gathered_changes_of_others_are_kept() -> None:
     """An exchange adds what a worker has changed since it took, and takes what others have."""
-    exchange = loops(Halves.of(HOGWILD)).by_name["exchange_popular"]
+    exchange = loops(RuleSet.of(HOGWILD), exchange_source)["exchange_popular"]
     shared, copy, base = (One(np.array(x)) for x in ([5.0, 1.0, 9.0], [2.0, 4.0], [1.0, 4.0]))
     exchange(shared, copy, base)
     assert [*shared.x] == [6.0, 1.0, 9.0]
@@ -194,7 +195,7 @@ def test_an_epoch_visits_every_sample_once(n: int, block: int) -> None:
     """The order of an epoch is a permutation, a fresh one each time, and the same for a seed."""
     orders = np.empty((3, n), np.uint32)
     for order, (seed, number) in zip(orders, [(5, 0), (5, 1), (5, 0)], strict=True):
-        fill_order(order_of(seed, number, n, block), 0, order)
+        fill_order(epoch_order(seed, number, n, block), 0, order)
     np.testing.assert_array_equal(np.sort(orders[0]), np.arange(n))
     np.testing.assert_array_equal(orders[0], orders[2])
     assert n == 1 or np.any(orders[0] != orders[1])

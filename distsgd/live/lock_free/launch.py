@@ -3,7 +3,7 @@
 1. In an epoch every sample is visited once, in a fresh order. Each worker gets a contiguous chunk
    of it. All wait for the last one; then the step size backs off.
 2. The order is not the paper's permutation of single samples: blocks of samples are permuted, and a
-   block is visited in the order of storage (`distsgd.kernels.lock_free.steps.Order`).
+   block is visited in the order of storage (`distsgd.kernels.lock_free.steps.EpochOrder`).
 3. A worker reads the support of its batch and changes it, coordinate by coordinate, while others do
    so too. How a coordinate is changed is the caller's choice: `distsgd.launch`, `writes`.
 4. The objective is evaluated between epochs, outside of the clock.
@@ -32,9 +32,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
+from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
+from distsgd.fold.interleaved import needs_no_server
 from distsgd.fold.request import Hooks
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, nursery, receive
@@ -108,9 +109,7 @@ def check_lock_free(case: LiveRequest) -> Support:
     if case.config.budget.unit == "seconds":
         msg = f"{algorithm.name} on shared memory ends with an epoch; give epochs, not seconds"
         raise ConfigError(msg)
-    pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
-    is_alone = before_step(algorithm.cycle, Pull) and pull.bound is None and push.quorum == 1
-    if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
+    if not needs_no_server(algorithm):
         msg = (
             f"lock-free workers read, step and write again and again, leave alone what has no "
             f"gradient, and never wait; use hogwild, not {algorithm.name}"

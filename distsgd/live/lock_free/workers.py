@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Rules
 from distsgd.errors import WorkerLost
 from distsgd.fold.request import Progress
-from distsgd.kernels.fold.rules import Halves, loops
-from distsgd.kernels.fold.sparse import room
+from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
+from distsgd.kernels.fold.sparse import workspace
 from distsgd.kernels.gradients.linear import compiled_slope
 from distsgd.kernels.lock_free import steps as kernels
-from distsgd.kernels.lock_free.gather import Gathered, gathering
+from distsgd.kernels.lock_free.gather import Gathered, gathered_kernel
 from distsgd.live.lock_free.popular import Layout, period_of, popular_first
 from distsgd.live.machine.forking import End, fork, shared, wait
 from distsgd.live.options import LiveRequest
@@ -132,8 +132,8 @@ class Tools:
     def _sharing(cls, job: Job, support: Support) -> "Tools":
         case = job.case
         most = int(support.rows.lengths.max(initial=0)) * case.config.batch
-        stepping = kernels.stepping if case.config.batch == 1 else kernels.batch_stepping
-        steps = stepping(Halves.of(case.algorithm), case.fleet.writes)
+        kernel = kernels.row_kernel if case.config.batch == 1 else kernels.batch_kernel
+        steps = kernel(RuleSet.of(case.algorithm), case.fleet.writes)
         return cls(job, _memory(case), _own(case, most), support, steps)
 
     @classmethod
@@ -143,7 +143,7 @@ class Tools:
         memory = _memory(case)
         for column in memory.server:
             column[layout.place] = column.copy()
-        own, steps = _gathered(case, layout, period), gathering(Halves.of(case.algorithm))
+        own, steps = _gathered(case, layout, period), gathered_kernel(RuleSet.of(case.algorithm))
         return cls(job, memory, own, layout.support, steps, layout.place)
 
     @property
@@ -163,7 +163,7 @@ class Tools:
         They are one call: to look at all of its arguments takes as long as a thousand steps.
         """
         case, job = self.job.case, self.job
-        order = kernels.order_of(case.seed, epoch.number, case.problem.samples, job.block)
+        order = kernels.epoch_order(case.seed, epoch.number, case.problem.samples, job.block)
         chunk, count = self._chunk(worker, epoch)
         start = self.resumed(worker, count)
         self.steps(self.memory, self.own, self.support, order, chunk, start, count)
@@ -204,36 +204,32 @@ def is_gathered(case: LiveRequest) -> bool:
 
 
 def _memory(case: LiveRequest) -> kernels.Memory:
-    generated = loops(Halves.of(case.algorithm))
+    kinds = columns(RuleSet.of(case.algorithm))
     first = Rules.of(case.algorithm).server_init(case.hyper, case.problem.start(case.seed))
-    columns = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
-    for column, value in zip(columns, first, strict=True):
+    state = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
+    for column, value in zip(state, first, strict=True):
         column[:] = value
     locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.fleet.workers))
-    return kernels.Memory(generated.state(*columns), locks, turn, taken)
+    return kernels.Memory(kinds.state(*state), locks, turn, taken)
 
 
 def _own(case: LiveRequest, most: int) -> kernels.Own:
-    generated = loops(Halves.of(case.algorithm))
+    kinds = columns(RuleSet.of(case.algorithm))
     size = min(most, case.problem.dimension)
     return kernels.Own(
-        h=generated.hyper(*case.hyper),
-        read=_empty(generated.reads, (size,)),
-        messages=_empty(generated.message, (1, size)),
+        h=kinds.hyper(*case.hyper),
+        read=empty_columns(kinds.reads, size),
+        messages=empty_columns(kinds.message, (1, size)),
         point=np.empty(size),
         gradient=np.empty(size),
-        room=room(1, case.problem.dimension, most, case.config.batch),
+        space=workspace(1, case.problem.dimension, most, case.config.batch),
     )
 
 
 def _gathered(case: LiveRequest, layout: Layout, period: int) -> Gathered:
-    generated = loops(Halves.of(case.algorithm))
-    copy, base = (_empty(generated.state, (layout.n_popular,)) for _ in range(2))
-    return Gathered(generated.hyper(*case.hyper), copy, base, layout.others, period)
-
-
-def _empty(columns: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # a generated NamedTuple
-    return columns(*(np.empty(shape) for _ in columns._fields))
+    kinds = columns(RuleSet.of(case.algorithm))
+    copy, base = (empty_columns(kinds.state, layout.n_popular) for _ in range(2))
+    return Gathered(kinds.hyper(*case.hyper), copy, base, layout.others, period)
 
 
 def _numbers(n: int) -> NDArray[np.int64]:

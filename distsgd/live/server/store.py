@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
-from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.fold.dense import server_source
+from distsgd.kernels.fold.rules import RuleSet, columns, loops
 from distsgd.live.messages.columns import Columns, Layout
 from distsgd.live.server.decisions import Decision
 from distsgd.rules.formulas import whole
@@ -150,9 +151,9 @@ class _Compiled:
     is_in_place = True
 
     def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
-        generated = loops(Halves.of(algorithm))
-        self._h, self._state = generated.hyper(*h), generated.state
-        self._message, self._loops = generated.message, generated.by_name
+        rules = RuleSet.of(algorithm)
+        kinds, self._loops = columns(rules), loops(rules, server_source)
+        self._h, self._state, self._message = kinds.hyper(*h), kinds.state, kinds.message
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
         if len(members) > 1:
