@@ -19,7 +19,7 @@ from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Link, Peer
 from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import Budget, ServerCase, serve
 from distsgd.trace import Trace
@@ -119,7 +119,7 @@ class SmallServer:
 
     def work(self, *workers: int) -> None:
         """Start honest workers."""
-        case = Case(self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers)
+        case = WorkerCase(self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers)
         for worker in workers or range(self.workers):
             self.thread(work, case, self.vectors, self.peer(worker), heartbeat_s=0.1)
 

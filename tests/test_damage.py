@@ -20,7 +20,7 @@ from distsgd.experiment.setup import Setup
 from distsgd.files import sealed
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name
-from distsgd.live.server.standing import Memory, WorkerMemory
+from distsgd.live.server.records import Memory, WorkerMemory
 from distsgd.report.comparison import load_comparison
 from distsgd.report.comparison import outcomes as compared
 from distsgd.run import Run, load

@@ -28,7 +28,7 @@ from distsgd.live.ray.storage import RemoteFolder, opened, remove
 from distsgd.live.request import Budget, Launch
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Name
-from distsgd.live.server.standing import Rows
+from distsgd.live.server.records import Rows
 from distsgd.problem import Evaluation
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW
 

@@ -1,6 +1,6 @@
 """From a cycle of verbs and a fleet to the order of service: no gradient is needed for it.
 
-1. The kernel checks nothing. What could lead it to a wrong index is refused here before, and what it
+1. The kernel checks nothing. What could lead it to a wrong index is refused here before; what it
    meets on its way (no worker can go on, a bad duration) is a status, of which an error is made.
 2. Virtual time goes on and stays finite; otherwise there would be no end, or no order.
 3. `StaleReads` has no machines: update u applies a gradient that was read its lag of versions ago.
@@ -224,7 +224,7 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     n = int(min(budget.updates, budget.gradients, budget.seconds))
     check_room("the updates of the budget", n, 3 * ROW.itemsize)
     alone = float(verb(cycle, Start).others_after)
-    # rule 3; while the first worker is alone its gradients are fresh, later ones were read after that
+    # rule 3; while the first worker is alone its gradients are fresh, later ones are read behind
     lags = np.floor(order.law.sample(order.seed, READS, 0, n))
     update = np.arange(n)
     read = np.where(update < alone, update, np.maximum(min(alone, n), update - lags))

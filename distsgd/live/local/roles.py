@@ -21,11 +21,11 @@ from distsgd.live.messages.rings import Bells
 from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.peers.evaluator import evaluate
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.request import Launch
 from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.settings import Budget
 from distsgd.live.server.store import prepare
-from distsgd.live.server.terms import Budget
 
 _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
@@ -96,7 +96,7 @@ class Parties:
     def __init__(self, case: Launch, folder: Path) -> None:
         self._case, self._folder = case, folder
         self._layout, self._start = layout_of(case), case.problem.start(case.seed)
-        self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.workers)
+        self._common = WorkerCase(case.algorithm, case.problem, stream_of(case), self._start, case.workers)
         self._sessions: dict[int, int] = {}
         for number in (*range(case.workers), LAUNCHER, EVALUATOR, LEAD):
             self.renew(number)

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from distsgd.errors import WireError
+from distsgd.rules.cycle import Due, Pull, Push
 
 Frames: TypeAlias = Sequence[bytes | memoryview]
 Phase: TypeAlias = Literal["running", "ending", "over"]
@@ -77,6 +78,20 @@ class Kind(IntEnum):
     """The run is over, or goes on without you."""
     STATE = 25
     """How the run is going: a `State` as JSON, to any request of the launcher or an `EVALUATED`."""
+
+
+def requests(due: Due) -> tuple[Kind, ...]:
+    """Return what a worker sends for verbs: a push and the pull behind it are one request."""
+    return _REQUESTS[due]
+
+
+_REQUESTS: dict[Due, tuple[Kind, ...]] = {
+    (): (),
+    (Pull,): (Kind.PULL,),
+    (Push,): (Kind.PUSH,),
+    (Pull, Push): (Kind.PULL, Kind.PUSH),
+    (Push, Pull): (Kind.EXCHANGE,),
+}
 
 
 class Header(NamedTuple):

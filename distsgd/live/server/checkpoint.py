@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.files import damaged, digest, sealed, unsealed
-from distsgd.live.server.standing import Memory
+from distsgd.live.server.records import Memory
 from distsgd.trace import ROW
 
 FORMAT = 2

@@ -12,7 +12,7 @@ from distsgd.live.server.admission import Heard, hear
 from distsgd.live.server.checkpoint import Checkpoint, Evaluation, Status
 from distsgd.live.server.decisions import Action, Decision, encode_decisions
 from distsgd.live.server.saver import Saver
-from distsgd.live.server.service import Order
+from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
 
 MISSED_BEATS = 5
@@ -28,7 +28,7 @@ class Lead:
     ----------
     shard : Shard
         What it carries out decisions with.
-    order : Order
+    service : Service
         What decides.
     followers : sequence of Socket
         To each of the other shards.
@@ -43,7 +43,7 @@ class Lead:
     def __init__(
         self,
         shard: Shard,
-        order: Order,
+        service: Service,
         followers: Sequence[Socket],
         *,
         heartbeat_s: float,
@@ -51,9 +51,9 @@ class Lead:
         target: float | None = None,
         last: Checkpoint | None = None,
     ) -> None:
-        self._shard, self._order, self._followers = shard, order, followers
+        self._shard, self._service, self._followers = shard, service, followers
         self._heartbeat_s, self._target = heartbeat_s, target
-        self._saver = Saver(shard, order, 1 + len(followers), checkpoint_every_s, last)
+        self._saver = Saver(shard, service, 1 + len(followers), checkpoint_every_s, last)
         self._n_workers = sum(peer < LEAD for peer in shard.peers)
         self._session = shard.peers[LEAD].session
         self._n_orders = 0
@@ -83,17 +83,17 @@ class Lead:
     def tick(self, now: float) -> None:
         """Do what is due by the clock."""
         self._listen_for_beats(now)
-        if self._order.is_over:
+        if self._service.is_over:
             self._finish(now)
         else:
-            if self._order.is_past(now):
-                self._carry_out(self._order.end(now))
+            if self._service.is_past(now):
+                self._carry_out(self._service.end(now))
             if self._saver.is_due(now):
                 self._save(now)
 
     def _serve(self, heard: Heard, now: float) -> None:
         peer, header = heard.peer, heard.header
-        if self._order.is_over or not self._order.is_alive(peer.number):
+        if self._service.is_over or not self._service.is_alive(peer.number):
             self._shard.tell(heard.identity, header, Kind.END)
             return
         if header.kind != Kind.JOIN and header.sequence != peer.accepted + 1:
@@ -101,7 +101,7 @@ class Lead:
             return
         try:
             self._shard.take(header, heard.frames)
-            decisions = self._order.serve(header, now)
+            decisions = self._service.serve(header, now)
         except WireError as error:
             self._shard.drops.add("unexpected", error)
             return
@@ -127,10 +127,10 @@ class Lead:
         header = heard.header
         match header.kind:
             case Kind.SNAPSHOT:
-                if self._order.is_shown():
+                if self._service.is_shown():
                     self._shard.tell(heard.identity, header, Kind.END)
                 else:
-                    self._carry_out(self._order.show(header))
+                    self._carry_out(self._service.show(header))
                 return
             case Kind.EVALUATED:
                 self._judge(heard, now)
@@ -153,10 +153,10 @@ class Lead:
             saved=self._saver.version,
             unsaved=self._saver.n_failed,
         )
-        return self._order.count(known)
+        return self._service.count(known)
 
     def _phase(self) -> Phase:
-        if not self._order.is_over:
+        if not self._service.is_over:
             return "running"
         return "over" if self._saver.is_over else "ending"
 
@@ -174,16 +174,16 @@ class Lead:
             self._status = "target"
         if self._status in {"diverged", "target"}:
             self._is_judged = True
-            self._carry_out(self._order.end(now))
-        self._is_judged |= self._order.is_over and heard.header.version == self._order.version
-        if self._order.is_over:
+            self._carry_out(self._service.end(now))
+        self._is_judged |= self._service.is_over and heard.header.version == self._service.version
+        if self._service.is_over:
             self._finish(now)
 
     def _stop(self, now: float) -> None:
         """End the run; if it is over, end the servers; in between, wait no longer."""
-        if not self._order.is_over:
+        if not self._service.is_over:
             self._status = "stopped"
-            self._carry_out(self._order.end(now))
+            self._carry_out(self._service.end(now))
         elif self._phase() == "over":
             self._carry_out([Decision(Action.STOP)])
         else:
@@ -196,10 +196,10 @@ class Lead:
             return
         is_same = self._shard.peers[header.step].session == header.version
         if header.kind == Kind.GONE and is_same:
-            self._carry_out(self._order.leave(header.step, now))
+            self._carry_out(self._service.leave(header.step, now))
         if header.kind == Kind.ADMIT and not is_same:
             self._seen.pop(header.step, None)
-            self._carry_out(self._order.admit(header.step, header.version, now))
+            self._carry_out(self._service.admit(header.step, header.version, now))
 
     def _listen_for_beats(self, now: float) -> None:
         was_away = now - self._ticked_at > self._heartbeat_s
@@ -207,13 +207,13 @@ class Lead:
         for worker, seen in self._seen.items():
             if was_away:  # what has been sent meanwhile has not been heard yet
                 self._seen[worker] = now
-            elif now - seen > MISSED_BEATS * self._heartbeat_s and self._order.is_alive(worker):
-                self._carry_out(self._order.leave(worker, now))
+            elif now - seen > MISSED_BEATS * self._heartbeat_s and self._service.is_alive(worker):
+                self._carry_out(self._service.leave(worker, now))
 
     def _finish(self, now: float) -> None:
         """Write the last checkpoint once the last model has been judged, perhaps before the end."""
         judged = [version for version, *_ in self._evaluations[-1:]]
-        self._is_judged |= judged == [self._order.version]
+        self._is_judged |= judged == [self._service.version]
         if self._is_judged and self._saver.is_last_due(now):
             self._save(now)
 
@@ -230,7 +230,7 @@ class Lead:
         self._status, self._evaluations = known.status, known.evaluations
         if known.is_last:
             self._is_judged = True
-            self._carry_out(self._order.end(0.0))
+            self._carry_out(self._service.end(0.0))
         for worker, standing in enumerate(known.memory.workers):
             if standing.is_alive:
                 self._seen[worker] = math.inf

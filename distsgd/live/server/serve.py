@@ -28,14 +28,14 @@ from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
 from distsgd.live.server.decisions import DECISION
 from distsgd.live.server.follower import Follower
-from distsgd.live.server.lags import Lags
 from distsgd.live.server.lead import Lead
-from distsgd.live.server.service import Order
+from distsgd.live.server.records import Rows
+from distsgd.live.server.service import Service
 from distsgd.live.server.sessions import Peer
+from distsgd.live.server.settings import Budget, Settings
 from distsgd.live.server.shard import Shard
-from distsgd.live.server.standing import Rows
+from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
-from distsgd.live.server.terms import Budget, Terms
 from distsgd.order.laws import Law
 
 __all__ = ["Budget", "ServerCase", "serve"]
@@ -138,17 +138,17 @@ def serve(
         sockets = [stack.enter_context(knock(context, door)) for door in followers]
         for one in sockets:
             one.sndhwm, one.linger = 0, 1000
-        order = _order(case, last)
+        service = _service(case, last)
         lead = Lead(
             common,
-            order,
+            service,
             sockets,
             heartbeat_s=case.heartbeat_s,
             checkpoint_every_s=case.checkpoint_every_s,
             target=case.target,
             last=last,
         )
-        look = None if watch is None else partial(watch, order.rows)
+        look = None if watch is None else partial(watch, service.rows)
         _listen(lead, common, line, case.origin, look)
 
 
@@ -161,7 +161,7 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
         case.algorithm,
         case.start[own],
         case.layout.workers,
-        n_past=_lags(case).longest,
+        n_past=_staleness(case).longest,
         columns=columns,
         version=version,
     )
@@ -169,22 +169,22 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
     return Shard(shard, store, vectors, line, peers=peers, folder=case.folder, life=life)
 
 
-def _order(case: ServerCase, last: Checkpoint | None) -> Order:
-    terms = Terms.of(
+def _service(case: ServerCase, last: Checkpoint | None) -> Service:
+    settings = Settings.of(
         case.algorithm,
         case.layout.workers,
         case.budget,
         case.batch / case.samples,
-        lags=_lags(case),
+        staleness=_staleness(case),
         shrinks=case.on_loss == "shrink",
     )
     if last is None:
-        return Order(terms)
-    return Order(terms, last.description.memory, last.rows)
+        return Service(settings)
+    return Service(settings, last.description.memory, last.rows)
 
 
-def _lags(case: ServerCase) -> Lags:
-    return Lags(case.staleness, case.seed, case.layout.workers)
+def _staleness(case: ServerCase) -> InjectedStaleness:
+    return InjectedStaleness(case.staleness, case.seed, case.layout.workers)
 
 
 def _listen(

@@ -16,8 +16,8 @@ MOST = 2**48
 """No run has so many versions; a law may say more."""
 
 
-class Lags:
-    """Lags of pulls [versions]: a function of (seed, worker, number of the pull).
+class InjectedStaleness:
+    """The lag of each pull [versions]: a function of (seed, worker, number of the pull).
 
     A pull at the server's version v reads version ``max(0, v - lag)``, whatever the worker has
     pushed; behind a restart, none from before. A law's sample is rounded down; and since versions
@@ -42,7 +42,7 @@ class Lags:
         else:
             self.longest = math.floor(max(max(self._draw(w, DRAWS)) for w in range(workers)))
 
-    def of(self, worker: int, pull: int) -> int:
+    def lag_of(self, worker: int, pull: int) -> int:
         """Return the lag of a worker's pull number `pull`."""
         if self._law is None:
             return self.longest

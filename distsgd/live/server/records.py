@@ -1,4 +1,4 @@
-"""What an order remembers: the rows, and where each worker stands."""
+"""What a service keeps: the rows of the trace, and a record of each worker."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class WorkerMemory(msgspec.Struct):
 
 
 class Memory(msgspec.Struct):
-    """What a checkpoint keeps of the order, beside the rows."""
+    """What a checkpoint keeps of the service, beside the rows."""
 
     version: int
     gradients: int
@@ -62,8 +62,8 @@ class Rows:
 
 
 @dataclass(slots=True)
-class Standing:
-    """Where a worker stands."""
+class WorkerRecord:
+    """What the service knows of a worker."""
 
     number: int
     is_alive: bool = True
