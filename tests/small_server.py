@@ -18,7 +18,7 @@ from distsgd.data.stream import Stream
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Link, Peer
 from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
-from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
+from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, WORKER_SESSION, Kind, State
 from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import Budget, ServerCase, serve
@@ -126,6 +126,11 @@ class SmallServer:
     def ask(self, kind: Kind = Kind.STATUS, **fields: int) -> State:
         """Ask the lead, and return what it says."""
         return answer(self.launcher, self.launcher.ask(kind, **fields))
+
+    def tell(self, kind: Kind, worker: int, session: int) -> State:
+        """Tell the lead of a worker's session, and return what it says."""
+        frames = [(WORKER_SESSION.pack(worker, session),)]
+        return answer(self.launcher, self.launcher.ask(kind, frames=frames))
 
     def until(self, happened: Callable[[State], bool]) -> State:
         """Ask until something has happened."""

@@ -362,6 +362,8 @@ decisions = st.builds(
     count,
     st.floats(allow_nan=False),
     st.floats(allow_nan=False),
+    count,
+    count,
 )
 
 

@@ -31,7 +31,7 @@ from distsgd.live.server.follower import Follower
 from distsgd.live.server.lead import Lead
 from distsgd.live.server.records import Rows
 from distsgd.live.server.service import Service
-from distsgd.live.server.sessions import Peer
+from distsgd.live.server.sessions import Session
 from distsgd.live.server.settings import Budget, Settings
 from distsgd.live.server.shard import Shard
 from distsgd.live.server.staleness import InjectedStaleness
@@ -43,7 +43,7 @@ __all__ = ["Budget", "ServerCase", "serve"]
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
 _OTHERS_BYTES = 1 << 16
-"""Room for a frame that is no column; an order has a few decisions for each worker."""
+"""Room for a frame that is no column; there are a few decisions for each worker."""
 
 
 class ServerCase(NamedTuple):
@@ -165,8 +165,8 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
         columns=columns,
         version=version,
     )
-    peers = {number: Peer(number, session) for number, session in case.sessions.items()}
-    return Shard(shard, store, vectors, line, peers=peers, folder=case.folder, life=life)
+    sessions = {peer: Session(peer, number) for peer, number in case.sessions.items()}
+    return Shard(shard, store, vectors, line, sessions=sessions, folder=case.folder, life=life)
 
 
 def _service(case: ServerCase, last: Checkpoint | None) -> Service:

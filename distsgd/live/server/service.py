@@ -167,7 +167,7 @@ class Service:
         decisions = self.leave(number, now)
         worker = self._workers[number]
         worker.is_alive = True
-        self._decide(Action.ADMIT, worker, version=session)
+        self._decide(Action.ADMIT, worker, session=session)
         return decisions + self._taken()
 
     def show(self, header: Header) -> list[Decision]:
@@ -376,9 +376,11 @@ class Service:
         self._decisions.append(Decision(Action.END, version=self.version, time=self._time))
         self._offer()
 
-    def _decide(self, action: Action, worker: WorkerRecord, *, version: int = 0, push: int = 0) -> None:
+    def _decide(
+        self, action: Action, worker: WorkerRecord, *, version: int = 0, push: int = 0, session: int = 0
+    ) -> None:
         self._decisions.append(
-            Decision(action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0, self._time)
+            Decision(action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0, self._time, session)
         )
 
     def _write(self, worker: WorkerRecord, verb: int, read: int, done: float) -> None:
