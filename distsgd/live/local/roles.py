@@ -17,7 +17,7 @@ from distsgd.live.local.clerk import relay
 from distsgd.live.machine import forking as nursery
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.peers.evaluator import evaluate
@@ -109,7 +109,7 @@ class Parties:
             else FrameVectors(self._layout)
         )
         shares = self._vectors.is_shared
-        self._bells = Bells(case.workers, case.shards) if shares else None
+        self._rings = Rings(case.workers, case.shards) if shares else None
         self._compile()
         self._origin = time.monotonic()
 
@@ -139,16 +139,16 @@ class Parties:
         case = server_case(self._case, self._start, self._layout, self._sessions, self._origin, self._folder)
         gate = gates(self._listening, self._keys)[shard]
         followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
-        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells)
+        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
         delay, heartbeat_s = self._case.delays[worker], self._case.heartbeat_s
         peer = self._peer(worker)
-        if self._bells is not None:
+        if self._rings is not None:
             shards = range(self._case.shards)
-            peer = peer._replace(bells=[self._bells.bell(worker, shard) for shard in shards])
+            peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
         work(self._common, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:

@@ -220,7 +220,7 @@ class _Worker:
 
     def _send(self, kind: Kind) -> _Push:
         number = self._n_pushes
-        # the out-box is free when the push that used it last has been acknowledged
+        # rule 1 of columns: the push before the last has used this out-box
         while self._unacknowledged and self._unacknowledged[0].number <= number - 2:
             self._link.settle(self._unacknowledged.popleft().sequence)
         frames = self._vectors.post(self._number, number, self._replica.send())

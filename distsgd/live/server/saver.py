@@ -77,7 +77,7 @@ class Saver:
         self._next_at = now + self._every_s
         if self._service.is_over:
             self._next_at = now + self._wait_s
-            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)  # rule 1
         try:
             self._write(name, status, evaluations)
         except Exception as error:  # noqa: BLE001 # a store raises what it likes
@@ -113,7 +113,7 @@ class Saver:
         name, version, begun_at = self._begun
         if self._is_complete(name):
             self.version, self._is_failing = version, False
-        elif now - begun_at > LATE_S:
+        elif now - begun_at > LATE_S:  # rule 2
             self.fail(OSError(f"another shard has not written its part of {name}"))
 
     def _is_complete(self, name: Name) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
-from distsgd.live.messages.rings import Bells, Line
+from distsgd.live.messages.rings import Line, Rings
 from distsgd.live.messages.sockets import Door, Gate, knock, listen
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ def serve(
     followers: Sequence[Door] = (),
     *,
     life: int = 0,
-    bells: Bells | None = None,
+    rings: Rings | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
@@ -105,7 +105,7 @@ def serve(
     life : int, default 0
         How often the servers have been started before. Above 0 the run goes on from its last
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
-    bells : Bells, optional
+    rings : Rings, optional
         How workers reach the shard if they share memory with it; otherwise through the gate.
     watch : callable, optional
         Of the lead alone: shown the rows of the trace at every look at the clock.
@@ -118,26 +118,23 @@ def serve(
         If a shard cannot follow the lead, because a worker's message has come to the lead alone;
         all shards must then be started again with the next life.
     """
-    largest_bytes = _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers
-    if not vectors.is_shared:
-        largest_bytes += 8 * -(-case.layout.dimension // case.layout.shards)
     case.folder.mkdir(parents=True, exist_ok=True)
     # a run that diverges overflows, which is a result and no warning
     with (
         zmq.Context() as context,
-        listen(context, gate, largest_bytes) as router,
+        listen(context, gate, _largest_bytes(case, vectors)) as router,
         contextlib.ExitStack() as stack,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        last = checkpoint.load(case.folder) if life > 0 else None
-        line = router if bells is None else bells.desk(shard, router)
+        last = checkpoint.load(case.folder) if life > 0 else None  # rule 3
+        line = router if rings is None else rings.shard_end(shard, router)
         common = _shard(case, shard, vectors, line, life=life, last=last)
         if shard > 0:
             _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
             return
         sockets = [stack.enter_context(knock(context, door)) for door in followers]
         for one in sockets:
-            one.sndhwm, one.linger = 0, 1000
+            one.sndhwm, one.linger = 0, 1000  # the lead waits for no follower
         service = _service(case, last)
         lead = Lead(
             common,
@@ -148,8 +145,13 @@ def serve(
             target=case.target,
             last=last,
         )
-        look = None if watch is None else partial(watch, service.rows)
-        _listen(lead, common, line, case.origin, look)
+        _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
+
+
+def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
+    """Return the size of the largest frame that a shard has to take."""
+    column_bytes = 0 if vectors.is_shared else 8 * -(-case.layout.dimension // case.layout.shards)
+    return _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers + column_bytes
 
 
 def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: int, last: Checkpoint | None) -> Shard:

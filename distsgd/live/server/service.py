@@ -10,6 +10,8 @@
    at its start. The first start of a worker is no row.
 5. Times come from the workers. They are moved as far as is needed for an order that a server can
    have served: no worker sends before it went on, nor after it was served.
+6. The evaluator is shown a model between two updates: the first that is as far as it has asked for,
+   or else the last one.
 """
 
 from collections import deque
@@ -113,23 +115,23 @@ class Service:
         worker = self._workers[header.peer]
         kind = header.kind
         if kind != Kind.JOIN:
-            worker.check(header)
+            worker.check(header)  # rule 2: before anything is changed
         self._time = now = max(now, self._time)
         if self.is_past(now):
             return self.end(now)
         if worker.open_row >= 0:
-            worker.went_on = max(worker.went_on, min(header.resumed, now))
+            worker.went_on = max(worker.went_on, min(header.resumed, now))  # rule 5
             self.rows.set_done(worker.open_row, worker.went_on)
             worker.open_row = -1
         worker.sequence = header.sequence
-        worker.sent = min(max(header.sent, worker.went_on), now)
+        worker.sent = min(max(header.sent, worker.went_on), now)  # rule 5
         if kind == Kind.JOIN:
             self._join(worker)
             return self._taken()
         worker.step = header.step
         worker.expected = worker.expected[1:]
         if not worker.expected:
-            self._expect(worker, self._sync.next_due(worker.turn), is_first=False)
+            self._expect(worker, self._sync.next_due(worker.due_step), is_first=False)
         if kind == Kind.PULL:
             self._pull(worker)
         else:
@@ -147,8 +149,8 @@ class Service:
         worker.waits, worker.brings_pull, worker.open_row = "", False, -1
         worker.life += 1
         worker.sent, worker.step = now, worker.served
-        self._decide(Action.LEAVE, worker)
-        closes = not worker.has_left and 0 < len(self._held) >= self._needed()
+        self._decide(Action.LEAVE, worker)  # first: shards copy its push before the round closes
+        closes = not worker.has_left and 0 < len(self._held) >= self._needed()  # rule 3
         self.version += closes
         if not worker.has_left:  # a replacement may be lost before it begins
             self._write(worker, LEAVE, self.version, now)
@@ -208,10 +210,10 @@ class Service:
 
     def _expect(self, worker: WorkerRecord, step: int, *, is_first: bool) -> None:
         sync = self._sync
-        worker.turn, worker.expected = step, requests(sync.due(step, is_first=is_first))
+        worker.due_step, worker.expected = step, requests(sync.due(step, is_first=is_first))
         if not worker.expected:  # nothing is due in front of a first step that is not 0
-            worker.turn = sync.next_due(step)
-            worker.expected = requests(sync.due(worker.turn, is_first=False))
+            worker.due_step = sync.next_due(step)
+            worker.expected = requests(sync.due(worker.due_step, is_first=False))
 
     def _join(self, worker: WorkerRecord) -> None:
         worker.life += 1
@@ -233,14 +235,14 @@ class Service:
     def _start(self, worker: WorkerRecord) -> None:
         worker.waits, worker.is_started, worker.has_left = "", True, False
         worker.step = worker.pushed = worker.served
-        if worker.has_rows:
+        if worker.has_rows:  # rule 4
             self._decide(Action.JOIN, worker, version=self.version)
             self._write(worker, JOIN, self.version, self._time)
             worker.read = worker.oldest = worker.joins = self.version
             worker.open_row = worker.row
         else:
             self._decide(Action.START, worker)
-        self._expect(worker, worker.step, is_first=True)
+        self._expect(worker, worker.step, is_first=True)  # rule 4
 
     def _start_others(self) -> None:
         for worker in self._workers:
@@ -253,7 +255,7 @@ class Service:
             return
         worker.waits = ""
         lag = self._settings.staleness.lag_of(worker.number, worker.n_pulls)
-        read = max(self._oldest, self.version - lag)
+        read = max(self._oldest, self.version - lag)  # a restart has kept no version before it
         worker.n_pulls += 1
         worker.read, worker.joins = read, self.version
         if worker.step == worker.pushed:
@@ -292,7 +294,7 @@ class Service:
             self._slowest = self._find_slowest()
 
     def _find_slowest(self) -> int:
-        counted = (w.pushed for w in self._workers if w.is_alive or not self._settings.shrinks)
+        counted = (w.pushed for w in self._workers if w.is_alive or not self._settings.shrinks)  # rule 3
         return min(counted, default=0)
 
     def _needed(self) -> int:
@@ -300,7 +302,7 @@ class Service:
         sync = self._sync
         if sync.quorum == 1 or not self._settings.shrinks:
             return sync.quorum
-        n_alive = sum(one.is_alive for one in self._workers)
+        n_alive = sum(one.is_alive for one in self._workers)  # rule 3; and pushes of the dead count
         return min(sync.quorum, n_alive + sum(not self._is_waiting(one) for one in self._held))
 
     def _is_waiting(self, held: Held) -> bool:
@@ -310,7 +312,7 @@ class Service:
     def _close(self, *, is_last: bool = False) -> None:
         """Apply the round, which has raised the version, and release its members in order."""
         members, self._held = self._held, []
-        if len(members) > 1:
+        if len(members) > 1:  # rule 1: releases, and shards their sums, in worker order
             members.sort(key=lambda one: one.worker)
         met = self.version - 1
         staleness = met - min([one.read for one in members])
@@ -324,7 +326,7 @@ class Service:
                 Action.CLOSE, step=members[-1].step, version=met, staleness=staleness, factor=factor, time=self._time
             )
         )
-        if self._snapshot is not None:
+        if self._snapshot is not None:  # rule 6: before a release lets the next push in
             self._offer()
         for held in members:
             if self._is_waiting(held):
@@ -336,9 +338,9 @@ class Service:
         """Let a worker go on behind its push: with the pull that came along, or at once."""
         worker.joins = self.version
         if worker.brings_pull:
-            if not is_over:
+            if not is_over:  # an order ends with a push
                 worker.brings_pull = False
-                self._pull(worker)
+                self._pull(worker)  # rule 1: back to back
             return
         worker.waits = ""
         self._decide(Action.RELEASE, worker)
@@ -349,7 +351,7 @@ class Service:
     def _release_waiting(self) -> None:
         """Serve the pulls that waited for slower workers and wait no more, in worker order."""
         self._slowest = self._find_slowest()
-        for worker in self._workers:
+        for worker in self._workers:  # rule 1: in worker order
             if worker.waits == "slower workers" and not self.is_over:
                 self._pull(worker)
 
