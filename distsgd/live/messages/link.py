@@ -87,20 +87,8 @@ class Link:
         """Send a request, with the `frames` of each shard, and return its sequence number."""
         self._sequence += 1  # rule 1
         peer = self._peer
-        header = encode(
-            Header(
-                kind,
-                peer.number,
-                self._life,
-                peer.session,
-                self._sequence,
-                push,
-                step,
-                version,
-                peer.now(),
-                self._resumed,
-            )
-        )
+        known = kind, peer.number, self._life, peer.session, self._sequence
+        header = encode(Header(*known, push, step, version, peer.now(), self._resumed))
         request = _Request([(header, *own) for own in frames or self._none])
         self._open[self._sequence] = request
         for socket, message in zip(self._sockets, request.messages, strict=True):

@@ -11,10 +11,8 @@
 
 from collections import deque
 
-import msgspec
-
 from distsgd.errors import WireError, WorkerLost
-from distsgd.live.messages.wire import LEAD, Kind, State
+from distsgd.live.messages.wire import LEAD, Kind, Phase, State
 from distsgd.live.server.admission import Request, admitted
 from distsgd.live.server.decisions import Action, Decision, decode_decisions
 from distsgd.live.server.shard import Shard
@@ -51,10 +49,9 @@ class Follower:
         elif kind == Kind.DECISIONS and peer == LEAD:
             self._follow(request)
         elif kind != Kind.SNAPSHOT:
-            phase = State("ending" if self._shard.is_over else "running")
-            state = msgspec.structs.replace(phase, dropped=dict(self._shard.drops.counts))
-            frames = (msgspec.json.encode(state),)
-            self._shard.reply(request.session, Kind.STATE, request.header.sequence, frames=frames)
+            phase: Phase = "ending" if self._shard.is_over else "running"
+            state = State(phase, dropped=dict(self._shard.drops.counts))
+            self._shard.report(request.session, request.header.sequence, state)
         self._carry_on()
 
     def tick(self, now: float) -> None:
@@ -96,12 +93,9 @@ class Follower:
         request.session.accepted = request.header.sequence
 
     def _carry_on(self) -> None:
-        was_over = self._shard.is_over
         while self._queue and self._is_ready(self._queue[0]):
             self._shard.carry_out([self._queue.popleft()])
             self._waits_since = None
-        if self._shard.is_over and not was_over:
-            self._shard.tell_workers()
 
     def _is_ready(self, decision: Decision) -> bool:
         # rule 1

@@ -15,8 +15,6 @@
 import math
 from collections.abc import Sequence
 
-import msgspec
-
 from distsgd.errors import WireError
 from distsgd.live.messages.sockets import Socket
 from distsgd.live.messages.wire import (
@@ -139,10 +137,7 @@ class Lead:
             frame = encode_decisions(decisions)
             for follower in self._followers:  # rule 1
                 follower.send_multipart((header, frame))
-        was_over = self._shard.is_over
         self._shard.carry_out(decisions)
-        if self._shard.is_over and not was_over:
-            self._shard.tell_workers()
 
     def _attend(self, request: Request, now: float) -> None:
         """Do what the launcher or the evaluator asks for, and say how the run is going."""
@@ -163,8 +158,7 @@ class Lead:
                     self._change(request, now)
         except WireError as error:
             self._shard.drops.add("malformed", error)
-        state = msgspec.json.encode(self.state())
-        self._shard.reply(request.session, Kind.STATE, header.sequence, frames=(state,))
+        self._shard.report(request.session, header.sequence, self.state())
 
     def state(self) -> State:
         """Return how the run is going."""

@@ -10,10 +10,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from distsgd.errors import WireError
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.rings import Line
-from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, encode
+from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, State, encode
 from distsgd.live.server.checkpoint import Name, discard, remove_older, save_columns
 from distsgd.live.server.decisions import Action, Decision
 from distsgd.live.server.sessions import Drops, Session
@@ -101,24 +103,10 @@ class Shard:
             msg = f"a {Kind(header.kind).name.lower()} must have no frames, not {len(frames)}"
             raise WireError(msg)
 
-    def reply(
-        self,
-        session: Session,
-        kind: Kind,
-        sequence: int,
-        *,
-        step: int = 0,
-        version: int = 0,
-        time: float = 0.0,
-        frames: Frames = (),
-    ) -> None:
-        """Answer a request, and keep the answer in case that it comes again."""
-        header = Header(kind, session.peer, self.life, session.number, sequence, 0, step, version, time)
-        reply = (encode(header), *frames)
-        session.accepted = max(session.accepted, sequence)  # rule 2
-        session.keep(sequence, reply)  # rule 1, also of a worker that cannot be reached now
-        if session.identity:
-            self._send(session.identity, reply)
+    def report(self, session: Session, sequence: int, state: State) -> None:
+        """Answer the launcher or the evaluator: say how the run is going."""
+        header = Header(Kind.STATE, session.peer, self.life, session.number, sequence)
+        self._reply(session, header, (msgspec.json.encode(state),))
 
     def send(self, session: Session, sequence: int, identity: bytes) -> None:
         """Send a reply again, if it is kept."""
@@ -133,13 +121,6 @@ class Shard:
         """Answer a request that is not served, without keeping the answer."""
         told = Header(kind, header.peer, self.life, header.session, header.sequence)
         self._socket.send_multipart((identity, encode(told)))
-
-    def tell_workers(self) -> None:
-        """Tell all workers that the run is over, whatever they wait for."""
-        for one in self.sessions.values():
-            if one.peer < LEAD and one.identity:
-                header = Header(Kind.END, one.peer, 0, one.number, one.accepted)
-                self.tell(one.identity, header, Kind.END)
 
     def _welcome(self, decision: Decision) -> None:
         frames: Frames = ()
@@ -169,7 +150,7 @@ class Shard:
         session.pushes.pop(decision.sequence, None)
 
     def _release(self, decision: Decision) -> None:
-        self._reply_to(self.sessions[decision.worker], Kind.TAKEN, decision, ())
+        self._reply_to(self.sessions[decision.worker], Kind.TAKEN, decision)
 
     def _leave(self, decision: Decision) -> None:
         self.store.detach(decision.worker)
@@ -195,18 +176,23 @@ class Shard:
         """Do nothing: there is no action of this number."""
 
     def _end(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
+        """Tell all workers that the run is over, whatever they wait for."""
         self.is_over = True
+        for one in self.sessions.values():
+            if one.peer < LEAD and one.identity:
+                self.tell(one.identity, Header(Kind.END, one.peer, 0, one.number, one.accepted), Kind.END)
 
     def _stop(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
         self.is_stopped = True
 
-    def _reply_to(self, session: Session, kind: Kind, decision: Decision, frames: Frames) -> None:
-        self.reply(
-            session,
-            kind,
-            decision.sequence,
-            step=decision.step,
-            version=decision.version,
-            time=decision.time,
-            frames=frames,
-        )
+    def _reply_to(self, session: Session, kind: Kind, decision: Decision, frames: Frames = ()) -> None:
+        about = decision.step, decision.version, decision.time
+        header = Header(kind, session.peer, self.life, session.number, decision.sequence, 0, *about)
+        self._reply(session, header, frames)
+
+    def _reply(self, session: Session, header: Header, frames: Frames) -> None:
+        reply = (encode(header), *frames)
+        session.accepted = max(session.accepted, header.sequence)  # rule 2
+        session.keep(header.sequence, reply)  # rule 1, also of a worker that cannot be reached now
+        if session.identity:
+            self._send(session.identity, reply)
