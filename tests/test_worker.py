@@ -16,7 +16,7 @@ from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import Header, Kind, Message, decode, encode
-from distsgd.live.peers.worker import WorkerCase, _Delays, work
+from distsgd.live.peers.worker import WorkerCase, delays, work
 from distsgd.order.schedule import schedule
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import PULL
@@ -228,7 +228,7 @@ def _unless_beat(server: Serial) -> Answer:
 def test_a_delay_depends_on_worker_and_step_alone() -> None:
     """Injected delays are a function of (seed, worker, step), whatever was asked before."""
     law, case = ds.exponential(1.0), case_of(ds.algorithms.downpour(0.1))
-    forwards, backwards = _Delays(law, case, 1), _Delays(law, case, 1)
+    forwards, backwards = delays(law, case, 1), delays(law, case, 1)
     steps = range(200)
     assert [forwards.of(step) for step in steps] == [backwards.of(step) for step in reversed(steps)][::-1]
-    assert forwards.of(0) != _Delays(law, case, 2).of(0)
+    assert forwards.of(0) != delays(law, case, 2).of(0)

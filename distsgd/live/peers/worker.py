@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Rules, State, floats, is_memoryless
 from distsgd.data.stream import Stream
-from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import DELAY
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
 from distsgd.live.messages.wire import Header, Kind, encode, requests
-from distsgd.order.laws import Law
+from distsgd.order.laws import Draws, Law
 from distsgd.problem import Problem
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.rules.formulas import whole
@@ -68,8 +67,9 @@ def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = 
         heart = threading.Thread(target=_beat, args=(context, peer, heartbeat_s, ended))
         heart.start()
         link = Link(peer, context)
+        draws = None if delay is None else delays(delay, case, peer.number)
         try:
-            _Worker(case, vectors, peer.number, link, _Delays(delay, case, peer.number)).run()
+            _Worker(case, vectors, peer.number, link, draws).run()
         except Ended:
             pass
         finally:
@@ -132,24 +132,9 @@ _LONGEST_S = 1e6
 """Of a delay: no operating system sleeps for ever."""
 
 
-class _Delays:
-    """The times that a worker sleeps: a function of (seed, worker, step)."""
-
-    def __init__(self, law: Law | None, case: WorkerCase, worker: int) -> None:
-        self._law, self._seed, self._worker = law, case.stream.seed, worker
-        self._drawn: list[float] = []
-
-    def of(self, step: int) -> float:
-        """Return how long to sleep in a step [s]."""
-        if self._law is None:
-            return 0.0
-        if step >= len(self._drawn):
-            drawn = self._law.sample(self._seed, DELAY, self._worker, 2 * step + 64)
-            if np.isnan(drawn).any():
-                msg = f"delay must be a law of times, but {self._law} gives others; choose another"
-                raise ConfigError(msg)
-            self._drawn = np.minimum(drawn, _LONGEST_S).tolist()
-        return self._drawn[step]
+def delays(law: Law, case: WorkerCase, worker: int) -> Draws:
+    """Return how long a worker sleeps in each step [s]: a function of (seed, worker, step)."""
+    return Draws("delay", law, _LONGEST_S, seed=case.stream.seed, purpose=DELAY, worker=worker)
 
 
 class _Push(NamedTuple):
@@ -160,9 +145,9 @@ class _Push(NamedTuple):
 class _Worker:
     """The loop of a worker, over the replies of the servers."""
 
-    def __init__(self, case: WorkerCase, vectors: Vectors, number: int, link: Link, delays: _Delays) -> None:
+    def __init__(self, case: WorkerCase, vectors: Vectors, number: int, link: Link, draws: Draws | None) -> None:
         self._case, self._vectors, self._number = case, vectors, number
-        self._link, self._delays = link, delays
+        self._link, self._delays = link, draws
         self._replica = Replica(case, number)
         self._sync = SyncProtocol.of(case.algorithm.cycle, case.workers)
         self._unacknowledged: deque[_Push] = deque()
@@ -180,8 +165,8 @@ class _Worker:
             self._exchange()
             step = self._replica.step
             self._replica.take_step()
-            if delay := self._delays.of(step):
-                self._link.rest(delay)
+            if self._delays is not None:
+                self._link.rest(self._delays.of(step))
 
     def _join(self) -> None:
         self._link.forget()

@@ -2,11 +2,9 @@
 
 import math
 
-import numpy as np
-
-from distsgd.errors import ConfigError, check_count
+from distsgd.errors import check_count
 from distsgd.kernels.draws.random import READS
-from distsgd.order.laws import Law
+from distsgd.order.laws import Draws, Law
 
 DRAWS = 1000
 """Draws of each worker that decide how many versions are kept."""
@@ -34,29 +32,14 @@ class InjectedStaleness:
     """
 
     def __init__(self, staleness: Law | int | None, seed: int, workers: int) -> None:
-        self._law = staleness if isinstance(staleness, Law) else None
-        self._seed = seed
-        self._drawn: list[list[int]] = [[] for _ in range(workers)]
-        if self._law is None:
-            self.longest = min(check_count("staleness", int(staleness or 0), at_least=0), MOST)  # type: ignore[arg-type] # no law
+        self._draws: list[Draws] = []
+        if isinstance(staleness, Law):
+            stream = {"seed": seed, "purpose": READS}
+            self._draws = [Draws("staleness", staleness, MOST, worker=w, **stream) for w in range(workers)]
+            self.longest = math.floor(max(draws.of(n) for draws in self._draws for n in range(DRAWS)))
         else:
-            self.longest = math.floor(max(max(self._draw(w, DRAWS)) for w in range(workers)))
+            self.longest = min(check_count("staleness", staleness or 0, at_least=0), MOST)
 
     def lag_of(self, worker: int, pull: int) -> int:
         """Return the lag of a worker's pull number `pull`."""
-        if self._law is None:
-            return self.longest
-        drawn = self._drawn[worker]
-        if pull >= len(drawn):
-            values = self._draw(worker, 2 * pull + DRAWS)
-            drawn = [min(math.floor(value), self.longest) for value in values]
-            self._drawn[worker] = drawn
-        return drawn[pull]
-
-    def _draw(self, worker: int, n: int) -> list[float]:
-        values = self._law.sample(self._seed, READS, worker, n)  # type: ignore[union-attr] # a law draws
-        if np.isnan(values).any():
-            msg = f"staleness must be a law of numbers, but {self._law} gives others; choose another"
-            raise ConfigError(msg)
-        found: list[float] = np.minimum(values, MOST).tolist()
-        return found
+        return min(math.floor(self._draws[worker].of(pull)), self.longest) if self._draws else self.longest
