@@ -19,7 +19,7 @@ import distsgd as ds
 from distsgd.live.machine import forking as nursery
 from distsgd.live.messages.columns import Layout, SharedVectors
 from distsgd.live.messages.link import Ended, Link, Peer
-from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
 from distsgd.live.server import checkpoint
@@ -84,10 +84,10 @@ def measure(job: Job, pipe: Connection) -> None:
         job.folder,
         checkpoint_every_s=1e9,
     )
-    bells = Bells(job.workers, shards=1)
-    server = nursery.fork(partial(serve, bells=bells), case, 0, vectors, gates(listening)[0])
+    rings = Rings(job.workers, shards=1)
+    server = nursery.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])
     for worker in range(job.workers):
-        own = [bells.bell(worker, 0)]
+        own = [rings.worker_end(worker, 0)]
         peer = Peer(worker, sessions[worker], doors(listening, worker), origin, own)
         nursery.fork(exchange, vectors, peer, d)
     launcher = Peer(LAUNCHER, sessions[LAUNCHER], doors(listening, LAUNCHER), origin)

@@ -21,7 +21,7 @@ from distsgd.experiment.runs import Place, run_folder
 from distsgd.files import sealed
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name
-from distsgd.live.server.standing import Memory, WorkerMemory
+from distsgd.live.server.records import Memory, WorkerMemory
 from distsgd.report.comparison import load_comparison
 from distsgd.run import Run, load
 from distsgd.trace import ROW

@@ -18,7 +18,7 @@ from distsgd.fold.request import Progress, Request, RunConfig
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet
-from distsgd.live.peers.worker import Case
+from distsgd.live.peers.worker import WorkerCase
 from distsgd.live.ray import launch as ray_cluster
 from distsgd.live.ray import placement as ray_crew
 from distsgd.live.ray.actors import Common
@@ -218,7 +218,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
 
     problem = ds.problems.softmax(ds.data.digits())
     case = Request(SYNCHRONOUS, problem, LiveFleet("ray", 2), RunConfig(Budget("updates", 1)))
-    shared = Case(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
+    shared = WorkerCase(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
     ray, here = (machines.ray, package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy)
     sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]
     task = ray.remote(num_cpus=1, scheduling_strategy=here(machines.home, soft=False))(places)

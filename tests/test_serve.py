@@ -159,11 +159,13 @@ def test_a_lost_worker_is_replaced(frames: SmallServer) -> None:
     old = Raw(frames, 0)
     old.ask(Kind.JOIN)
     old.ask(Kind.PULL)
-    assert frames.ask(Kind.GONE, step=0, version=1).lost == []  # of another session
-    assert frames.ask(Kind.GONE, step=0, version=old.session).lost == [0]
-    assert frames.ask(Kind.GONE, step=0, version=old.session).lost == [0]
+    assert frames.tell(Kind.GONE, 0, 1).lost == []  # of another session
+    assert frames.tell(Kind.GONE, 0, old.session).lost == [0]
+    assert frames.tell(Kind.GONE, 0, old.session).lost == [0]
     assert old.ask(Kind.EXCHANGE, COLUMN, step=1).kind == Kind.END
-    assert frames.ask(Kind.ADMIT, step=0, version=4321).lost == []
+    assert frames.tell(Kind.ADMIT, 0, 4321).lost == []
+    assert frames.tell(Kind.ADMIT, 3, 4321).dropped["malformed"] == 1  # there is no such worker
+    assert frames.ask(Kind.ADMIT, step=0, version=4322).dropped["malformed"] == 2
     assert old.ask(Kind.JOIN).kind == Kind.END
     frames.sessions[0] = 4321
     new = Raw(frames, 0)

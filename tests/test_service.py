@@ -9,33 +9,35 @@ from hypothesis import strategies as st
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
-from distsgd.live.messages.wire import Header, Kind
-from distsgd.live.peers.cycle import Turns
+from distsgd.live.messages.wire import Header, Kind, requests
 from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
-from distsgd.live.server.lags import DRAWS, Lags
-from distsgd.live.server.service import Order
-from distsgd.live.server.terms import Terms
+from distsgd.live.server.service import Service
+from distsgd.live.server.settings import Settings
+from distsgd.live.server.staleness import DRAWS, InjectedStaleness
 from distsgd.order import laws
 from distsgd.order.budget import Limits
 from distsgd.order.fleet import Fleet
 from distsgd.order.schedule import schedule
+from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, Trace
 
 EXACT = ["worker", "verb", "step", "version", "read"]
 NAMES = {Action.PULL: "values", Action.RELEASE: "taken", Action.JOIN: "welcome"}
 
 
-def order_of(cycle: Cycle, workers: int, *, lags: Lags | None = None, shrinks: bool = False, **budget: float) -> Order:
-    """Return the order of a plain algorithm with another cycle."""
+def service_of(
+    cycle: Cycle, workers: int, *, staleness: InjectedStaleness | None = None, shrinks: bool = False, **budget: float
+) -> Service:
+    """Return the service of a plain algorithm with another cycle."""
     algorithm = algorithms.downpour(0.1)._replace(cycle=cycle)
-    return Order(Terms.of(algorithm, workers, Limits(**budget), 0.01, lags=lags, shrinks=shrinks))
+    return Service(Settings.of(algorithm, workers, Limits(**budget), 0.01, staleness=staleness, shrinks=shrinks))
 
 
 class Fake:
     """A worker that sends what its cycle says, as soon as it is let."""
 
     def __init__(self, number: int, cycle: Cycle, workers: int) -> None:
-        self.number, self.turns = number, Turns.of(cycle, workers)
+        self.number, self.sync = number, SyncProtocol.of(cycle, workers)
         self.sequence = 0
         self.waits = True
         self.due: list[Kind] = [Kind.JOIN]
@@ -45,7 +47,7 @@ class Fake:
         """Return the next request."""
         self.sequence += 1
         kind = self.due.pop(0)
-        self.waits = kind in {Kind.JOIN, Kind.PULL, Kind.EXCHANGE} or self.turns.waits
+        self.waits = kind in {Kind.JOIN, Kind.PULL, Kind.EXCHANGE} or self.sync.waits
         step = 0 if kind == Kind.JOIN else self.step
         if not self.waits and not self.due:
             self.go_on()
@@ -55,7 +57,7 @@ class Fake:
         """Take a reply."""
         if decision.action in {Action.START, Action.JOIN}:
             self.step, self.waits = decision.step, False
-            self.due = list(self.turns.due(self.step, is_first=True))
+            self.due = list(requests(self.sync.due(self.step, is_first=True)))
             if not self.due:
                 self.go_on()
         elif decision.sequence == self.sequence and self.waits:
@@ -65,8 +67,8 @@ class Fake:
 
     def go_on(self) -> None:
         """Take steps until something is due."""
-        self.step = self.turns.after(self.step)
-        self.due = list(self.turns.due(self.step, is_first=False))
+        self.step = self.sync.next_due(self.step)
+        self.due = list(requests(self.sync.due(self.step, is_first=False)))
 
 
 REPLIES = {Action.START, Action.JOIN, Action.PULL, Action.RELEASE}
@@ -102,16 +104,16 @@ def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does n
     return draw(cycles(workers)), fleet
 
 
-def served_again(cycle: Cycle, trace: Trace, **budget: float) -> Order:
+def served_again(cycle: Cycle, trace: Trace, **budget: float) -> Service:
     """Send what the workers of a trace sent, in the order of service."""
-    order = order_of(cycle, trace.workers, **budget)
+    service = service_of(cycle, trace.workers, **budget)
     fakes = [Fake(w, cycle, trace.workers) for w in range(trace.workers)]
     for fake in fakes:
-        tell(fakes, order.serve(fake.request(0.0), 0.0))
+        tell(fakes, service.serve(fake.request(0.0), 0.0))
     for number, row in enumerate(trace.rows):
-        if order.rows.n <= number:
-            tell(fakes, order.serve(fakes[row["worker"]].request(row["sent"]), row["time"]))
-    return order
+        if service.rows.n <= number:
+            tell(fakes, service.serve(fakes[row["worker"]].request(row["sent"]), row["time"]))
+    return service
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
@@ -123,9 +125,9 @@ def test_messages_of_a_schedule_are_served_as_there(case: tuple[Cycle, Fleet], s
         trace = schedule(cycle, fleet, seed=seed, updates=20)
     except ConfigError:
         assume(False)
-    order = served_again(cycle, trace, updates=20)
-    assert order.rows.since(0)[EXACT].tolist() == trace.rows[EXACT].tolist()
-    assert order.is_over
+    service = served_again(cycle, trace, updates=20)
+    assert service.rows.since(0)[EXACT].tolist() == trace.rows[EXACT].tolist()
+    assert service.is_over
 
 
 @pytest.mark.parametrize(
@@ -145,13 +147,15 @@ def test_every_algorithm_is_served_as_in_its_schedule(algorithm: Algorithm) -> N
     """For each algorithm of the registry that a server serves, the rows are the schedule's."""
     fleet = Fleet(4, laws.lognormal(1.0, 1.0), latency=0.1)
     trace = schedule(algorithm.cycle, fleet, seed=3, gradients=60)
-    order = served_again(algorithm.cycle, trace, gradients=60)
-    assert order.rows.since(0)[EXACT].tolist() == trace.rows[EXACT].tolist()
-    assert order.is_over
-    Trace(order.rows.since(0), 4).verify()
+    service = served_again(algorithm.cycle, trace, gradients=60)
+    assert service.rows.since(0)[EXACT].tolist() == trace.rows[EXACT].tolist()
+    assert service.is_over
+    Trace(service.rows.since(0), 4).verify()
 
 
-def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set[int], *, replace: bool) -> list[Fake]:
+def drive(
+    service: Service, cycle: Cycle, workers: int, picks: list[int], kills: set[int], *, replace: bool
+) -> list[Fake]:
     """Let workers send in a random order; kill one at each of `kills`, and replace it later."""
     fakes = [Fake(w, cycle, workers) for w in range(workers)]
     dead: dict[int, int] = {}
@@ -159,18 +163,18 @@ def drive(order: Order, cycle: Cycle, workers: int, picks: list[int], kills: set
     for turn, pick in enumerate(picks):
         now += 0.5
         for worker in [w for w, since in dead.items() if replace and turn >= since + 3]:
-            tell(fakes, order.admit(worker, 77, now))
+            tell(fakes, service.admit(worker, 77, now))
             fakes[worker] = Fake(worker, cycle, workers)
             del dead[worker]
         alive = [fake for fake in fakes if fake.number not in dead]
         if turn in kills and len(alive) > 1:
             gone = alive[pick % len(alive)].number
-            tell(fakes, order.leave(gone, now))
+            tell(fakes, service.leave(gone, now))
             dead[gone] = turn
             continue
         ready = [fake for fake in alive if fake.due and not (fake.waits and fake.sequence)]
-        if ready and not order.is_over:
-            tell(fakes, order.serve(ready[pick % len(ready)].request(now - 0.2), now))
+        if ready and not service.is_over:
+            tell(fakes, service.serve(ready[pick % len(ready)].request(now - 0.2), now))
     return [fake for fake in fakes if fake.number not in dead]
 
 
@@ -193,10 +197,10 @@ def test_deaths_never_stop_the_others(
         schedule(cycle, fleet, updates=30)
     except ConfigError:
         assume(False)
-    order = order_of(cycle, workers, shrinks=not replace)
+    service = service_of(cycle, workers, shrinks=not replace)
     picks = [*picks, *[0] * (8 * replace)]
-    alive = drive(order, cycle, workers, picks, kills, replace=replace)
-    Trace(order.rows.since(0), workers).verify()
+    alive = drive(service, cycle, workers, picks, kills, replace=replace)
+    Trace(service.rows.since(0), workers).verify()
     assert any(fake.due and not (fake.waits and fake.sequence) for fake in alive)
 
 
@@ -213,55 +217,55 @@ def test_lags_are_those_of_the_law(
 ) -> None:
     """Each pull reads the version its lag ago, or version 0, and the trace says so."""
     cycle = (Pull(), Step(), Push())
-    lags = Lags(law, 5, 3)
-    order = order_of(cycle, 3, lags=lags)
-    drive(order, cycle, 3, picks, kills, replace=True)
-    rows = order.rows.since(0)
+    staleness = InjectedStaleness(law, 5, 3)
+    service = service_of(cycle, 3, staleness=staleness)
+    drive(service, cycle, 3, picks, kills, replace=True)
+    rows = service.rows.since(0)
     Trace(rows, 3).verify()
     for worker in range(3):
         own = rows[(rows["worker"] == worker) & (rows["verb"] == PULL)]
-        expected = [max(0, row["version"] - lags.of(worker, n)) for n, row in enumerate(own)]
+        expected = [max(0, row["version"] - staleness.lag_of(worker, n)) for n, row in enumerate(own)]
         assert own["read"].tolist() == expected
 
 
 def test_a_lag_is_drawn_from_its_stream() -> None:
     """Lags are the law's draws rounded down, at most the longest of those that are looked at."""
     law = laws.exponential(4.0)
-    lags = Lags(law, seed=1, workers=2)
+    staleness = InjectedStaleness(law, seed=1, workers=2)
     drawn = np.floor(law.sample(1, 3, 1, 3 * DRAWS))
-    assert [lags.of(1, n) for n in range(3 * DRAWS)] == np.minimum(drawn, lags.longest).tolist()
-    assert lags.longest >= drawn[:DRAWS].max()
+    assert [staleness.lag_of(1, n) for n in range(3 * DRAWS)] == np.minimum(drawn, staleness.longest).tolist()
+    assert staleness.longest >= drawn[:DRAWS].max()
 
 
 def test_an_unexpected_request_is_refused() -> None:
     """What is not next in a worker's cycle is an error that names both, and changes nothing."""
     cycle = (Pull(), Step(), Push())
-    order = order_of(cycle, 2)
+    service = service_of(cycle, 2)
     with pytest.raises(WireError, match="worker 1 sent pull at step 0 where join was expected"):
-        order.serve(Header(Kind.PULL, 1), 0.0)
-    order.serve(Header(Kind.JOIN, 1, sequence=1), 0.0)
-    order.serve(Header(Kind.PULL, 1, sequence=2), 0.0)
+        service.serve(Header(Kind.PULL, 1), 0.0)
+    service.serve(Header(Kind.JOIN, 1, sequence=1), 0.0)
+    service.serve(Header(Kind.PULL, 1, sequence=2), 0.0)
     for kind, step in ((Kind.PUSH, 1), (Kind.EXCHANGE, 2), (Kind.PULL, 1)):
         found = f"sent {kind.name.lower()} at step {step} where exchange at step 1 was expected"
         with pytest.raises(WireError, match=found):
-            order.serve(Header(kind, 1, sequence=3, step=step), 0.0)
-    assert order.rows.n == 1
+            service.serve(Header(kind, 1, sequence=3, step=step), 0.0)
+    assert service.rows.n == 1
 
 
 def test_a_lost_push_stays_in_its_round() -> None:
     """Where workers shrink, a round closes with the push of one that died and all that can come."""
     cycle = (Pull(), Step(), Push(quorum=None))
-    order = order_of(cycle, 3, shrinks=True)
+    service = service_of(cycle, 3, shrinks=True)
     fakes = [Fake(w, cycle, 3) for w in range(3)]
     for fake, _ in itertools.product(fakes, range(2)):
-        tell(fakes, order.serve(fake.request(0.0), 0.0))
-    tell(fakes, order.serve(fakes[0].request(1.0), 1.0))
-    order.leave(0, 2.0)
-    tell(fakes, order.serve(fakes[2].request(3.0), 3.0))
-    assert order.version == 0  # the second worker can still come
-    decisions = order.leave(1, 4.0)
+        tell(fakes, service.serve(fake.request(0.0), 0.0))
+    tell(fakes, service.serve(fakes[0].request(1.0), 1.0))
+    service.leave(0, 2.0)
+    tell(fakes, service.serve(fakes[2].request(3.0), 3.0))
+    assert service.version == 0  # the second worker can still come
+    decisions = service.leave(1, 4.0)
     assert [one.action for one in decisions[:2]] == [Action.LEAVE, Action.CLOSE]
-    rows = order.rows.since(0)
+    rows = service.rows.since(0)
     assert rows["verb"].tolist()[-5:] == [PUSH, LEAVE, PUSH, LEAVE, PULL]
     assert rows["version"].tolist()[-5:] == [0, 0, 0, 1, 1]
     Trace(rows, 3).verify()
@@ -269,25 +273,25 @@ def test_a_lost_push_stays_in_its_round() -> None:
 
 def test_a_late_push_is_dropped_and_answered() -> None:
     """A push whose round has closed is a DROP row, and its worker goes on with the pull behind."""
-    order = order_of((Pull(), Step(), Push(quorum=None, backup=1)), 2)
+    service = service_of((Pull(), Step(), Push(quorum=None, backup=1)), 2)
     fakes = [Fake(w, (Pull(), Step(), Push(quorum=None, backup=1)), 2) for w in range(2)]
     for _, fake in itertools.product(range(3), fakes):
-        tell(fakes, order.serve(fake.request(0.0), 0.0))
-    rows = order.rows.since(0)
+        tell(fakes, service.serve(fake.request(0.0), 0.0))
+    rows = service.rows.since(0)
     assert rows["verb"].tolist() == [PULL, PULL, PUSH, PULL, DROP, PULL]
 
 
 def test_a_worker_that_begins_again_joins() -> None:
     """A second join of a worker is a row, with the model as it is and the steps it had."""
     cycle = (Pull(), Step(), Push())
-    order = order_of(cycle, 1)
+    service = service_of(cycle, 1)
     fake = Fake(0, cycle, 1)
     for _ in range(4):
-        tell([fake], order.serve(fake.request(0.0), 0.0))
+        tell([fake], service.serve(fake.request(0.0), 0.0))
     again = Fake(0, cycle, 1)
-    (decision,) = order.serve(again.request(1.0), 1.0)
+    (decision,) = service.serve(again.request(1.0), 1.0)
     assert (decision.action, decision.version, decision.step) == (Action.JOIN, 2, 2)
-    assert order.rows.since(0)["verb"][-1] == JOIN
+    assert service.rows.since(0)["verb"][-1] == JOIN
 
 
 @settings(deadline=None, max_examples=50)
@@ -295,56 +299,56 @@ def test_a_worker_that_begins_again_joins() -> None:
 def test_clocks_that_lie_are_put_right(clocks: list[tuple[float, float, float]], case: tuple[Cycle, Fleet]) -> None:
     """Whatever times peers claim, nobody sends before it goes on, or later than now."""
     cycle, fleet = case
-    order = order_of(cycle, fleet.workers)
+    service = service_of(cycle, fleet.workers)
     fakes = [Fake(w, cycle, fleet.workers) for w in range(fleet.workers)]
     for fake, (sent, resumed, now) in zip(itertools.cycle(fakes), clocks, strict=False):
         if fake.due and not (fake.waits and fake.sequence):
             header = fake.request(0.0)._replace(sent=sent, resumed=resumed)
-            tell(fakes, order.serve(header, now))
-    Trace(order.rows.since(0), fleet.workers).verify()
+            tell(fakes, service.serve(header, now))
+    Trace(service.rows.since(0), fleet.workers).verify()
 
 
 def test_steps_that_were_lost_are_not_waited_for() -> None:
     """Who waits for the slowest goes on when that one begins again further ahead."""
     cycle = (Pull(bound=1), Step(), Push(every=2))
-    order = order_of(cycle, 2)
+    service = service_of(cycle, 2)
     fakes = [Fake(w, cycle, 2) for w in range(2)]
     for fake in (*fakes * 3, fakes[0]):
-        tell(fakes, order.serve(fake.request(1.0), 1.0))
+        tell(fakes, service.serve(fake.request(1.0), 1.0))
     assert fakes[0].waits  # it is two steps ahead of what the other one has pushed
-    order.admit(1, 77, 2.0)
+    service.admit(1, 77, 2.0)
     fakes[1] = Fake(1, cycle, 2)
-    tell(fakes, order.serve(fakes[1].request(3.0), 3.0))
+    tell(fakes, service.serve(fakes[1].request(3.0), 3.0))
     assert not fakes[0].waits
-    assert order.rows.since(0)["verb"].tolist()[-4:] == [PUSH, LEAVE, JOIN, PULL]
+    assert service.rows.since(0)["verb"].tolist()[-4:] == [PUSH, LEAVE, JOIN, PULL]
 
 
 def test_snapshots_wait_for_their_version() -> None:
     """A snapshot is shown at its version, before anything else happens, or at the end."""
     cycle = (Pull(), Step(), Push())
-    order = order_of(cycle, 1, updates=3)
+    service = service_of(cycle, 1, updates=3)
     fake = Fake(0, cycle, 1)
-    assert order.show(Header(Kind.SNAPSHOT, 9, version=2, sequence=5)) == []
+    assert service.show(Header(Kind.SNAPSHOT, 9, version=2, sequence=5)) == []
     for now in range(3):
-        decisions = order.serve(fake.request(float(now)), float(now))
+        decisions = service.serve(fake.request(float(now)), float(now))
         tell([fake], decisions)
-    decisions = order.serve(fake.request(7.0), 7.0)
+    decisions = service.serve(fake.request(7.0), 7.0)
     tell([fake], decisions)
     shown = [one for one in decisions if one.action == Action.SNAPSHOT]
     assert [(one.version, one.step, one.sequence, one.time) for one in shown] == [(2, 2, 5, 7.0)]
-    assert order.show(Header(Kind.SNAPSHOT, 9, version=10)) == []
-    decisions = order.serve(fake.request(8.0), 8.0)
+    assert service.show(Header(Kind.SNAPSHOT, 9, version=10)) == []
+    decisions = service.serve(fake.request(8.0), 8.0)
     assert [one.action for one in decisions[-2:]] == [Action.END, Action.SNAPSHOT]
-    assert order.is_shown()
+    assert service.is_shown()
 
 
 def test_seconds_end_the_run() -> None:
     """Nothing is served behind the budget's last second."""
-    order = order_of((Pull(), Step(), Push()), 1, seconds=5.0)
-    order.serve(Header(Kind.JOIN, 0, sequence=1), 4.0)
-    decisions = order.serve(Header(Kind.PULL, 0, sequence=2), 5.5)
+    service = service_of((Pull(), Step(), Push()), 1, seconds=5.0)
+    service.serve(Header(Kind.JOIN, 0, sequence=1), 4.0)
+    decisions = service.serve(Header(Kind.PULL, 0, sequence=2), 5.5)
     assert [one.action for one in decisions] == [Action.END]
-    assert order.rows.n == 0
+    assert service.rows.n == 0
 
 
 count = st.integers(0, 2**63 - 1)
@@ -359,6 +363,8 @@ decisions = st.builds(
     count,
     st.floats(allow_nan=False),
     st.floats(allow_nan=False),
+    count,
+    count,
 )
 
 
@@ -374,13 +380,13 @@ def test_decisions_survive_the_wire(decisions: list[Decision]) -> None:
         decode_decisions(encode_decisions([Decision(99)]))
 
 
-def test_an_order_goes_on_from_its_memory() -> None:
-    """An order from a checkpoint knows versions, gradients and steps, and expects joins."""
+def test_a_service_goes_on_from_its_memory() -> None:
+    """A service from a checkpoint knows versions, gradients and steps, and expects joins."""
     cycle = (Pull(), Step(), Push())
-    order = order_of(cycle, 2)
-    drive(order, cycle, 2, list(range(30)), set(), replace=True)
-    again = Order(order._terms, order.memory(), order.rows.since(0))
-    assert (again.version, again.gradients) == (order.version, order.gradients)
+    service = service_of(cycle, 2)
+    drive(service, cycle, 2, list(range(30)), set(), replace=True)
+    again = Service(service._settings, service.memory(), service.rows.since(0))
+    assert (again.version, again.gradients) == (service.version, service.gradients)
     fakes = [Fake(w, cycle, 2) for w in range(2)]
     for fake, now in itertools.product(fakes, (100.0, 101.0, 102.0)):
         tell(fakes, again.serve(fake.request(now), now))

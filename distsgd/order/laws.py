@@ -20,6 +20,8 @@ from distsgd.kernels.draws import laws as kernels
 from distsgd.kernels.draws.random import COMPUTE
 
 SECONDS = " s"
+_AHEAD = 1000
+"""Draws that are computed at once, at least."""
 
 
 @dataclass(frozen=True)
@@ -259,3 +261,34 @@ def _call(make: Callable[..., Law], node: ast.Call) -> Law:
         msg = f"{error}; the arguments are ({names})"
         raise ConfigError(msg) from None
     return make(*positional, **named)
+
+
+class Draws:
+    """One worker's draws of a law, computed ahead of their use: the same whatever is asked before.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument that gave the law, for errors.
+    law : Law
+        What is drawn from.
+    most : float
+        What larger draws are replaced by.
+    seed, purpose, worker : int
+        Of the stream of random numbers.
+    """
+
+    def __init__(self, name: str, law: Law, most: float, *, seed: int, purpose: int, worker: int) -> None:
+        self._name, self._law, self._most = name, law, most
+        self._stream = seed, purpose, worker
+        self._drawn: list[float] = []
+
+    def of(self, number: int) -> float:
+        """Return the draw of a number, or raise a `ConfigError` if the law gives NaN."""
+        if number >= len(self._drawn):
+            drawn = self._law.sample(*self._stream, 2 * number + _AHEAD)
+            if np.isnan(drawn).any():
+                msg = f"{self._name} must be a law of numbers, but {self._law} gives others; choose another"
+                raise ConfigError(msg)
+            self._drawn = np.minimum(drawn, self._most).tolist()
+        return self._drawn[number]

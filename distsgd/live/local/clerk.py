@@ -7,7 +7,7 @@ from typing import NamedTuple
 import zmq
 
 from distsgd.live.messages.link import Link, Peer
-from distsgd.live.messages.wire import Kind
+from distsgd.live.messages.wire import WORKER_SESSION, Kind
 
 ASK_S = 0.05
 """Time between two questions how the run is going."""
@@ -35,6 +35,7 @@ def relay(peer: Peer, pipe: Connection) -> None:
     with zmq.Context() as context, closing(Link(peer, context)) as link:
         while True:
             errand: Errand = pipe.recv() if pipe.poll(ASK_S) else Errand(Kind.STATUS)
-            asked = link.ask(errand.kind, step=errand.worker, version=errand.session)
+            frame = WORKER_SESSION.pack(errand.worker, errand.session)
+            asked = link.ask(errand.kind, frames=[(frame,)] if errand.session else None)
             (reply,) = link.wait(asked)
             pipe.send((errand, reply.frames[0]))

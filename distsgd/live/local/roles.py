@@ -17,12 +17,12 @@ from distsgd.live.local.clerk import relay
 from distsgd.live.machine import forking as nursery
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import evaluate
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
 
@@ -92,7 +92,7 @@ class Parties:
     def __init__(self, case: LiveRequest, folder: Path) -> None:
         self._case, self._folder = case, folder
         self._layout, self._start = layout_of(case), case.problem.start(case.seed)
-        self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.fleet.workers)
+        self._common = WorkerCase(case.algorithm, case.problem, stream_of(case), self._start, case.fleet.workers)
         self._sessions: dict[int, int] = {}
         for number in (*range(case.fleet.workers), LAUNCHER, EVALUATOR, LEAD):
             self.renew(number)
@@ -105,7 +105,7 @@ class Parties:
             else FrameVectors(self._layout)
         )
         shares = self._vectors.is_shared
-        self._bells = Bells(case.fleet.workers, case.fleet.shards) if shares else None
+        self._rings = Rings(case.fleet.workers, case.fleet.shards) if shares else None
         self._compile()
         self._origin = time.monotonic()
 
@@ -135,16 +135,16 @@ class Parties:
         case = server_case(self._case, self._start, self._layout, self._sessions, self._origin, self._folder)
         gate = gates(self._listening, self._keys)[shard]
         followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
-        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells)
+        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
         delay, heartbeat_s = self._case.fleet.delays[worker], self._case.fleet.heartbeat
         peer = self._peer(worker)
-        if self._bells is not None:
+        if self._rings is not None:
             shards = range(self._case.fleet.shards)
-            peer = peer._replace(bells=[self._bells.bell(worker, shard) for shard in shards])
+            peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
         work(self._common, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:

@@ -24,7 +24,7 @@ from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Gate
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged, evaluate
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.ray.metrics import Meters, RowMeter
 from distsgd.live.server.serve import ServerCase, serve
 
@@ -38,7 +38,7 @@ class Common(NamedTuple):
     run: str
     """The run's name."""
     launch: LiveRequest
-    case: Case
+    case: WorkerCase
     layout: Layout
     sizes: tuple[float, float]
     """Of a pull's reply and of a push [bytes]."""

@@ -24,7 +24,7 @@ from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.options import LiveRequest
-from distsgd.live.peers.worker import Case
+from distsgd.live.peers.worker import WorkerCase
 from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
 from distsgd.live.ray.driver import Clerk, Findings, offset
 from distsgd.live.ray.nodes import is_one_machine, refused, shortage
@@ -73,7 +73,7 @@ class Actors:
         self._session, self._ray, self._group = session, session.ray, group
         self._launch, self._folder, self._run = launch, folder, run
         layout, start = layout_of(launch), launch.problem.start(launch.seed)
-        case = Case(launch.algorithm, launch.problem, stream_of(launch), start, launch.fleet.workers)
+        case = WorkerCase(launch.algorithm, launch.problem, stream_of(launch), start, launch.fleet.workers)
         sizes = message_bytes(launch.algorithm, launch.problem, launch.config.batch)
         self._common = Common(run, launch, case, layout, sizes)
         self._sent = [self._ray.put(self._common)]

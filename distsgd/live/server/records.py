@@ -1,7 +1,7 @@
-"""What an order remembers: the rows, and where each worker stands."""
+"""What a service keeps: the rows of the trace, and a record of each worker."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ class WorkerMemory(msgspec.Struct):
 
 
 class Memory(msgspec.Struct):
-    """What a checkpoint keeps of the order, beside the rows."""
+    """What a checkpoint keeps of the service, beside the rows."""
 
     version: int
     gradients: int
@@ -62,8 +62,8 @@ class Rows:
 
 
 @dataclass(slots=True)
-class Standing:
-    """Where a worker stands."""
+class WorkerRecord:
+    """What the service knows of a worker."""
 
     number: int
     is_alive: bool = True
@@ -73,12 +73,12 @@ class Standing:
     has_left: bool = False
     """Whether its last row says that it left."""
     life: int = 0
-    waits: str = ""
-    """What it waits for: to start, a round, slower workers."""
+    waits: Literal["", "its start", "its round", "slower workers"] = ""
+    """What it waits for at the server."""
     sequence: int = 0
     sent: float = 0.0
     brings_pull: bool = False
-    turn: int = 0
+    due_step: int = 0
     """The step in front of which its next request is due."""
     expected: tuple[Kind, ...] = ()
     step: int = 0
@@ -92,12 +92,13 @@ class Standing:
     n_pulls: int = 0
     row: int = -1
     went_on: float = 0.0
+    """When it did after its last row, as far as is known [s]."""
     open_row: int = -1
     """The row whose worker has not said yet when it went on."""
 
     def check(self, header: Header) -> None:
         """Raise a `WireError` unless `header` is what the worker's cycle has next."""
-        is_next = header.kind in self.expected[:1] and header.step == self.turn
+        is_next = header.kind in self.expected[:1] and header.step == self.due_step
         if is_next and self.is_started and not self.waits:
             return
         found = f"worker {self.number} sent {Kind(header.kind).name.lower()} at step {header.step}"
@@ -107,7 +108,7 @@ class Standing:
             msg = f"{found} while it waits for {self.waits}"
         else:
             expected = self.expected[0].name.lower()
-            msg = f"{found} where {expected} at step {self.turn} was expected"
+            msg = f"{found} where {expected} at step {self.due_step} was expected"
         raise WireError(msg)
 
 
