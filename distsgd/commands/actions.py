@@ -15,15 +15,16 @@ from distsgd.commands.progress import Terminated, live_progress, progress, stop_
 from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
+from distsgd.experiment.execution import Execution
 from distsgd.experiment.file import Experiment
 from distsgd.experiment.recorded import make_again, source_of
 from distsgd.experiment.runs import run_once
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable
 from distsgd.files import check_writable
-from distsgd.fold.simulate import replay as replayed
+from distsgd.fold.replay import replay as replayed
 from distsgd.live.machine.folder import locked
-from distsgd.report import comparison, figures, timeline
+from distsgd.report import figures, timeline
 from distsgd.report.answer import answer
 from distsgd.report.comparison import Comparison, load_comparison
 from distsgd.report.numbers.summary import Summary
@@ -97,7 +98,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
     int
         0, or why not.
     """
-    found = comparison.Progress(asked.setup(seeds))
+    found = Execution(asked.setup(seeds))
     _warn(found.setup)
     check_writable(out)
     with locked(out):
@@ -109,7 +110,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
         except KeyboardInterrupt as interrupt:
             _interrupted(found, out)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-        return _finish(found.comparison, out)
+        return _finish(Comparison.of(found), out)
 
 
 def _warn(setup: Setup) -> None:
@@ -118,11 +119,11 @@ def _warn(setup: Setup) -> None:
         terminal.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _interrupted(found: comparison.Progress, out: Path) -> None:
+def _interrupted(found: Execution, out: Path) -> None:
     text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
     Console(stderr=True).print(f"{text}; the same command goes on from there", soft_wrap=True)
     if found.outcomes:
-        _finish(found.comparison, out)
+        _finish(Comparison.of(found), out)
 
 
 def _finish(found: Comparison, out: Path) -> int:
