@@ -1,4 +1,4 @@
-"""What was found, in sentences: pure functions of a summary, each number as the summary has it."""
+"""What was found in a comparison, in sentences: each number as the summary has it."""
 
 from collections.abc import Mapping, Sequence
 
