@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 import msgspec
 
@@ -10,6 +11,7 @@ from distsgd.live.messages.sockets import Socket
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, Phase, State, encode
 from distsgd.live.server.admission import Heard, hear
 from distsgd.live.server.checkpoint import Checkpoint, Evaluation, Status
+from distsgd.live.server.control import Instruction
 from distsgd.live.server.decisions import Action, Decision, encode_decisions
 from distsgd.live.server.saver import Saver
 from distsgd.live.server.service import Order
@@ -38,6 +40,8 @@ class Lead:
         Training loss at which the run ends.
     last : Checkpoint, optional
         What it goes on from.
+    control : Connection, optional
+        To the supervisor, if it is on this machine.
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class Lead:
         checkpoint_every_s: float,
         target: float | None = None,
         last: Checkpoint | None = None,
+        control: Connection | None = None,
     ) -> None:
         self._shard, self._order, self._followers = shard, order, followers
+        self._control = control
         self._heartbeat_s, self._target = heartbeat_s, target
         self._saver = Saver(shard, order, 1 + len(followers), checkpoint_every_s, last)
         self._n_workers = sum(peer < LEAD for peer in shard.peers)
@@ -81,7 +87,11 @@ class Lead:
             self._shard.drops.add("not its request", heard.header.peer)
 
     def tick(self, now: float) -> None:
-        """Do what is due by the clock."""
+        """Do what is due by the clock, and what the supervisor wants."""
+        while self._control is not None and self._control.poll():
+            told: Instruction = self._control.recv()
+            self._obey(told, now)
+            self._control.send((told, self.state()))
         self._listen_for_beats(now)
         if self._order.is_over:
             self._finish(now)
@@ -134,10 +144,8 @@ class Lead:
                 return
             case Kind.EVALUATED:
                 self._judge(heard, now)
-            case Kind.STOP:
-                self._stop(now)
-            case Kind.GONE | Kind.ADMIT:
-                self._change(header, now)
+            case _:
+                self._obey(Instruction(Kind(header.kind), header.step, header.version), now)
         state = msgspec.json.encode(self.state())
         self._shard.reply(heard.peer, Kind.STATE, header.sequence, frames=(state,))
 
@@ -179,6 +187,14 @@ class Lead:
         if self._order.is_over:
             self._finish(now)
 
+    def _obey(self, told: Instruction, now: float) -> None:
+        """Do what the supervisor wants, through its pipe or as the launcher."""
+        match told.kind:
+            case Kind.STOP:
+                self._stop(now)
+            case Kind.GONE | Kind.ADMIT:
+                self._change(told, now)
+
     def _stop(self, now: float) -> None:
         """End the run; if it is over, end the servers; in between, wait no longer."""
         if not self._order.is_over:
@@ -189,17 +205,18 @@ class Lead:
         else:
             self._is_judged = True
 
-    def _change(self, header: Header, now: float) -> None:
+    def _change(self, told: Instruction, now: float) -> None:
         """Give up a worker that has ended, or admit another in its place."""
-        if header.step >= self._n_workers:
-            self._shard.drops.add("malformed", f"worker {header.step}")
+        worker = told.worker
+        if worker >= self._n_workers:
+            self._shard.drops.add("malformed", f"worker {worker}")
             return
-        is_same = self._shard.peers[header.step].session == header.version
-        if header.kind == Kind.GONE and is_same:
-            self._carry_out(self._order.leave(header.step, now))
-        if header.kind == Kind.ADMIT and not is_same:
-            self._seen.pop(header.step, None)
-            self._carry_out(self._order.admit(header.step, header.version, now))
+        is_same = self._shard.peers[worker].session == told.session
+        if told.kind == Kind.GONE and is_same:
+            self._carry_out(self._order.leave(worker, now))
+        if told.kind == Kind.ADMIT and not is_same:
+            self._seen.pop(worker, None)
+            self._carry_out(self._order.admit(worker, told.session, now))
 
     def _listen_for_beats(self, now: float) -> None:
         was_away = now - self._ticked_at > self._heartbeat_s

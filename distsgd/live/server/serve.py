@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -82,6 +83,7 @@ def serve(
     *,
     life: int = 0,
     bells: Bells | None = None,
+    control: Connection | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
@@ -107,6 +109,10 @@ def serve(
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
     bells : Bells, optional
         How workers reach the shard if they share memory with it; otherwise through the gate.
+    control : Connection, optional
+        Of the lead alone: brings an `Instruction` of a supervisor on this machine now and then, and
+        takes an `Answer` to each (`distsgd.live.server.control`). Elsewhere the launcher sends
+        messages.
     watch : callable, optional
         Of the lead alone: shown the rows of the trace at every look at the clock.
 
@@ -147,6 +153,7 @@ def serve(
             checkpoint_every_s=case.checkpoint_every_s,
             target=case.target,
             last=last,
+            control=control,
         )
         look = None if watch is None else partial(watch, order.rows)
         _listen(lead, common, line, case.origin, look)
