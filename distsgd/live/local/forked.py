@@ -1,25 +1,24 @@
-"""The crew of a live run on one machine: processes that the nursery forks.
+"""The processes of a live run on one machine, which are forked.
 
-Nothing has to be undone at the end: the processes that are left end with the nursery.
+Nothing has to be undone at the end: those that are left end with the process that has forked them.
 """
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsgd.live.local.clerk import Errand
-from distsgd.live.local.roles import Parties
-from distsgd.live.local.supervision import Events, Role, Supervision
-from distsgd.live.machine import forking as nursery
+from distsgd.live.local.roles import Roles
+from distsgd.live.local.supervision import Events, Processes, Role, Supervision
+from distsgd.live.machine import forking
+from distsgd.live.machine.channel import Channel
 from distsgd.live.machine.forking import End
+from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.request import Launch
 
-_CLERK, _EVALUATOR = Role("clerk"), Role("evaluator")
+_LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 
 
 class Job(NamedTuple):
@@ -31,7 +30,7 @@ class Job(NamedTuple):
 
 
 def supervise(job: Job, pipe: Connection) -> None:
-    """Run `job` in the nursery, and send its `Outcome` to the parent.
+    """Run `job` in the process that forks, and send its `Outcome` to the parent.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -44,98 +43,81 @@ def supervise(job: Job, pipe: Connection) -> None:
     WorkerLost
         If workers or servers are lost again and again.
     """
-    crew = Forks(job, pipe)
-    supervision = Supervision(job.case, crew)
+    processes = Forked(job, pipe)
+    supervision = Supervision(job.case, processes)
     supervision.start()
     while not supervision.is_over:
-        supervision.heed(crew.wait())
-        for is_asked_to_stop in crew.messages():
+        supervision.heed(processes.wait())
+        for is_asked_to_stop in processes.messages():
             if is_asked_to_stop:
                 supervision.stop()
             pipe.send(supervision.progress())
-    supervision.heed(crew.heard())
+    supervision.heed(processes.heard())
     pipe.send(supervision.outcome())
     while True:  # the parent may just be asking; its end ends this process and all others
-        nursery.wait(pipe, ())
+        forking.wait(pipe, ())
 
 
-class Forks:
-    """Processes of this machine; it is a `distsgd.live.local.supervision.Crew`.
+class Forked(Processes):
+    """Processes of this machine.
 
     Parameters
     ----------
     job : Job
         What to run.
     pipe : Connection
-        The nursery's, to the parent.
+        To the parent.
     """
 
     def __init__(self, job: Job, pipe: Connection) -> None:
-        self._parties, self._n_shards = Parties(job.case, job.folder), job.case.shards
-        self.session, self.renew = self._parties.session, self._parties.renew
-        self._pipe = pipe
-        self._processes: dict[int, Role] = {}
-        self._pipes: dict[Role, Connection] = {}
-        self._heard: list[tuple[Role, Any]] = []
-        self._messages: list[bool] = []
-
-    @property
-    def seconds(self) -> float:
-        """Time since the run began [s]."""
-        return self._parties.seconds
+        super().__init__((*range(job.case.workers), EVALUATOR, LEAD))
+        self._roles, self._n_shards = Roles(job.case, job.folder, self.sessions), job.case.shards
+        self.origin = self._roles.origin
+        self._parent, self._messages = pipe, list[bool]()
+        self._running: dict[int, Role] = {}
+        self._evaluator, self._judged = Channel(), list[Any]()
 
     def start_servers(self, life: int) -> None:
-        """Start all shards, the clerk and the evaluator."""
-        for shard in range(self._n_shards):
-            self._fork(Role("server", shard), self._parties.serve, shard, life)
-        self._fork_with_pipe(_CLERK, self._parties.relay)
-        self._fork_with_pipe(_EVALUATOR, self._parties.evaluate, life > 0)
+        """Start all shards and the evaluator."""
+        with self.control.renew() as control:
+            for shard in range(self._n_shards):
+                self._fork(Role("server", shard), self._roles.serve, shard, life, None if shard else control)
+        with self._evaluator.renew() as pipe:
+            self._fork(_EVALUATOR, self._roles.evaluate, pipe, life > 0)
 
     def start_worker(self, worker: int) -> None:
         """Start a worker under its session of now."""
-        self._fork(Role("worker", worker), self._parties.work, worker)
-
-    def tell(self, errand: Errand) -> None:
-        """Have the clerk tell the lead; if there is none, the next one will be told."""
-        self._send(_CLERK, errand)
+        self._fork(Role("worker", worker), self._roles.work, worker)
 
     def wake(self) -> None:
         """Interrupt the evaluator's rest."""
-        self._send(_EVALUATOR, "the run has ended")
+        self._evaluator.send("the run has ended")
 
     def kill(self, roles: Collection[Role]) -> None:
         """End processes; when this returns they do nothing more."""
-        processes = {process for process, role in self._processes.items() if role in roles}
+        processes = {process for process, role in self._running.items() if role in roles}
         for process in processes:
             os.kill(process, signal.SIGKILL)
         while processes:
-            ended = self._waited(processes, ())
+            ended = self._waited(processes)
             processes -= ended.keys()
             self._forget(ended)
 
     def wait(self) -> Events:
-        """Wait until something has happened, and return it."""
-        ended = self._waited(self._processes, self._pipes.values())
-        events = self.heard()
-        return events._replace(ended=self._forget(ended))
+        """Wait until something has happened, or a question is due, and return what has happened."""
+        due_s = self.control.ask()
+        ended = self._waited(self._running, due_s, [*self.control.pipes, *self._evaluator.pipes])
+        return self.heard()._replace(ended=self._forget(ended))
 
     def heard(self) -> Events:
-        """Return what evaluator and clerk have sent since the last time."""
-        for role in list(self._pipes):
-            self._hear(role)
-        heard, self._heard = self._heard, []
-        judged = [message for role, message in heard if role == _EVALUATOR]
-        return Events(judged, [message for role, message in heard if role == _CLERK], {})
+        """Return what evaluator and lead have sent since the last time."""
+        judged, self._judged = self._judged, []
+        return Events(judged + self._evaluator.received(), self.control.answers(), {})
 
     def messages(self) -> list[bool]:
         """Return what the parent has sent since the last time."""
         messages, self._messages = self._messages, []
         return messages
-
-    def _hear(self, role: Role) -> None:
-        with contextlib.suppress(EOFError, ConnectionResetError):  # its end will be told
-            while self._pipes[role].poll():
-                self._heard.append((role, self._pipes[role].recv()))
 
     def _forget(self, ended: Mapping[int, End]) -> dict[Role, End]:
         """Return the ends of processes, by role.
@@ -143,27 +125,22 @@ class Forks:
         What the evaluator has sent by then is still heard; what the lead has said is not, since it
         may be undone.
         """
-        roles = {self._processes.pop(process): end for process, end in ended.items()}
-        for role in roles.keys() & self._pipes.keys():
-            if role == _EVALUATOR:
-                self._hear(role)
-            self._pipes.pop(role).close()
+        roles = {self._running.pop(process): end for process, end in ended.items()}
+        if _EVALUATOR in roles:
+            self._judged += self._evaluator.received()
+            self._evaluator.close()
+        if _LEAD in roles:
+            self.control.close()
         return roles
 
-    def _waited(self, processes: Collection[int], listened: Collection[Connection]) -> dict[int, End]:
-        waited = nursery.wait(self._pipe, processes, None, listened)
+    def _waited(
+        self, processes: Collection[int], timeout_s: float | None = None, others: Collection[Connection] = ()
+    ) -> dict[int, End]:
+        """Wait for ends of processes and whatever else can be heard; keep what the parent says."""
+        waited = forking.wait(self._parent, processes, timeout_s, others)
         if waited.message is not None:
             self._messages.append(waited.message)
         return waited.ended
 
-    def _send(self, role: Role, message: Any) -> None:  # noqa: ANN401 # whatever can be pickled
-        with contextlib.suppress(KeyError, BrokenPipeError):  # it has ended
-            self._pipes[role].send(message)
-
     def _fork(self, role: Role, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 # those of `function`
-        self._processes[nursery.fork(function, *arguments)] = role
-
-    def _fork_with_pipe(self, role: Role, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 # same reason
-        self._pipes[role], there = Pipe()
-        self._fork(role, function, there, *arguments)
-        there.close()
+        self._running[forking.fork(function, *arguments)] = role

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import secrets
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
-from distsgd.live.local.clerk import relay
-from distsgd.live.machine import forking as nursery
+from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.rings import Bells
 from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
-from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
+from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.peers.evaluator import evaluate
 from distsgd.live.peers.worker import Case, work
 from distsgd.live.request import Launch
@@ -77,8 +75,8 @@ def _budget(case: Launch) -> Budget:
     return Budget(updates=amount) if unit == "updates" else Budget(seconds=amount)
 
 
-class Parties:
-    """The processes of a run on this machine: what each of them is, and does.
+class Roles:
+    """What each process of a run on this machine does; all of them are forked with this at hand.
 
     Parameters
     ----------
@@ -86,6 +84,8 @@ class Parties:
         What is run.
     folder : Path
         Private, for sockets and checkpoints.
+    sessions : mapping
+        Session of every peer. It changes: a process has those of when it is forked.
 
     Raises
     ------
@@ -93,25 +93,23 @@ class Parties:
         If no server can listen at the address, or the samples cannot be divided.
     """
 
-    def __init__(self, case: Launch, folder: Path) -> None:
-        self._case, self._folder = case, folder
+    def __init__(self, case: Launch, folder: Path, sessions: Mapping[int, int]) -> None:
+        self._case, self._folder, self._sessions = case, folder, sessions
         self._layout, self._start = layout_of(case), case.problem.start(case.seed)
         self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.workers)
-        self._sessions: dict[int, int] = {}
-        for number in (*range(case.workers), LAUNCHER, EVALUATOR, LEAD):
-            self.renew(number)
         self._listening = endpoints(case.address, case.shards, folder)
         is_secret = needs_keys(case.address)
         self._keys = make_keys(case.shards, self._sessions) if is_secret else None
         self._vectors = (
-            SharedVectors(self._layout, memoryview(nursery.shared(self._layout.shared_bytes)))
+            SharedVectors(self._layout, memoryview(forking.shared(self._layout.shared_bytes)))
             if case.address is None
             else FrameVectors(self._layout)
         )
         shares = self._vectors.is_shared
         self._bells = Bells(case.workers, case.shards) if shares else None
         self._compile()
-        self._origin = time.monotonic()
+        self.origin = time.monotonic()
+        """When the run began [s]."""
 
     def _compile(self) -> None:
         """Compile once what all processes would compile."""
@@ -119,27 +117,13 @@ class Parties:
             self._case.problem.gradient(self._start, self._common.stream.batch(0, 0))
         prepare(self._case.algorithm, self._layout)
 
-    @property
-    def seconds(self) -> float:
-        """Time since the run began [s]."""
-        return time.monotonic() - self._origin
-
-    def session(self, number: int) -> int:
-        """Return the session of a peer."""
-        return self._sessions[number]
-
-    def renew(self, number: int) -> int:
-        """Give a peer another session, and return it."""
-        self._sessions[number] = secrets.randbelow(2**63 - 1) + 1
-        return self._sessions[number]
-
-    def serve(self, shard: int, life: int) -> None:
-        """Be a shard of the server."""
+    def serve(self, shard: int, life: int, control: Connection | None) -> None:
+        """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
-        case = server_case(self._case, self._start, self._layout, self._sessions, self._origin, self._folder)
+        case = server_case(self._case, self._start, self._layout, self._sessions, self.origin, self._folder)
         gate = gates(self._listening, self._keys)[shard]
         followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
-        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells)
+        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells, control=control)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
@@ -156,15 +140,9 @@ class Parties:
         _call_it("evaluator")
         evaluate(self._case, self._vectors, self._peer(EVALUATOR), pipe, is_again=is_again)
 
-    def relay(self, pipe: Connection) -> None:
-        """Be the clerk, which speaks to the lead alone."""
-        _call_it("clerk")
-        peer = self._peer(LAUNCHER)
-        relay(peer._replace(doors=peer.doors[:1]), pipe)
-
     def _peer(self, number: int) -> Peer:
         own = doors(self._listening, number, self._keys)
-        return Peer(number, self._sessions[number], own, self._origin)
+        return Peer(number, self._sessions[number], own, self.origin)
 
 
 def _call_it(name: str) -> None:

@@ -1,18 +1,22 @@
-"""What ties the driver of a run to its actors: the clerk, what the evaluator finds, clocks."""
+"""What connects the driver of a run with its actors: the lead, what the evaluator finds, clocks."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe
+from contextlib import closing
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from distsgd.live.local.clerk import Errand, relay
-from distsgd.live.messages.link import Ended, Peer
+import msgspec
+import zmq
+
+from distsgd.live.messages.link import Ended, Link, Peer
+from distsgd.live.messages.wire import State
 from distsgd.live.peers.evaluator import Judged
 from distsgd.live.ray.session import package
+from distsgd.live.server.control import Instruction
 
 QUESTIONS = 5
 """Questions for another machine's clock; the one that was answered soonest counts."""
@@ -39,26 +43,26 @@ def offset(ask: Callable[[], float]) -> float:
     return found
 
 
-class Clerk:
-    """Speaks to the lead for the supervisor, in a thread, until there is another lead."""
+class Relay:
+    """Carries instructions to a lead that no pipe reaches, and its answers back, in a thread."""
 
     def __init__(self) -> None:
-        self._pipe, _ = Pipe()
         self._end: Callable[[], None] = lambda: None
 
-    def start(self, lead: Peer) -> None:
+    def start(self, lead: Peer, pipe: Connection) -> None:
         """Speak to this lead from now on, and to no other.
 
         Parameters
         ----------
         lead : Peer
             The launcher, with the lead's door.
+        pipe : Connection
+            Brings an `Instruction` now and then, and takes an `Answer` to each.
         """
         self.close()
         is_over = threading.Event()
-        self._pipe, there = Pipe()
         peer = lead._replace(is_over=is_over.is_set)
-        thread = threading.Thread(None, _relay, "clerk", (peer, there), daemon=True)
+        thread = threading.Thread(None, _relay, "relay", (peer, pipe), daemon=True)
         thread.start()
 
         def end() -> None:
@@ -67,29 +71,24 @@ class Clerk:
 
         self._end = end
 
-    def tell(self, errand: Errand) -> None:
-        """Tell the lead; if it is dead, the next one will be told."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(errand)
-
-    def heard(self) -> list[tuple[Errand, bytes]]:
-        """Return what the lead has answered since the last time, to which errand."""
-        heard = []
-        with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll():
-                heard.append(self._pipe.recv())
-        return heard
-
     def close(self) -> None:
-        """Stop speaking; while the lead is dead, the thread takes up to a second to end."""
-        self._pipe.close()
+        """Stop, after the pipe has been closed; a dead lead is waited for up to a second."""
         self._end()
         self._end = lambda: None
 
 
 def _relay(peer: Peer, pipe: Connection) -> None:
-    with pipe, contextlib.suppress(Ended, EOFError, OSError):
-        relay(peer, pipe)
+    with (
+        contextlib.suppress(Ended, EOFError, OSError),
+        pipe,
+        zmq.Context() as context,
+        closing(Link(peer, context)) as link,
+    ):
+        while True:
+            told: Instruction = pipe.recv()
+            asked = link.ask(told.kind, step=told.worker, version=told.session)
+            (reply,) = link.wait(asked)
+            pipe.send((told, msgspec.json.decode(reply.frames[0], type=State)))
 
 
 class Findings:

@@ -7,7 +7,6 @@
 3. When servers start again they listen elsewhere. Workers that live are told where.
 """
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -16,16 +15,15 @@ from typing import Any, NamedTuple
 
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import message_bytes
-from distsgd.live.local.clerk import Errand
 from distsgd.live.local.roles import layout_of, server_case, stream_of
-from distsgd.live.local.supervision import Events, Role
+from distsgd.live.local.supervision import Events, Processes, Role
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.peers.worker import Case
 from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
-from distsgd.live.ray.driver import Clerk, Findings, offset
+from distsgd.live.ray.driver import Findings, Relay, offset
 from distsgd.live.ray.nodes import is_one_machine, refused, shortage
 from distsgd.live.ray.session import Session, package
 from distsgd.live.request import Launch
@@ -45,8 +43,8 @@ class _Start(NamedTuple):
     """When it is too late, by the monotonic clock [s]."""
 
 
-class Actors:
-    """The actors of a run, and the clerk, which is a thread of the driver.
+class Actors(Processes):
+    """The actors of a run.
 
     Parameters
     ----------
@@ -70,6 +68,7 @@ class Actors:
         folder: Path,
         run: str,
     ) -> None:
+        super().__init__((*range(launch.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
         self._launch, self._folder, self._run = launch, folder, run
         layout, start = layout_of(launch), launch.problem.start(launch.seed)
@@ -77,9 +76,6 @@ class Actors:
         sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
         self._common = Common(run, launch, case, layout, sizes)
         self._sent = [self._ray.put(self._common)]
-        self._sessions: dict[int, int] = {}
-        for number in (*range(launch.workers), LAUNCHER, EVALUATOR, LEAD):
-            self.renew(number)
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
         self._meetings: dict[Role, Any] = {}
@@ -87,29 +83,15 @@ class Actors:
         self._working: dict[Any, Role] = {}
         self._listening: list[str] = []
         self._keys: Keys | None = None
-        self._clerk, self._findings = Clerk(), Findings(self._ray)
+        self._relay, self._findings = Relay(), Findings(self._ray)
         self.met: dict[Role, Met] = {}
         self._clocks: dict[Role, float] = {}
-        self._life, self._began = 0, time.monotonic()
+        self._life = 0
 
     # What the supervisor asks for
 
-    @property
-    def seconds(self) -> float:
-        """Time since the run began [s]."""
-        return time.monotonic() - self._began
-
-    def renew(self, number: int) -> int:
-        """Give a peer another session, and return it."""
-        self._sessions[number] = secrets.randbelow(2**63 - 1) + 1
-        return self._sessions[number]
-
-    def session(self, number: int) -> int:
-        """Return the session of a peer."""
-        return self._sessions[number]
-
     def start_servers(self, life: int) -> None:
-        """Start all shards, the clerk and the evaluator, and tell the workers that live.
+        """Start all shards and the evaluator, and tell the workers that live.
 
         Raises
         ------
@@ -121,23 +103,19 @@ class Actors:
             self._assemble()
         offsets = self._open_servers()
         if life == 0:
-            self._began = time.monotonic()
+            self.origin = time.monotonic()
         is_secret = any(map(needs_keys, self._listening))
-        self._keys = make_keys(len(offsets), self._sessions) if is_secret else None
+        self._keys = make_keys(len(offsets), self.sessions) if is_secret else None
         for shard, ahead_s in enumerate(offsets):
-            self._serve(shard, self._began + ahead_s)
-        lead = Peer(LAUNCHER, self._sessions[LAUNCHER], self._doors(LAUNCHER)[:1], self._began)
-        self._clerk.start(lead)
+            self._serve(shard, self.origin + ahead_s)
+        lead = Peer(LAUNCHER, self.sessions[LAUNCHER], self._doors(LAUNCHER)[:1], self.origin)
+        self._relay.start(lead, self.control.renew())
         self._start(_EVALUATOR)
         self._move_workers()
 
     def start_worker(self, worker: int) -> None:
         """Start a worker under its session of now."""
         self._start(Role("worker", worker))
-
-    def tell(self, errand: Errand) -> None:
-        """Have the clerk tell the lead; if there is none, the next one will be told."""
-        self._clerk.tell(errand)
 
     def wake(self) -> None:
         """Interrupt the evaluator's rest."""
@@ -159,17 +137,19 @@ class Actors:
             If an actor finds no room for too long.
         """
         self._check_patience()
+        self.control.ask()
         references = [*self._starting, *self._working]
         self._ray.wait(references, timeout=_TICK_S)
         done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        told = self._clerk.heard()
+        answers = self.control.answers()
         ends = {self._role_of(one): self._followed(one) for one in done}
         ended = {role: end for role, end in ends.items() if end is not None}
-        return Events(self._findings.heard(), told, ended)
+        return Events(self._findings.heard(), answers, ended)
 
     def close(self) -> None:
-        """End the clerk, and all actors that are left."""
-        self._clerk.close()
+        """End the relay, and all actors that are left."""
+        self.control.close()
+        self._relay.close()
         self.kill(set(self._actors))
 
     # How it is done
@@ -255,7 +235,7 @@ class Actors:
     def _serve(self, shard: int, origin: float) -> None:
         role, gate = Role("server", shard), gates(self._listening, self._keys)[shard]
         common = self._common
-        case = server_case(common.launch, common.case.start, common.layout, self._sessions, origin, self._folder)
+        case = server_case(common.launch, common.case.start, common.layout, self.sessions, origin, self._folder)
         followers = () if shard else self._doors(LEAD)[1:]
         post = Post(case, shard, gate, followers)
         self._working[self._actors[role].serve.remote(post, self._life)] = role
@@ -264,8 +244,8 @@ class Actors:
         return doors(self._listening, number, self._keys)
 
     def _seat(self, number: int, ahead_s: float) -> Seat:
-        origin = self._began + ahead_s
-        return Seat(number, self._sessions[number], self._doors(number), origin)
+        origin = self.origin + ahead_s
+        return Seat(number, self.sessions[number], self._doors(number), origin)
 
     def _move_workers(self) -> None:
         """Tell the workers where the servers are; those that start are told when they do."""
