@@ -43,7 +43,7 @@ def test_one_question_is_open_at_a_time(control: Control) -> None:
 
 
 def test_another_lead_is_asked_anew(control: Control) -> None:
-    """What a lead has left unsaid is never heard, and the next one owes no answer to its question."""
+    """What a lead has left unsaid is never heard; the next one owes no answer to its question."""
     first = control.renew()
     control.ask()
     first.send((STATUS, RUNNING))
