@@ -173,7 +173,7 @@ def test_the_ends_of_forked_processes_are_told() -> None:
     assert (done.code, failed.code, killed.code) == (0, 1, -signal.SIGKILL)
     assert "ZeroDivisionError" in str(failed)
     assert "SIGKILL" in str(killed)
-    assert not done.report
+    assert (done.failure, killed.failure) == (None, None)
 
 
 def test_nothing_is_left_when_the_parent_is_killed() -> None:

@@ -11,7 +11,7 @@ import zmq
 
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
-from distsgd.errors import WorkerLost
+from distsgd.errors import DistsgdError, WorkerLost
 from distsgd.live.local.supervision import Role
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.sockets import Door
@@ -21,6 +21,7 @@ from distsgd.live.ray import driver as ray_ties
 from distsgd.live.ray import metrics
 from distsgd.live.ray.actors import Mailbox, Server
 from distsgd.live.ray.driver import offset
+from distsgd.live.ray.failures import refused, reported
 from distsgd.live.ray.metrics import RowMeter, measure
 from distsgd.live.ray.nodes import _look, check_room
 from distsgd.live.ray.placement import Actors, _Start
@@ -192,6 +193,32 @@ def test_a_reserved_port_can_be_listened_at(monkeypatch: pytest.MonkeyPatch, is_
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.bind(endpoint)
     server._reserved.close()
+
+
+class Failing:
+    """An actor whose part cannot be played."""
+
+    @reported
+    def work(self, error: Exception) -> None:
+        """Raise what is given."""
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        (WorkerLost("a push has come to the lead alone"), WorkerLost, "a push has come to the lead alone"),
+        (ZeroDivisionError("by zero"), DistsgdError, "ZeroDivisionError: by zero"),
+        (ImportError("No module named 'torch'"), ConfigError, "has no package torch; install distsgd there"),
+    ],
+    ids=["known", "unknown", "package"],
+)
+def test_an_actor_that_fails_answers_with_what_it_was(error: Exception, kind: type, sentence: str) -> None:
+    """What an actor raises is the answer to its call, so that the driver knows its kind."""
+    failure = Failing().work(error)
+    assert failure.kind is kind
+    assert sentence in failure.sentence
+    assert isinstance(refused("node 1", error), kind)
 
 
 def test_a_peer_that_is_moved_waits_for_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:

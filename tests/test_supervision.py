@@ -3,13 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from distsgd.errors import ConfigError, DistsgdError, WorkerLost
+from distsgd.errors import ConfigError, DistsgdError, WireError, WorkerLost
 from distsgd.live.local.supervision import MOST_LOSSES, Events, Role, Supervision
+from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import Kind, State
 from distsgd.live.server.control import Instruction
 
-KILLED, STATUS = End(-9, ""), Instruction(Kind.STATUS)
+KILLED, STATUS = End(-9), Instruction(Kind.STATUS)
 W1, LEAD = Role("worker", 1), Role("server", 0)
 
 
@@ -95,22 +96,35 @@ def test_new_servers_are_told_what_the_old_ones_were(on_loss: str, kind: Kind) -
     ]
 
 
+def failed(role: Role, error: Exception) -> Events:
+    """Return the end of a process by an exception."""
+    return ended(role, End(1, Failure.of(error)))
+
+
 def test_a_server_that_cannot_follow_is_started_again() -> None:
     """A server that has lost the others asks to begin again; any other failure ends the run."""
-    lost = End(1, "Traceback\n\ndistsgd.errors.WorkerLost: a push has come to the lead alone")
     supervision, processes = started()
-    supervision.heed(ended(LEAD, lost))
+    supervision.heed(failed(LEAD, WorkerLost("a push has come to the lead alone")))
     assert ("start_servers", 1) in processes.done
     with pytest.raises(DistsgdError, match="server 0 failed: KeyError: 3"):
-        supervision.heed(ended(LEAD, End(1, "Traceback\nKeyError: 3")))
-    with pytest.raises(ConfigError, match="the port is in use"):
-        supervision.heed(ended(LEAD, End(1, "distsgd.errors.ConfigError: the port is in use")))
+        supervision.heed(failed(LEAD, KeyError(3)))
+    with pytest.raises(ConfigError, match="^the port is in use"):
+        supervision.heed(failed(LEAD, ConfigError("the port is in use")))
+
+
+@pytest.mark.parametrize("kind", [ConfigError, WireError, WorkerLost])
+def test_a_failure_keeps_its_kind(kind: type[DistsgdError]) -> None:
+    """What a process raises on purpose is raised here as the same error, with its traceback."""
+    supervision, _ = started()
+    with pytest.raises(kind, match="no version is -1") as caught:
+        supervision.heed(failed(W1, kind("no version is -1")))
+    assert f"In worker 1:\ndistsgd.errors.{kind.__name__}" in caught.value.__notes__[0]
 
 
 def test_whoever_ends_at_the_end_is_not_missed() -> None:
     """Workers that leave, or are killed when the run is ending, are not replaced."""
     supervision, processes = started()
-    supervision.heed(ended(W1, End(0, "")))
+    supervision.heed(ended(W1, End(0)))
     supervision.heed(told(phase="ending"))
     supervision.heed(ended(W1))
     assert processes.done == [("wake",)]

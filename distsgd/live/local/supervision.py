@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from distsgd.errors import ConfigError, DistsgdError, WorkerLost
+from distsgd.errors import WorkerLost
+from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import Kind, State
 from distsgd.live.peers.evaluator import Judged
@@ -165,8 +166,8 @@ class Supervision:
         for told, state in events.answers:
             self._heed_lead(told, state)
         for role, end in events.ended.items():
-            if end.report and not _asks_for_restart(role, end):
-                raise failure(role, end)
+            if end.failure is not None and not _asks_for_restart(role, end.failure):
+                raise end.failure.error(str(role))
         missing = {role: str(end) for role, end in events.ended.items() if end.code != 0}
         for role in sorted(missing.keys() & self._workers):
             self._lose_worker(role.number, missing[role])
@@ -266,22 +267,6 @@ class Supervision:
             raise WorkerLost(msg)
 
 
-def _asks_for_restart(role: Role, end: End) -> bool:
+def _asks_for_restart(role: Role, failure: Failure) -> bool:
     """Return whether a server has ended since it cannot follow the others any more."""
-    *_, last = end.report.strip().splitlines()
-    return role.name == "server" and last.startswith(f"{WorkerLost.__module__}.WorkerLost:")
-
-
-def failure(role: Role, end: End) -> DistsgdError:
-    """Return the error for a process that was ended by an exception, which it has reported.
-
-    A configuration that a server finds unusable is the caller's.
-    """
-    *_, last = end.report.strip().splitlines()
-    name, _, text = last.partition(": ")
-    if name == f"{ConfigError.__module__}.{ConfigError.__name__}":
-        error: DistsgdError = ConfigError(text)
-    else:
-        error = DistsgdError(f"{role} failed: {last}")
-    error.add_note(f"In {role}:\n{end.report}")
-    return error
+    return role.name == "server" and failure.kind is WorkerLost

@@ -307,7 +307,7 @@ class Crew:
     def _replace(self, process: int, end: End, epoch: Epoch, busy: set[int]) -> None:
         worker = self._workers.pop(process)
         self.lost += 1
-        if end.report or self.lost > MOST_LOSSES:
+        if end.failure or self.lost > MOST_LOSSES:
             msg = f"worker {worker} {end}"
             raise WorkerLost(msg)
         self.tools.free(worker)

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -34,12 +35,11 @@ import psutil
 
 from distsgd.errors import ConfigError, WorkerLost
 from distsgd.files import open_standard_streams
+from distsgd.live.machine.failure import Failure
 
 GRACE_S = 5.0
 """How long the processes of a run may take to end by themselves."""
 
-_REPORT_BYTES = 16_384
-"""Room for the traceback of a forked process; a longer one keeps its end."""
 _PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -54,12 +54,12 @@ class End(NamedTuple):
 
     code: int
     """Exit code, 0 for success; the negative number of a signal."""
-    report: str
-    """Traceback of the exception that ended it, or nothing."""
+    failure: Failure | None = None
+    """The exception that ended it; None if it has done its work, or was killed."""
 
     def __str__(self) -> str:
-        if self.report:
-            return f"failed:\n{self.report}"
+        if self.failure is not None:
+            return f"failed:\n{self.failure.traceback}"
         return f"ended {described(self.code)}"
 
 
@@ -78,8 +78,8 @@ class _Failed(NamedTuple):
     error: Exception
 
 
-_reports: dict[int, mmap.mmap] = {}
-"""Where each forked process leaves its traceback, by number."""
+_failures: dict[int, Connection] = {}
+"""Brings the `Failure` of each forked process, by number."""
 
 
 def described(code: int) -> str:
@@ -249,14 +249,16 @@ def fork(function: Callable[..., None], *arguments: Any) -> int:  # noqa: ANN401
     """Call `function` in a forked process, which ends with this one, and return its number.
 
     Nothing of the caller's runs a second time there: the process ends with the function. An
-    exception ends it with the exit code 1, and `wait` tells its traceback.
+    exception ends it with the exit code 1, and `wait` tells its `Failure`.
     """
-    report, parent = shared(_REPORT_BYTES), os.getpid()
+    here, there = Pipe(duplex=False)
+    parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
     if process:
-        _reports[process] = report
+        there.close()
+        _failures[process] = here
         return process
     code = 1
     try:
@@ -265,9 +267,8 @@ def fork(function: Callable[..., None], *arguments: Any) -> int:  # noqa: ANN401
             signal.signal(number, signal.SIG_DFL)
         function(*arguments)
         code = 0
-    except BaseException:  # noqa: BLE001 # whatever it is, the caller's code must not go on here
-        text = traceback.format_exc().encode()[1 - _REPORT_BYTES :]
-        report[: len(text)] = text
+    except BaseException as error:  # noqa: BLE001 # whatever it is, the caller's code must not go on here
+        there.send(Failure.of(error))
     finally:
         _leave(code)
 
@@ -288,9 +289,11 @@ def die_with(parent: int) -> None:
 
 def _end(process: int) -> End:
     _, status = os.waitpid(process, 0)
-    with _reports.pop(process) as report:
-        text = report[:].rstrip(b"\0").decode(errors="replace")
-    return End(os.waitstatus_to_exitcode(status), text)
+    code = os.waitstatus_to_exitcode(status)
+    with _failures.pop(process) as pipe, contextlib.suppress(EOFError):
+        if code > 0 and pipe.poll():  # a process that was killed may have sent a part
+            return End(code, pipe.recv())
+    return End(code)
 
 
 def _leave(code: int) -> NoReturn:

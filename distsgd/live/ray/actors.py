@@ -1,7 +1,8 @@
 """The actors of a live run: the same loops as on one machine, in processes that Ray has placed.
 
 1. An actor is asked to meet the driver first, which loads the case, and then to do its part. That
-   call lasts as long as the run: when it ends, or its process, Ray tells the driver.
+   call lasts as long as the run: when it ends, or its process, Ray tells the driver. What an actor
+   raises comes back as a value, a `Failure`.
 2. The case lies in the object store of each node. What an actor gets of it are views of that
    memory, which no process may write, so that the data exist once per node.
 3. Nodes share no clock. The driver asks every actor for its own, and says when the run began by it.
@@ -24,6 +25,7 @@ from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Gate
 from distsgd.live.peers.evaluator import Judged, evaluate
 from distsgd.live.peers.worker import Case, work
+from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
 from distsgd.live.request import Launch
 from distsgd.live.server.serve import ServerCase, serve
@@ -84,6 +86,7 @@ class Actor:
     def __init__(self, sent: list[Any]) -> None:
         self._sent = sent
 
+    @reported
     def meet(self) -> Met:
         """Load the case, compile what will be called, and say where this runs."""
         ray = import_module("ray")
@@ -107,6 +110,7 @@ def boot() -> str:
 class Server(Actor):
     """A shard of the parameter server; number 0 is the lead."""
 
+    @reported
     def open(self, is_one_machine: bool) -> str:
         """Reserve a port, and return the endpoint to listen at: on loopback, or the node's address.
 
@@ -122,6 +126,7 @@ class Server(Actor):
         port = self._reserved.getsockname()[1]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
+    @reported
     def serve(self, post: Post, life: int) -> None:
         """Be a shard until the launcher has ended the run."""
         vectors, watch = FrameVectors(self._common.layout), None
@@ -133,6 +138,7 @@ class Server(Actor):
 class Worker(Actor):
     """A worker. It is called from two threads: one works, the other may hear of other servers."""
 
+    @reported
     def work(self, seat: Seat) -> None:
         """Be a worker until the run is over, wherever its servers are."""
         self._seat = seat
@@ -166,6 +172,7 @@ class Evaluator(Actor):
         super().__init__(sent)
         self._mailbox = Mailbox()
 
+    @reported
     def evaluate(self, seat: Seat, *, is_again: bool) -> None:
         """Judge models until the run is over."""
         launch, vectors = self._common.launch, FrameVectors(self._common.layout)

@@ -17,6 +17,7 @@ from distsgd.errors import WorkerLost
 from distsgd.fold.history import message_bytes
 from distsgd.live.local.roles import layout_of, server_case, stream_of
 from distsgd.live.local.supervision import Events, Processes, Role
+from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
@@ -24,7 +25,8 @@ from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.peers.worker import Case
 from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
 from distsgd.live.ray.driver import Findings, Relay, offset
-from distsgd.live.ray.nodes import is_one_machine, refused, shortage
+from distsgd.live.ray.failures import refused
+from distsgd.live.ray.nodes import is_one_machine, shortage
 from distsgd.live.ray.session import Session, package
 from distsgd.live.request import Launch
 
@@ -32,7 +34,7 @@ _EVALUATOR = Role("evaluator")
 _KINDS = {"server": Server, "worker": Worker, "evaluator": Evaluator}
 _THREADS = {"server": 1, "worker": 2, "evaluator": 2}
 """Calls that an actor answers at once: a long one, and short ones meanwhile."""
-_KILLED = End(-9, "")
+_KILLED = End(-9)
 _TICK_S = 0.05
 """How long the end of an actor is not seen, at most."""
 
@@ -212,12 +214,12 @@ class Actors(Processes):
             references = [self._meeting(role) for role in roles]
             left_s = max(0.0, deadline - time.monotonic())
             try:
-                met = self._ray.get(references, timeout=left_s)
+                met = self._answers(references, timeout=left_s)
                 actors = [self._actors[role] for role in roles]
                 self.met |= zip(roles, met, strict=True)
                 is_alone = is_one_machine(self._session)
                 endpoints = [actor.open.remote(is_alone) for actor in actors]
-                self._listening = self._ray.get(endpoints)
+                self._listening = self._answers(endpoints)
                 return [self._ahead(*one) for one in zip(actors, met, strict=True)]
             except errors.GetTimeoutError:
                 raise self._no_room(Role("server")) from None
@@ -225,6 +227,14 @@ class Actors(Processes):
                 raise refused("a server", error) from None
             except errors.RayError:
                 self.kill(roles)
+
+    def _answers(self, references: list[Any], *, timeout: float | None = None) -> list[Any]:
+        """Return the answers of servers, or raise the error of one that has failed."""
+        answers: list[Any] = self._ray.get(references, timeout=timeout)
+        for one in answers:
+            if isinstance(one, Failure):
+                raise one.error("a server")
+        return answers
 
     def _ahead(self, actor: Any, met: Met) -> float:  # noqa: ANN401 # ray ships no types for it
         """Return how far an actor's clock is ahead of this one [s]: 0 on the same machine."""
@@ -266,11 +276,13 @@ class Actors(Processes):
         role = start.role if start else self._working.pop(reference)
         try:
             answer = self._ray.get(reference)
+            if isinstance(answer, Failure):
+                return End(1, answer)
             if start is None:
-                return End(0, "")
+                return End(0)
             self._begin(role, answer)
-        except errors.RayTaskError as error:
-            return _KILLED if isinstance(error.cause, WorkerLost) else End(1, str(error))
+        except errors.RayTaskError as error:  # it was not even called
+            return End(1, Failure.of(error.cause or error))
         except errors.RayError:
             return _KILLED
         return None
