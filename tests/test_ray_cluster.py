@@ -17,14 +17,14 @@ from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import Kind
 from distsgd.live.peers.evaluator import Judged
-from distsgd.live.ray import driver as ray_ties
+from distsgd.live.ray import channels as ray_channels
 from distsgd.live.ray import metrics
-from distsgd.live.ray.actors import Mailbox, Server
-from distsgd.live.ray.driver import offset
+from distsgd.live.ray.channels import offset
 from distsgd.live.ray.failures import refused, reported
 from distsgd.live.ray.metrics import RowMeter, measure
 from distsgd.live.ray.nodes import _look, check_room
-from distsgd.live.ray.placement import Actors, _Start
+from distsgd.live.ray.processes import Actors, _Start
+from distsgd.live.ray.roles import Mailbox, Server
 from distsgd.live.ray.storage import RemoteFolder, opened, remove
 from distsgd.live.request import Budget, Launch
 from distsgd.live.server import checkpoint
@@ -168,8 +168,8 @@ def test_a_node_knows_the_folder_by_what_lies_in_it(tmp_path: Path) -> None:
 def test_another_clock_is_known_to_half_of_the_shortest_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """The offset of a clock is off by at most half of the time that the quickest answer took."""
     now, generator = [100.0], np.random.default_rng(1)
-    monkeypatch.setattr(ray_ties, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    for ways in generator.exponential(0.01, (100, ray_ties.QUESTIONS, 2)):
+    monkeypatch.setattr(ray_channels, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for ways in generator.exponential(0.01, (100, ray_channels.QUESTIONS, 2)):
         answers = iter(ways)
 
         def ask(answers: Iterator[tuple[float, float]] = answers) -> float:
@@ -186,7 +186,7 @@ def test_another_clock_is_known_to_half_of_the_shortest_question(monkeypatch: py
 def test_a_reserved_port_can_be_listened_at(monkeypatch: pytest.MonkeyPatch, is_one_machine: bool, host: str) -> None:
     """A shard can listen at the port that it holds: on loopback, or on its node's address."""
     util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.2"))
-    monkeypatch.setattr("distsgd.live.ray.actors.import_module", lambda _: util)
+    monkeypatch.setattr("distsgd.live.ray.roles.import_module", lambda _: util)
     server = Server([])
     endpoint = server.open(is_one_machine)
     assert endpoint.startswith(f"tcp://{host}:")

@@ -18,10 +18,10 @@ from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
 from distsgd.live.peers.worker import Case
 from distsgd.live.ray import launch as ray_cluster
-from distsgd.live.ray import placement as ray_crew
-from distsgd.live.ray.actors import Common
+from distsgd.live.ray import processes as ray_processes
 from distsgd.live.ray.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.processes import Actors
+from distsgd.live.ray.roles import Common
 from distsgd.live.ray.session import package
 from distsgd.live.request import Budget, Launch, Progress
 from distsgd.trace import JOIN, LEAVE, PUSH
@@ -122,7 +122,7 @@ def test_a_killed_server_starts_again(
     So they do where everything is encrypted, as between machines.
     """
     is_secret = shard == 1
-    monkeypatch.setattr(ray_crew, "needs_keys", lambda _: is_secret)
+    monkeypatch.setattr(ray_processes, "needs_keys", lambda _: is_secret)
     drama = Play(kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
     storage = RayOptions(storage=f"file://{tmp_path}")
     run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
@@ -196,7 +196,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
     def places(sent: list[object]) -> dict[str, tuple[str, int]]:
         from numpy import ndarray  # noqa: PLC0415 # this function is sent to another process
 
-        from distsgd.live.ray.actors import Actor  # noqa: PLC0415
+        from distsgd.live.ray.roles import Actor  # noqa: PLC0415
 
         actor = Actor(sent)
         actor.meet()

@@ -108,7 +108,7 @@ def test_a_server_that_cannot_follow_is_started_again() -> None:
     assert ("start_servers", 1) in processes.done
     with pytest.raises(DistsgdError, match="server 0 failed: KeyError: 3"):
         supervision.heed(failed(LEAD, KeyError(3)))
-    with pytest.raises(ConfigError, match="^the port is in use"):
+    with pytest.raises(ConfigError, match=r"^the port is in use"):
         supervision.heed(failed(LEAD, ConfigError("the port is in use")))
 
 

@@ -1,6 +1,7 @@
 """Live runs on one machine, seen from the program that wants them.
 
-1. All processes of the run are in a nursery; this one asks how it goes, and says when to stop.
+1. The launcher (`distsgd.live.machine.forking`) forks all processes of the run and supervises it;
+   this one asks how it goes, and says when to stop.
 2. The run is made of the servers' last checkpoint, however it has ended, and of what the evaluator
    has found. Its order is verified before it is returned.
 """
@@ -13,11 +14,11 @@ import numpy as np
 from distsgd.algorithm import Push, verb
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import Point, history
-from distsgd.live.local.forked import Job, supervise
+from distsgd.live.local.processes import Job, supervise
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Outcome
 from distsgd.live.machine.folder import run_folder
-from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.machine.forking import check_memory, launcher, receive
 from distsgd.live.options import Kind
 from distsgd.live.request import Hooks, Launch
 from distsgd.live.server.checkpoint import load, load_model
@@ -58,7 +59,7 @@ def launch_local(case: Launch, hooks: Hooks) -> Run:
         what = f"a run of {case.workers} workers on {case.problem.dimension} parameters"
         check_memory(layout_of(case).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
-        with nursery(supervise, Job(case, folder)) as pipe:
+        with launcher(supervise, Job(case, folder)) as pipe:
             outcome = _watched(pipe, hooks)
         return run_of(case, outcome, folder, "local")
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
-from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.machine.forking import check_memory, launcher, receive
 from distsgd.live.request import Budget, Hooks, Launch
 from distsgd.run import HISTORY, Run, Status
 from distsgd.sparse import Support
@@ -87,7 +87,7 @@ def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) ->
         f"{case.algorithm.name} on {case.problem.name}",
         "use fewer samples or features, or another machine",
     )
-    with nursery(keep, job) as pipe:
+    with launcher(keep, job) as pipe:
         outcome = _followed(pipe, hooks)
     return _run(case, outcome)
 

@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
 
 
 def keep(job: Job, pipe: Connection) -> None:
-    """Run `job` in the nursery, and send its `Outcome` to the parent.
+    """Run `job` in the launcher, and send its `Outcome` to the parent.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -332,7 +332,7 @@ class Crew:
 
 
 def _work(tools: Tools, worker: int, pipe: Connection) -> None:
-    """Be a worker until the nursery ends."""
+    """Be a worker until the launcher ends."""
     for epoch in _received(pipe):
         tools.take(worker, epoch)
         pipe.send(None)

@@ -1,13 +1,13 @@
-"""A clean process that forks the processes of a live run, and takes them with it when it ends.
+"""The launcher: a clean process that forks those of a live run, and takes them with it at its end.
 
 1. A program may have threads, and a process with threads must not fork. So a fresh interpreter is
    started, which gets a function and its job over a private pipe, and forks.
 2. What the forked processes read, the data above all, exists once: no process writes it, so the
    kernel makes no copy. What they share to write is an anonymous mapping made before the fork. It
    has no name, so that nothing is left to clean up, whichever process is killed.
-3. Every process is killed by the kernel when the one that started it ends. The nursery ends at the
+3. Every process is killed by the kernel when the one that started it ends. The launcher ends at the
    end of its pipe, too.
-4. The nursery is a session of its own: Ctrl-C reaches the program alone, which decides.
+4. The launcher is a session of its own: Ctrl-C reaches the program alone, which decides.
 
 Whatever is imported here is imported by processes that fork, so it must not start threads.
 """
@@ -91,7 +91,7 @@ def described(code: int) -> str:
 
 
 @contextlib.contextmanager
-def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
+def launcher(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
     """Run ``main(job, pipe)`` in a clean process; whatever it has started ends with the block.
 
     Parameters
@@ -129,7 +129,7 @@ def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Conne
 
 
 def receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever the other side sends
-    """Return the nursery's next message, or raise the exception that ended it there."""
+    """Return the launcher's next message, or raise the exception that ended it there."""
     message = pipe.recv()
     if isinstance(message, _Failed):
         raise message.error
@@ -157,7 +157,7 @@ def _free_bytes() -> float:
 def _started(end: socket.socket) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve({end.fileno()}, {os.getpid()})"],
+        [sys.executable, "-c", f"from {__name__} import launch_for; launch_for({end.fileno()}, {os.getpid()})"],
         env=os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         pass_fds=[end.fileno()],
@@ -166,7 +166,7 @@ def _started(end: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of the nursery; nothing of its process group is left."""
+    """Return the exit code of the launcher; nothing of its process group is left."""
     if process.returncode is None:
         ended = os.pidfd_open(process.pid)
         try:
@@ -200,7 +200,7 @@ def _receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever was sent
     return pickle.loads(pipe.recv_bytes(), buffers=arrays)
 
 
-# In the nursery
+# In the launcher
 
 
 def wait(
@@ -211,7 +211,7 @@ def wait(
     Parameters
     ----------
     pipe : Connection
-        The nursery's end of the pipe.
+        The launcher's end of the pipe.
     processes : collection of int
         What `fork` has returned, without those whose end has been told.
     timeout_s : float, optional
@@ -314,8 +314,8 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def serve(end: int, parent: int) -> NoReturn:
-    """Be the nursery of `parent`: receive a function and its job over `end`, call it, and end."""
+def launch_for(end: int, parent: int) -> NoReturn:
+    """Be the launcher of `parent`: receive a function and its job over `end`, call it, and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     pipe = Connection(end)

@@ -22,7 +22,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from distsgd.live.machine import forking as nursery
+from distsgd.live.machine import forking
 from distsgd.live.messages.sockets import Socket
 from distsgd.live.messages.wire import HEADER, Frames
 
@@ -66,8 +66,8 @@ class Bells:
 
     def __init__(self, workers: int, shards: int) -> None:
         n_bytes = SLOTS * HEADER.size
-        block = memoryview(nursery.shared(2 * shards * workers * n_bytes))
-        told = nursery.shared(2 * shards * workers * 8)
+        block = memoryview(forking.shared(2 * shards * workers * n_bytes))
+        told = forking.shared(2 * shards * workers * 8)
         self._told = np.frombuffer(told, np.uint64).reshape(2, shards, workers)
         self._rings = np.empty((2, shards, workers), object)
         for place, index in enumerate(np.ndindex(self._rings.shape)):

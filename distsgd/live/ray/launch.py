@@ -18,7 +18,7 @@ from distsgd.live.local.launch import run_of
 from distsgd.live.local.roles import stream_of
 from distsgd.live.local.supervision import Outcome, Supervision
 from distsgd.live.ray.nodes import kept, reserved
-from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.processes import Actors
 from distsgd.live.ray.session import connected
 from distsgd.live.request import Hooks, Launch
 from distsgd.run import Run

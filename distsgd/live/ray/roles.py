@@ -1,4 +1,4 @@
-"""The actors of a live run: the same loops as on one machine, in processes that Ray has placed.
+"""What each process of a run on Ray does: the loops of a run on one machine, in an actor each.
 
 1. An actor is asked to meet the driver first, which loads the case, and then to do its part. That
    call lasts as long as the run: when it ends, or its process, Ray tells the driver. What an actor

@@ -1,4 +1,4 @@
-"""What connects the driver of a run with its actors: the lead, what the evaluator finds, clocks."""
+"""What stands for pipes between a driver and its actors: to the lead, to the evaluator; clocks."""
 
 import contextlib
 import threading

@@ -1,6 +1,6 @@
-"""The processes of a live run on one machine, which are forked.
+"""The processes of a live run on one machine: the launcher forks them, and supervises the run.
 
-Nothing has to be undone at the end: those that are left end with the process that has forked them.
+Nothing has to be undone at the end: the processes that are left end with the launcher.
 """
 
 import os
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 
 def supervise(job: Job, pipe: Connection) -> None:
-    """Run `job` in the process that forks, and send its `Outcome` to the parent.
+    """Run `job` in the launcher, and send its `Outcome` to the parent.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -43,7 +43,7 @@ def supervise(job: Job, pipe: Connection) -> None:
     WorkerLost
         If workers or servers are lost again and again.
     """
-    processes = Forked(job, pipe)
+    processes = ForkedProcesses(job, pipe)
     supervision = Supervision(job.case, processes)
     supervision.start()
     while not supervision.is_over:
@@ -58,7 +58,7 @@ def supervise(job: Job, pipe: Connection) -> None:
         forking.wait(pipe, ())
 
 
-class Forked(Processes):
+class ForkedProcesses(Processes):
     """Processes of this machine.
 
     Parameters

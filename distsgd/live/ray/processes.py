@@ -1,4 +1,4 @@
-"""The processes of a run on a Ray cluster, as the supervisor sees them: it starts and ends actors.
+"""The processes of a live run on a Ray cluster, which are actors: they are placed, met and ended.
 
 1. Every actor has a bundle of the placement group, and a name that the dashboard shows. None is
    detached: all end with the driver.
@@ -23,10 +23,10 @@ from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.peers.worker import Case
-from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
-from distsgd.live.ray.driver import Findings, Relay, offset
+from distsgd.live.ray.channels import Findings, Relay, offset
 from distsgd.live.ray.failures import refused
 from distsgd.live.ray.nodes import is_one_machine, shortage
+from distsgd.live.ray.roles import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
 from distsgd.live.ray.session import Session, package
 from distsgd.live.request import Launch
 
