@@ -6,7 +6,6 @@
    has found. Its order is verified before it is returned.
 """
 
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,12 @@ from distsgd.live.local.processes import Job, supervise
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Outcome
 from distsgd.live.machine.folder import run_folder
-from distsgd.live.machine.forking import check_memory, launcher, receive
+from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import Kind
 from distsgd.live.request import Hooks, Launch
 from distsgd.live.server.checkpoint import load, load_model
 from distsgd.run import Run
 from distsgd.trace import Trace
-
-ASK_S = 0.2
-"""Time between two questions to the supervisor."""
 
 
 def launch_local(case: Launch, hooks: Hooks) -> Run:
@@ -60,22 +56,8 @@ def launch_local(case: Launch, hooks: Hooks) -> Run:
         check_memory(layout_of(case).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
         with launcher(supervise, Job(case, folder)) as pipe:
-            outcome = _watched(pipe, hooks)
+            outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
         return run_of(case, outcome, folder, "local")
-
-
-def _watched(pipe: Connection, hooks: Hooks) -> Outcome:
-    """Ask how the run goes until it is over."""
-    while True:
-        pipe.send(bool(hooks.stop()))
-        answer = receive(pipe)
-        if isinstance(answer, Outcome):
-            return answer
-        if hooks.watch is not None:
-            hooks.watch(answer)
-        if pipe.poll(ASK_S):  # nothing else comes unasked
-            outcome: Outcome = receive(pipe)
-            return outcome
 
 
 def run_of(case: Launch, outcome: Outcome, folder: Path, kind: Kind) -> Run:

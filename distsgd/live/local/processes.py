@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsgd.live.local.roles import Roles
-from distsgd.live.local.supervision import Events, Processes, Role, Supervision
+from distsgd.live.local.supervision import Events, Outcome, Processes, Role, Supervision
 from distsgd.live.machine import forking
 from distsgd.live.machine.channel import Channel
 from distsgd.live.machine.forking import End
@@ -29,8 +29,8 @@ class Job(NamedTuple):
     """Private, and short enough for socket files."""
 
 
-def supervise(job: Job, pipe: Connection) -> None:
-    """Run `job` in the launcher, and send its `Outcome` to the parent.
+def supervise(job: Job, pipe: Connection) -> Outcome:
+    """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -53,9 +53,7 @@ def supervise(job: Job, pipe: Connection) -> None:
                 supervision.stop()
             pipe.send(supervision.progress())
     supervision.heed(processes.heard())
-    pipe.send(supervision.outcome())
-    while True:  # the parent may just be asking; its end ends this process and all others
-        forking.wait(pipe, ())
+    return supervision.outcome()
 
 
 class ForkedProcesses(Processes):

@@ -26,7 +26,6 @@ Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG
 
 import dataclasses
 import math
-from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
@@ -36,7 +35,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
-from distsgd.live.machine.forking import check_memory, launcher, receive
+from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.request import Budget, Hooks, Launch
 from distsgd.run import HISTORY, Run, Status
 from distsgd.sparse import Support
@@ -50,8 +49,6 @@ EVALUATIONS = 50
 
 _FEWEST_BLOCKS = 1024
 """Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
-_POLL_S = 0.2
-"""How often the caller is asked whether to stop, and told how far the run has come."""
 _MEANINGLESS = ("partition", "staleness", "delay", "shards", "on_loss", "address")
 """Arguments of `launch` that only a run with a server has."""
 
@@ -88,7 +85,7 @@ def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) ->
         "use fewer samples or features, or another machine",
     )
     with launcher(keep, job) as pipe:
-        outcome = _followed(pipe, hooks)
+        outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
     return _run(case, outcome)
 
 
@@ -184,18 +181,6 @@ def needed_bytes(case: Launch, support: Support) -> float:
     arrays = (*support.rows[:3], support.labels, support.shrink)
     samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
     return 8.0 * case.problem.dimension * (n_columns + 1) + samples
-
-
-def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
-    """Ask and tell the caller until the run is over."""
-    while True:
-        pipe.send(bool(hooks.stop()))
-        message = receive(pipe)
-        if isinstance(message, Outcome):
-            return message
-        if hooks.watch is not None:
-            hooks.watch(message)
-        pipe.poll(_POLL_S)
 
 
 def _run(case: Launch, outcome: Outcome) -> Run:

@@ -80,8 +80,8 @@ class Outcome(NamedTuple):
     """Workers that were replaced."""
 
 
-def keep(job: Job, pipe: Connection) -> None:
-    """Run `job` in the launcher, and send its `Outcome` to the parent.
+def keep(job: Job, pipe: Connection) -> Outcome:
+    """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -98,7 +98,7 @@ def keep(job: Job, pipe: Connection) -> None:
         crew.work(epoch)
         if epoch.is_evaluated or crew.is_stopped:
             status = crew.judge(epoch.end)
-    pipe.send(Outcome(crew.tools.x.copy(), status, crew.points, crew.lost))
+    return Outcome(crew.tools.x.copy(), status, crew.points, crew.lost)
 
 
 @dataclass(frozen=True)

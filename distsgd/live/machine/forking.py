@@ -40,6 +40,9 @@ from distsgd.live.machine.failure import Failure
 GRACE_S = 5.0
 """How long the processes of a run may take to end by themselves."""
 
+ASK_S = 0.2
+"""Time between two questions of the program how the work goes."""
+
 _PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -74,6 +77,10 @@ class Waited(NamedTuple):
     """The others that can be read, or have ended."""
 
 
+class _Done(NamedTuple):
+    outcome: Any
+
+
 class _Failed(NamedTuple):
     error: Exception
 
@@ -91,20 +98,20 @@ def described(code: int) -> str:
 
 
 @contextlib.contextmanager
-def launcher(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
+def launcher(main: Callable[[Any, Connection], Any], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
     """Run ``main(job, pipe)`` in a clean process; whatever it has started ends with the block.
 
     Parameters
     ----------
     main : callable
-        Takes `job` and its end of the pipe. When it returns, or raises, its process ends.
+        Takes `job` and its end of the pipe; `follow` returns, or raises, what it does.
     job : object
         What is to be done. It is sent once.
 
     Yields
     ------
     Connection
-        The other end of the pipe; `receive` reads it.
+        The other end of the pipe; `receive` and `follow` read it.
 
     Raises
     ------
@@ -134,6 +141,31 @@ def receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever the other side 
     if isinstance(message, _Failed):
         raise message.error
     return message
+
+
+def follow(pipe: Connection, stop: Callable[[], bool], watch: Callable[[Any], object] | None) -> Any:  # noqa: ANN401 # what `main` returns
+    """Ask the launcher how its work goes until it is done, and return the outcome.
+
+    Parameters
+    ----------
+    pipe : Connection
+        To the launcher. It takes whether to stop, and brings how the work is going.
+    stop, watch : callable
+        What is asked and told a few times a second.
+
+    Returns
+    -------
+    object
+        What the launcher's function has returned.
+    """
+    while True:
+        pipe.send(bool(stop()))
+        answer = receive(pipe)
+        if isinstance(answer, _Done):
+            return answer.outcome
+        if watch is not None:
+            watch(answer)
+        pipe.poll(ASK_S)  # only an outcome comes unasked
 
 
 def check_memory(needed_bytes: float, what: str, advice: str) -> None:
@@ -297,10 +329,14 @@ def _end(process: int) -> End:
 
 
 def _leave(code: int) -> NoReturn:
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     with contextlib.suppress(OSError, ValueError):  # no process may be left to read it
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
 
 
 def _sendable(error: Exception) -> Exception:
@@ -320,12 +356,13 @@ def launch_for(end: int, parent: int) -> NoReturn:
     die_with(parent)
     pipe = Connection(end)
     try:
-        main, job = _receive(pipe)
-        main(job, pipe)
-    except ParentGone:
-        os.killpg(0, signal.SIGKILL)
-    except Exception as error:  # noqa: BLE001 # it is raised again in the program
-        with contextlib.suppress(OSError):
+        try:
+            main, job = _receive(pipe)
+            pipe.send(_Done(main(job, pipe)))
+        except Exception as error:  # noqa: BLE001 # it is raised again in the program
             pipe.send(_Failed(_sendable(error)))
-        _leave(1)
-    _leave(0)
+        while True:  # the program may just be asking
+            wait(pipe, ())
+    finally:  # it has what it wanted, or is no more
+        _flush()
+        os.killpg(0, signal.SIGKILL)
