@@ -129,7 +129,7 @@ def test_a_killed_server_starts_again(
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
-    assert (crews[-1]._keys is not None) == is_secret
+    assert (crews[-1]._plan.keys is not None) == is_secret
 
 
 def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) -> None:

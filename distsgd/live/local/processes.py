@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsgd.live.local.roles import Roles
+from distsgd.live.local.roles import Plan, Roles
 from distsgd.live.local.supervision import Events, Outcome, Processes, Role, Supervision
 from distsgd.live.machine import forking
 from distsgd.live.machine.channel import Channel
@@ -69,7 +69,8 @@ class ForkedProcesses(Processes):
 
     def __init__(self, job: Job, pipe: Connection) -> None:
         super().__init__((*range(job.case.workers), EVALUATOR, LEAD))
-        self._roles, self._n_shards = Roles(job.case, job.folder, self.sessions), job.case.shards
+        self._roles = Roles(Plan(job.case, job.folder, self.sessions), job.folder)
+        self._n_shards = job.case.shards
         self.origin = self._roles.origin
         self._parent, self._messages = pipe, list[bool]()
         self._running: dict[int, Role] = {}

@@ -55,13 +55,13 @@ class Relay:
         Parameters
         ----------
         lead : Peer
-            The launcher, with the lead's door.
+            The launcher, whose first door is the lead's.
         pipe : Connection
             Brings an `Instruction` now and then, and takes an `Answer` to each.
         """
         self.close()
         is_over = threading.Event()
-        peer = lead._replace(is_over=is_over.is_set)
+        peer = lead._replace(doors=lead.doors[:1], is_over=is_over.is_set)
         thread = threading.Thread(None, _relay, "relay", (peer, pipe), daemon=True)
         thread.start()
 

@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import message_bytes
-from distsgd.live.local.roles import layout_of, server_case, stream_of
+from distsgd.live.local.roles import Plan
 from distsgd.live.local.supervision import Events, Processes, Role
 from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
+from distsgd.live.messages.sockets import needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
-from distsgd.live.peers.worker import Case
 from distsgd.live.ray.channels import Findings, Relay, offset
 from distsgd.live.ray.failures import refused
 from distsgd.live.ray.nodes import is_one_machine, shortage
-from distsgd.live.ray.roles import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
+from distsgd.live.ray.roles import Common, Evaluator, Met, Server, Worker, boot
 from distsgd.live.ray.session import Session, package
 from distsgd.live.request import Launch
 
@@ -72,19 +71,16 @@ class Actors(Processes):
     ) -> None:
         super().__init__((*range(launch.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
-        self._launch, self._folder, self._run = launch, folder, run
-        layout, start = layout_of(launch), launch.problem.start(launch.seed)
-        case = Case(launch.algorithm, launch.problem, stream_of(launch), start, launch.workers)
+        self._launch, self._run = launch, run
+        self._plan = Plan(launch, folder, self.sessions)
         sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
-        self._common = Common(run, launch, case, layout, sizes)
-        self._sent = [self._ray.put(self._common)]
+        common = Common(run, launch, self._plan.worker_case, self._plan.layout, sizes)
+        self._sent = [self._ray.put(common)]
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
         self._meetings: dict[Role, Any] = {}
         self._starting: dict[Any, _Start] = {}
         self._working: dict[Any, Role] = {}
-        self._listening: list[str] = []
-        self._keys: Keys | None = None
         self._relay, self._findings = Relay(), Findings(self._ray)
         self.met: dict[Role, Met] = {}
         self._clocks: dict[Role, float] = {}
@@ -106,12 +102,9 @@ class Actors(Processes):
         offsets = self._open_servers()
         if life == 0:
             self.origin = time.monotonic()
-        is_secret = any(map(needs_keys, self._listening))
-        self._keys = make_keys(len(offsets), self.sessions) if is_secret else None
         for shard, ahead_s in enumerate(offsets):
             self._serve(shard, self.origin + ahead_s)
-        lead = Peer(LAUNCHER, self.sessions[LAUNCHER], self._doors(LAUNCHER)[:1], self.origin)
-        self._relay.start(lead, self.control.renew())
+        self._relay.start(self._plan.peer(LAUNCHER, self.origin), self.control.renew())
         self._start(_EVALUATOR)
         self._move_workers()
 
@@ -219,7 +212,8 @@ class Actors(Processes):
                 self.met |= zip(roles, met, strict=True)
                 is_alone = is_one_machine(self._session)
                 endpoints = [actor.open.remote(is_alone) for actor in actors]
-                self._listening = self._answers(endpoints)
+                listening = self._answers(endpoints)
+                self._plan.listen(listening, is_secret=any(map(needs_keys, listening)))
                 return [self._ahead(*one) for one in zip(actors, met, strict=True)]
             except errors.GetTimeoutError:
                 raise self._no_room(Role("server")) from None
@@ -243,26 +237,18 @@ class Actors(Processes):
         return offset(lambda: float(self._ray.get(actor.now.remote())))
 
     def _serve(self, shard: int, origin: float) -> None:
-        role, gate = Role("server", shard), gates(self._listening, self._keys)[shard]
-        common = self._common
-        case = server_case(common.launch, common.case.start, common.layout, self.sessions, origin, self._folder)
-        followers = () if shard else self._doors(LEAD)[1:]
-        post = Post(case, shard, gate, followers)
+        role, post = Role("server", shard), self._plan.post(shard, origin)
         self._working[self._actors[role].serve.remote(post, self._life)] = role
 
-    def _doors(self, number: int) -> list[Door]:
-        return doors(self._listening, number, self._keys)
-
-    def _seat(self, number: int, ahead_s: float) -> Seat:
-        origin = self.origin + ahead_s
-        return Seat(number, self.sessions[number], self._doors(number), origin)
+    def _peer(self, number: int, ahead_s: float) -> Peer:
+        return self._plan.peer(number, self.origin + ahead_s)
 
     def _move_workers(self) -> None:
         """Tell the workers where the servers are; those that start are told when they do."""
         for role in self._working.values():
             if role.name == "worker":
-                seat = self._seat(role.number, self._clocks[role])
-                self._actors[role].move.remote(seat)
+                peer = self._peer(role.number, self._clocks[role])
+                self._actors[role].move.remote(peer)
 
     def _role_of(self, reference: Any) -> Role:  # noqa: ANN401 # ray ships no types for it
         if reference in self._starting:
@@ -291,11 +277,11 @@ class Actors(Processes):
         actor, self.met[role] = self._actors[role], met
         self._clocks[role] = ahead_s = self._ahead(actor, met)
         if role == _EVALUATOR:
-            seat = self._seat(EVALUATOR, ahead_s)
-            self._working[actor.evaluate.remote(seat, is_again=self._life > 0)] = role
+            peer = self._peer(EVALUATOR, ahead_s)
+            self._working[actor.evaluate.remote(peer, is_again=self._life > 0)] = role
             self._findings.listen(actor)
         else:
-            self._working[actor.work.remote(self._seat(role.number, ahead_s))] = role
+            self._working[actor.work.remote(self._peer(role.number, ahead_s))] = role
 
     def _check_patience(self) -> None:
         late = [one.role for one in self._starting.values() if time.monotonic() > one.deadline]

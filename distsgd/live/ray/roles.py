@@ -13,22 +13,21 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
 
+from distsgd.live.local.roles import Post
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.sockets import Door, Gate
 from distsgd.live.peers.evaluator import Judged, evaluate
 from distsgd.live.peers.worker import Case, work
 from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
 from distsgd.live.request import Launch
-from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.serve import serve
 
 _HEARD_S = 1.0
 """How long a question for what the evaluator has found waits for it."""
@@ -53,25 +52,6 @@ class Met(NamedTuple):
     """Names the boot of its machine, all of whose processes share a clock."""
     node: str
     process: int
-
-
-class Seat(NamedTuple):
-    """How a peer takes part while the servers have this life."""
-
-    number: int
-    session: int
-    doors: Sequence[Door]
-    origin: float
-    """When the run began, by the clock of the actor [s]."""
-
-
-class Post(NamedTuple):
-    """What a shard serves, and where."""
-
-    case: ServerCase
-    shard: int
-    gate: Gate
-    followers: Sequence[Door]
 
 
 class Actor:
@@ -139,30 +119,27 @@ class Worker(Actor):
     """A worker. It is called from two threads: one works, the other may hear of other servers."""
 
     @reported
-    def work(self, seat: Seat) -> None:
+    def work(self, peer: Peer) -> None:
         """Be a worker until the run is over, wherever its servers are."""
-        self._seat = seat
-        while self._works(self._seat):
+        self._peer = peer
+        while self._works(self._peer):
             pass
 
-    def move(self, seat: Seat) -> None:
+    def move(self, peer: Peer) -> None:
         """Leave the servers for those of another life."""
-        self._seat = seat
+        self._peer = peer
 
-    def _works(self, seat: Seat) -> bool:
-        """Work for the servers of `seat`, and return whether there are others by now."""
+    def _works(self, peer: Peer) -> bool:
+        """Work for the servers that `peer` reaches; return whether there are others by now."""
         common, launch = self._common, self._common.launch
         work(
             common.case,
             FrameVectors(common.layout),
-            self._peer(seat),
-            delay=launch.delays[seat.number],
+            peer._replace(is_over=lambda: self._peer is not peer),
+            delay=launch.delays[peer.number],
             heartbeat_s=launch.heartbeat_s,
         )
-        return self._seat is not seat
-
-    def _peer(self, seat: Seat) -> Peer:
-        return Peer(seat.number, seat.session, seat.doors, seat.origin, is_over=lambda: self._seat is not seat)
+        return self._peer is not peer
 
 
 class Evaluator(Actor):
@@ -173,11 +150,10 @@ class Evaluator(Actor):
         self._mailbox = Mailbox()
 
     @reported
-    def evaluate(self, seat: Seat, *, is_again: bool) -> None:
+    def evaluate(self, peer: Peer, *, is_again: bool) -> None:
         """Judge models until the run is over."""
         launch, vectors = self._common.launch, FrameVectors(self._common.layout)
         self._mailbox.meters = Meters(self._common.run, "evaluator")
-        peer = Peer(seat.number, seat.session, seat.doors, seat.origin)
         evaluate(launch, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
 
     def judged(self, wait_s: float = _HEARD_S) -> Judged | None:
