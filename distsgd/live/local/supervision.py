@@ -168,6 +168,7 @@ class Supervision:
         for role, end in events.ended.items():
             if end.failure is not None and not _asks_for_restart(role, end.failure):
                 raise end.failure.error(str(role))
+        # one that has left by itself, with code 0, was told that the run is over
         missing = {role: str(end) for role, end in events.ended.items() if end.code != 0}
         for role in sorted(missing.keys() & self._workers):
             self._lose_worker(role.number, missing[role])
@@ -213,6 +214,7 @@ class Supervision:
     def _start_servers(self) -> None:
         """Start the servers and the evaluator; tell the lead which workers have been given up."""
         self._processes.start_servers(self._life)
+        # the lead before may have been told, but not saved it
         for worker in sorted(self._given_up):
             replaces = self._case.on_loss == "replace"
             kind = Kind.ADMIT if replaces else Kind.GONE
@@ -225,7 +227,7 @@ class Supervision:
         if state.phase != "running" and self._state.phase == "running":
             self._processes.wake()  # the evaluator may rest until its next point
         self._state = state
-        if told.kind == Kind.ADMIT:
+        if told.kind == Kind.ADMIT:  # before, the lead would have sent the new process away
             self._given_up.discard(told.worker)
             self._processes.start_worker(told.worker)
         for worker in state.lost:
@@ -233,10 +235,13 @@ class Supervision:
 
     def _lose_worker(self, worker: int, how: str) -> None:
         """Replace a worker, or let the others go on without it."""
+        # its end and the lead's own count of heartbeats both tell of one loss, and at the end of
+        # a run all workers leave
         if worker in self._given_up or self._state.phase != "running":
             return
         role, session = Role("worker", worker), self._processes.sessions[worker]
         self._given_up.add(worker)
+        # one that hangs may wake up: no two processes may be this worker
         self._processes.kill({role})
         self._losses[role] += 1
         if self._case.on_loss == "shrink":
@@ -252,6 +257,7 @@ class Supervision:
         """Start servers and evaluator again, from the last checkpoint."""
         self._losses[_SERVERS] += 1
         self._check_losses(_SERVERS, how)
+        # those that are left know what the checkpoint does not: they must not answer any more
         self._processes.kill(self._others)
         self._life += 1
         self._n_unsaved += self._state.unsaved

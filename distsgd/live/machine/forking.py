@@ -144,19 +144,9 @@ def receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever the other side 
 
 
 def follow(pipe: Connection, stop: Callable[[], bool], watch: Callable[[Any], object] | None) -> Any:  # noqa: ANN401 # what `main` returns
-    """Ask the launcher how its work goes until it is done, and return the outcome.
+    """Return what the launcher's function does; until then, a few times a second, ask `stop`.
 
-    Parameters
-    ----------
-    pipe : Connection
-        To the launcher. It takes whether to stop, and brings how the work is going.
-    stop, watch : callable
-        What is asked and told a few times a second.
-
-    Returns
-    -------
-    object
-        What the launcher's function has returned.
+    The function is told each answer of `stop`, and replies with what `watch` is told.
     """
     while True:
         pipe.send(bool(stop()))

@@ -47,10 +47,10 @@ class Relay:
     """Carries instructions to a lead that no pipe reaches, and its answers back, in a thread."""
 
     def __init__(self) -> None:
-        self._end: Callable[[], None] = lambda: None
+        self._is_over, self._thread = threading.Event(), threading.Thread()
 
     def start(self, lead: Peer, pipe: Connection) -> None:
-        """Speak to this lead from now on, and to no other.
+        """Speak to the lead of now, when the pipe to the one before has been closed.
 
         Parameters
         ----------
@@ -60,21 +60,16 @@ class Relay:
             Brings an `Instruction` now and then, and takes an `Answer` to each.
         """
         self.close()
-        is_over = threading.Event()
-        peer = lead._replace(doors=lead.doors[:1], is_over=is_over.is_set)
-        thread = threading.Thread(None, _relay, "relay", (peer, pipe), daemon=True)
-        thread.start()
-
-        def end() -> None:
-            is_over.set()
-            thread.join()
-
-        self._end = end
+        self._is_over = threading.Event()
+        peer = lead._replace(doors=lead.doors[:1], is_over=self._is_over.is_set)
+        self._thread = threading.Thread(None, _relay, "relay", (peer, pipe), daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop, after the pipe has been closed; a dead lead is waited for up to a second."""
-        self._end()
-        self._end = lambda: None
+        """End with the pipe, which has been closed; a dead lead is waited for up to a second."""
+        self._is_over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 def _relay(peer: Peer, pipe: Connection) -> None:

@@ -103,7 +103,8 @@ class Actors(Processes):
         if life == 0:
             self.origin = time.monotonic()
         for shard, ahead_s in enumerate(offsets):
-            self._serve(shard, self.origin + ahead_s)
+            role, post = Role("server", shard), self._plan.post(shard, self.origin + ahead_s)
+            self._working[self._actors[role].serve.remote(post, life)] = role
         self._relay.start(self._plan.peer(LAUNCHER, self.origin), self.control.renew())
         self._start(_EVALUATOR)
         self._move_workers()
@@ -137,8 +138,7 @@ class Actors(Processes):
         self._ray.wait(references, timeout=_TICK_S)
         done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         answers = self.control.answers()
-        ends = {self._role_of(one): self._followed(one) for one in done}
-        ended = {role: end for role, end in ends.items() if end is not None}
+        ended = {role: end for role, end in map(self._followed, done) if end is not None}
         return Events(self._findings.heard(), answers, ended)
 
     def close(self) -> None:
@@ -236,10 +236,6 @@ class Actors(Processes):
             return 0.0
         return offset(lambda: float(self._ray.get(actor.now.remote())))
 
-    def _serve(self, shard: int, origin: float) -> None:
-        role, post = Role("server", shard), self._plan.post(shard, origin)
-        self._working[self._actors[role].serve.remote(post, self._life)] = role
-
     def _peer(self, number: int, ahead_s: float) -> Peer:
         return self._plan.peer(number, self.origin + ahead_s)
 
@@ -250,28 +246,23 @@ class Actors(Processes):
                 peer = self._peer(role.number, self._clocks[role])
                 self._actors[role].move.remote(peer)
 
-    def _role_of(self, reference: Any) -> Role:  # noqa: ANN401 # ray ships no types for it
-        if reference in self._starting:
-            return self._starting[reference].role
-        return self._working[reference]
-
-    def _followed(self, reference: Any) -> End | None:  # noqa: ANN401 # ray ships no types for it
-        """Return how an actor has ended; if it has only met the driver, it begins its part."""
+    def _followed(self, reference: Any) -> tuple[Role, End | None]:  # noqa: ANN401 # ray ships no types for it
+        """Return how which actor has ended; if it has only met the driver, it begins its part."""
         errors = package("ray.exceptions")
         start = self._starting.pop(reference, None)
         role = start.role if start else self._working.pop(reference)
         try:
             answer = self._ray.get(reference)
             if isinstance(answer, Failure):
-                return End(1, answer)
+                return role, End(1, answer)
             if start is None:
-                return End(0)
+                return role, End(0)
             self._begin(role, answer)
         except errors.RayTaskError as error:  # it was not even called
-            return End(1, Failure.of(error.cause or error))
+            return role, End(1, Failure.of(error.cause or error))
         except errors.RayError:
-            return _KILLED
-        return None
+            return role, _KILLED
+        return role, None
 
     def _begin(self, role: Role, met: Met) -> None:
         actor, self.met[role] = self._actors[role], met
