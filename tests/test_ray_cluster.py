@@ -105,11 +105,11 @@ def test_a_process_must_fit_on_one_node() -> None:
 
 def test_a_run_that_has_lost_its_room_ends() -> None:
     """Whoever finds no room in time, after a node was lost, ends the run in a sentence."""
-    crew = Actors.__new__(Actors)
-    crew._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
-    crew._launch, crew._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
+    actors = Actors.__new__(Actors)
+    actors._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
+    actors._launch, actors._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
     with pytest.raises(WorkerLost) as caught:
-        crew.wait()
+        actors.wait()
     assert str(caught.value) == (
         "worker 1 has found no room for 60 s: the run needs 6 CPUs (1 server shard + 4 workers +"
         " 1 evaluator), the cluster has 3 CPUs (0 free); add a node, or use fewer workers"
