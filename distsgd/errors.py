@@ -13,7 +13,7 @@ import sysconfig
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -160,6 +160,12 @@ def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequen
         return own
     msg = f"{name} must differ, but {seed} is given twice: the same runs would count twice"
     raise ConfigError(msg)
+
+
+def check_name(kind: str, name: object, known: Collection[str]) -> None:
+    """Raise a `ConfigError` that gives the nearest name, unless `name` is one of the known ones."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise unwritable(path, error) from None
+
+
+def content_of(write_into: Callable[[BytesIO], object]) -> bytes:
+    """Return what is written into a file, for libraries that write nothing but files."""
+    buffer = BytesIO()
+    write_into(buffer)
+    return buffer.getvalue()
 
 
 def digest(content: bytes) -> str:
@@ -171,10 +179,7 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
 
 def _mount(path: Path) -> Path:
     """Return where the file system of `path`, which need not exist, begins."""
-    place = path.absolute()
-    while not (place.exists() and place.is_mount()) and place != place.parent:
-        place = place.parent
-    return place
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_mount())
 
 
 def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: bool) -> None:

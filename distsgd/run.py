@@ -6,16 +6,15 @@ sealed with its own. The folder appears complete or not at all, and what is load
 what was saved.
 """
 
-import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,13 +22,11 @@ import numpy.typing as npt
 import polars as pl
 
 from distsgd.errors import ConfigError
-from distsgd.files import damaged, digest, read, replacing, save_or_keep, sealed, unsealed, unwritable
+from distsgd.files import content_of, damaged, digest, read, replacing, save_or_keep, sealed, unsealed, unwritable
+from distsgd.status import Status
 from distsgd.trace import ROW, Trace
 from distsgd.version import VERSION
 
-Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
-"""How a run ended: its budget is spent, its target is met, its numbers left the finite ones, or
-its caller stopped it."""
 Settings: TypeAlias = dict[str, Any]
 """What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
 
@@ -90,7 +87,7 @@ def identify(settings: Settings, version: str = VERSION) -> str:
     """
     content = {"distsgd": version, "settings": settings}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text.encode())
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -218,7 +215,7 @@ class Run:
         """Write the run as `save` does, and nowhere else if that fails."""
         check_replaceable(folder)
         with replacing(folder) as fresh:
-            files = {name: content_of(self) for name, content_of in _FILES.items()}
+            files = {name: content_of(partial(write_into, self)) for name, write_into in _FILES.items()}
             for name, content in files.items():
                 (fresh / name).write_bytes(content)
             (fresh / "run.json").write_bytes(sealed(self._record(files)))
@@ -342,23 +339,9 @@ def check_replaceable(folder: Path) -> None:
         raise ConfigError(msg)
 
 
-def _history(run: Run) -> bytes:
-    buffer = BytesIO()
-    run.history.write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def _trace(run: Run) -> bytes:
-    buffer = BytesIO()
-    pl.from_numpy(run.trace.rows).write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def _parameters(run: Run) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, run.x, allow_pickle=False)
-    return buffer.getvalue()
-
-
-_FILES = {"history.parquet": _history, "trace.parquet": _trace, "parameters.npy": _parameters}
-"""What a run's files contain, beside its record."""
+_FILES: dict[str, Callable[[Run, BytesIO], object]] = {
+    "history.parquet": lambda run, file: run.history.write_parquet(file),
+    "trace.parquet": lambda run, file: pl.from_numpy(run.trace.rows).write_parquet(file),
+    "parameters.npy": lambda run, file: np.save(file, run.x, allow_pickle=False),
+}
+"""What writes a run's files, beside its record."""

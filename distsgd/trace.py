@@ -11,18 +11,50 @@
    from the pull in force at its first step. A push in front of `Step`, known by one at step 0, goes
    with the pull just made.
 6. A pull may read an older version than the server's, ``read < version``: it returns the columns as
-   update number `read` left them. All that a worker knows then is that version.
+   update number `read` left them. All that a worker knows then is that version. ::
+
+       worker  verb   step  version  read
+            0  pull      0        0     0
+            0  push      1        1     0
+            0  pull      1        1     0   the server is at version 1, and returns 0
+            0  push      2        2     0   so this gradient has staleness 1
+            1  pull      0        2     1
+
 7. `JOIN` begins a new life of a worker: it holds what its first state would be if the server's
    parameters at this version were the starting point, and goes on behind the `step` of its row
    before (0 if it has none). It counts as a pull of the server's version. What it had computed and
    not pushed is lost: those steps are in no push, and do not count as gradients. The first
    life of a worker begins without a row. A life may end unseen: a join needs no `LEAVE` before it.
+   ::
+
+       worker  verb   step  version  read
+            0  pull      0        0     0   a read that no push ends
+            1  pull      0        0     0
+            1  push      1        1     0
+            0  join      0        1     1   ends it, one version later: its age was 1
+            0  push      2        2     1   brings the 2 steps since the join: 3 gradients in all
+
 8. `LEAVE` ends a life: the server gave the worker up, and no row of it follows but a join. Its
    `step` is that of the worker's row before (0 if it has none). What it had pushed into an open
    round stays there. If the round waits for no other push, it closes here: the version rises by one
-   at a `LEAVE` if, and only if, pushes are held and the server applied them now.
+   at a `LEAVE` if, and only if, pushes are held and the server applied them now. ::
+
+       worker  verb   step  version  read
+            0  pull      0        0     0
+            1  pull      0        0     0
+            0  push      1        0     0   held for worker 1
+            1  leave     0        1     1   which will not come: the round of one closes here
+            0  pull      1        1     1
+
 9. A round's pushes are averaged in worker order, two of one worker (of two lives) in the order of
-   service; the round's `step` is that of the last of them in that order.
+   service; the round's `step` is that of the last of them in that order. ::
+
+       worker  verb   step  version  read
+            1  pull      0        0     0
+            1  push      2        0     0   the second of the round
+            1  join      2        0     0
+            1  push      3        0     0   the third: the round's step is 3
+            0  push      1        1     0   the first, and the one that closes the round
 """
 
 from collections.abc import Callable

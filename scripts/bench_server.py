@@ -19,12 +19,13 @@ import distsgd as ds
 from distsgd.live.machine import forking
 from distsgd.live.messages.columns import Layout, SharedVectors
 from distsgd.live.messages.link import Ended, Link, Peer
-from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import Budget, ServerCase, serve
+from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
+from distsgd.order.budget import Limits
 from distsgd.trace import PUSH
 
 SIZES = {"1 k": 1_000, "100 k": 100_000, "1 M": 1_000_000, "10 M": 10_000_000}
@@ -77,16 +78,16 @@ def measure(job: Job, pipe: Connection) -> None:
         layout,
         1,
         1,
-        Budget(seconds=job.seconds),
+        Limits(seconds=job.seconds),
         sessions,
         origin,
         job.folder,
         checkpoint_every_s=1e9,
     )
-    bells = Bells(job.workers, shards=1)
-    server = forking.fork(partial(serve, bells=bells), case, 0, vectors, gates(listening)[0])
+    rings = Rings(job.workers, shards=1)
+    server = forking.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])
     for worker in range(job.workers):
-        own = [bells.bell(worker, 0)]
+        own = [rings.worker_end(worker, 0)]
         peer = Peer(worker, sessions[worker], doors(listening, worker), origin, own)
         forking.fork(exchange, vectors, peer, d)
     launcher = Peer(LAUNCHER, sessions[LAUNCHER], doors(listening, LAUNCHER), origin)

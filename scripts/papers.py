@@ -8,8 +8,8 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.order.fleet import StaleReads
 from distsgd.problem import Problem
+from distsgd.report.formatting import number
 from distsgd.report.terminal import console, print_table
-from distsgd.report.text import number
 
 FAILED = float("inf")
 """The loss of a run that diverged: worse than any other."""

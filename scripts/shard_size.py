@@ -18,7 +18,7 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.fold.simulate import message_bytes
 from distsgd.order.schedule import schedule
-from distsgd.report.text import number
+from distsgd.report.formatting import number
 
 STEP_S, VARIATION, LATENCY_S, SERVICE_S = 0.1, 0.3, 2e-4, 5e-5
 LINK = 10e9 / 8

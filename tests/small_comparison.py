@@ -11,7 +11,7 @@ from distsgd.problems import quadratic
 from distsgd.report.comparison import compare
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.pictures.charts import Picture
-from distsgd.report.pictures.every import pictures
+from distsgd.report.pictures.registry import pictures
 
 RATES = (0.05, 0.2, 0.8, 3.2)
 NAME = "<b>fast</b> & bold"

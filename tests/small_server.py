@@ -18,10 +18,11 @@ from distsgd.data.stream import Stream
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Link, Peer
 from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
-from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, WORKER_SESSION, Kind, State
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import Budget, ServerCase, serve
+from distsgd.live.server.serve import ServerCase, serve
+from distsgd.order.budget import Limits
 from distsgd.trace import Trace
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0, 3.0, 0.5, 1.5], noise=0.1)
@@ -55,7 +56,7 @@ class SmallServer:
         peers = [*range(workers), LAUNCHER, LEAD] + [EVALUATOR] * evaluates
         self.sessions = {peer: 1000 + peer for peer in peers}
         self.start, self.origin = PROBLEM.start(SEED), time.monotonic()
-        self.options = {"budget": Budget(updates=40), "heartbeat_s": 5.0} | options
+        self.options = {"budget": Limits(updates=40), "heartbeat_s": 5.0} | options
         self.threads: list[threading.Thread] = []
         self.life, self.is_closing = 0, False
         self.stack = ExitStack()
@@ -119,13 +120,18 @@ class SmallServer:
 
     def work(self, *workers: int) -> None:
         """Start honest workers."""
-        case = Case(self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers)
+        case = WorkerCase(self.algorithm, PROBLEM, Stream(PROBLEM.samples, BATCH, SEED), self.start, self.workers)
         for worker in workers or range(self.workers):
             self.thread(work, case, self.vectors, self.peer(worker), heartbeat_s=0.1)
 
     def ask(self, kind: Kind = Kind.STATUS, **fields: int) -> State:
         """Ask the lead, and return what it says."""
         return answer(self.launcher, self.launcher.ask(kind, **fields))
+
+    def tell(self, kind: Kind, worker: int, session: int) -> State:
+        """Tell the lead of a worker's session, and return what it says."""
+        frames = [(WORKER_SESSION.pack(worker, session),)]
+        return answer(self.launcher, self.launcher.ask(kind, frames=frames))
 
     def until(self, happened: Callable[[State], bool]) -> State:
         """Ask until something has happened."""

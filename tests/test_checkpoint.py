@@ -6,7 +6,7 @@ import pytest
 from distsgd.errors import ConfigError
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name, Segment
-from distsgd.live.server.standing import Memory
+from distsgd.live.server.records import Memory
 from distsgd.trace import ROW
 
 

@@ -15,6 +15,8 @@ from distsgd.algorithms.parts import Gradient, Parameters, Reader, gradient_work
 from distsgd.problem import Problem
 from distsgd.run import Run
 
+pytestmark = pytest.mark.long
+
 BATCH, SEED, RATE, UPDATES = 8, 3, 0.1, 40
 
 
@@ -96,6 +98,10 @@ PLACES = {
 }
 
 
+QUICK = {("knowing", "alone"), ("downpour 3 2", "frames, 3 shards")}
+"""Cells in which most can go wrong for the time that they take."""
+
+
 def reason(label: str, place: Place) -> str:
     """Return why a cell of the table is empty, or nothing."""
     algorithm = ALGORITHMS[label]
@@ -111,7 +117,8 @@ def reason(label: str, place: Place) -> str:
 def cell(label: str, name: str) -> object:
     """Return a cell of the table, with its reason if it is empty."""
     why = reason(label, PLACES[name])
-    return pytest.param(label, name, marks=[pytest.mark.skip(why)] if why else [], id=f"{label}-{name}")
+    marks = [pytest.mark.skip(why)] if why else [pytest.mark.quick] if (label, name) in QUICK else []
+    return pytest.param(label, name, marks=marks, id=f"{label}-{name}")
 
 
 CELLS = [cell(label, name) for label in ALGORITHMS for name in PLACES]

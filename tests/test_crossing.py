@@ -7,11 +7,11 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 import pytest
-from drama import Drama
+from disturbance import Disturbance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
-from stand_in import launch
+from simulated_launch import launched
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
@@ -19,9 +19,14 @@ from distsgd.errors import ConfigError
 from distsgd.fold import crossing
 from distsgd.fold import simulate as simulation
 from distsgd.fold.crossing import Crossing, find_crossing, search, with_crossing
+from distsgd.fold.request import Request, RunConfig
+from distsgd.live.options import LiveFleet
+from distsgd.order.budget import Budget
 from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.trace import JOIN, LEAVE
+
+pytestmark = pytest.mark.long
 
 PRECISION = 0.02
 make = ds.algorithms
@@ -304,7 +309,7 @@ def test_a_run_keeps_its_crossings(tmp_path: Path) -> None:
     assert first.after <= second.after < second.update < first.update
 
 
-class Killed(Drama):
+class DisturbedRun(Disturbance):
     """A live run that loses a worker, and goes on."""
 
     limit_s = 60.0
@@ -322,8 +327,8 @@ def test_a_live_run_s_crossing_is_found_in_its_order(options: dict[str, object])
     one = make.downpour(0.3)
     given = {"workers": 3, "batch": 8, "heartbeat": 5.0, "evaluate_every": 40, **options}
     if "on_loss" in options:
-        drama = Killed(kill_a_worker, has_recovered=lambda seen: seen.lost == 1 == seen.alive - 2)
-        given |= {"delay": ds.constant(0.002), "watch": drama.watch, "stop": drama.stop}
+        disturbed = DisturbedRun(kill_a_worker, has_recovered=lambda seen: seen.lost == 1 == seen.alive - 2)
+        given |= {"delay": ds.constant(0.002), "watch": disturbed.watch, "stop": disturbed.stop}
         run = ds.launch(one, SOFTMAX, updates=10**9, **given)
         assert {JOIN, LEAVE} <= set(run.trace.rows["verb"].tolist())
     else:
@@ -339,7 +344,8 @@ def test_a_live_run_s_crossing_is_found_in_its_order(options: dict[str, object])
 def test_a_lock_free_run_has_its_history_alone() -> None:
     """Without an order the interval is that of the history, and times are read off it."""
     problem, one = PROBLEMS["logistic"], make.hogwild(0.5)
-    run = launch(one, problem, workers=2, on="local", seed=0, batch=1, evaluations=6, updates=300)
+    config = RunConfig(Budget("updates", 300), batch=1, evaluations=6)
+    run = launched(Request(one, problem, LiveFleet("shared_memory", 2), config))
     losses, updates = run.history["loss"].to_list(), run.history["update"].to_list()
     target = losses[3]
     first = next(place for place, loss in enumerate(losses) if loss <= target)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from drama import Drama
+from disturbance import Disturbance
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
@@ -20,6 +20,8 @@ from distsgd.errors import WorkerLost
 from distsgd.live.machine.folder import remove_dead
 from distsgd.run import Run
 from distsgd.trace import DROP, JOIN, LEAVE, PUSH
+
+pytestmark = pytest.mark.long
 
 PROBLEM = ds.problems.softmax(ds.data.digits())
 LIMIT_S = 60.0
@@ -42,12 +44,12 @@ def named(name: str, root: int | None = None) -> list[psutil.Process]:
     return [one for one in children if one.name() == name]
 
 
-class Play(Drama):
+class DisturbedRun(Disturbance):
     """Does something to a run on this machine, and replays it."""
 
     limit_s = LIMIT_S
 
-    def play(self, algorithm: Algorithm, **options: object) -> Run:
+    def launch(self, algorithm: Algorithm, **options: object) -> Run:
         """Make the run, and check that it is its replay."""
         options = {"workers": 3, "delay": ds.constant(0.002), "heartbeat": 5.0} | options
         run = ds.launch(
@@ -79,8 +81,8 @@ SYNCHRONOUS = ds.algorithms.synchronous(0.1)
 @pytest.mark.parametrize("algorithm", [ASYNCHRONOUS, SYNCHRONOUS], ids=lambda one: one.name)
 def test_a_killed_worker_is_replaced(algorithm: Algorithm) -> None:
     """A worker that is killed leaves and joins again, and the run goes on, rounds too."""
-    drama = Play(kill("worker 1"), has_recovered=lambda seen: seen.alive == 3 and seen.lost == 1)
-    run = drama.play(algorithm, on_loss="replace")
+    disturbed = DisturbedRun(kill("worker 1"), has_recovered=lambda seen: seen.alive == 3 and seen.lost == 1)
+    run = disturbed.launch(algorithm, on_loss="replace")
     verbs = verbs_of(run, 1)
     assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
     assert PUSH in verbs[verbs.index(JOIN) :]
@@ -90,16 +92,18 @@ def test_a_killed_worker_is_replaced(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("algorithm", [ASYNCHRONOUS, SYNCHRONOUS], ids=lambda one: one.name)
 def test_others_go_on_without_a_killed_worker(algorithm: Algorithm) -> None:
     """Where workers may shrink, the others go on, and a round waits for no more than those."""
-    drama = Play(kill("worker 1"), has_recovered=lambda seen: seen.alive == 2)
-    run = drama.play(algorithm, on_loss="shrink")
+    disturbed = DisturbedRun(kill("worker 1"), has_recovered=lambda seen: seen.alive == 2)
+    run = disturbed.launch(algorithm, on_loss="shrink")
     assert verbs_of(run, 1)[-1] == LEAVE
     assert run.counts["lost_workers"] == 1
 
 
 def test_a_worker_that_hangs_is_replaced() -> None:
     """A worker that misses five heartbeats is given up, killed and replaced."""
-    drama = Play(kill("worker 1", signal.SIGSTOP), has_recovered=lambda seen: seen.alive == 3 and seen.lost >= 1)
-    run = drama.play(ASYNCHRONOUS, heartbeat=0.1)
+    disturbed = DisturbedRun(
+        kill("worker 1", signal.SIGSTOP), has_recovered=lambda seen: seen.alive == 3 and seen.lost >= 1
+    )
+    run = disturbed.launch(ASYNCHRONOUS, heartbeat=0.1)
     verbs = verbs_of(run, 1)
     assert verbs.index(LEAVE) < verbs.index(JOIN)
 
@@ -107,8 +111,8 @@ def test_a_worker_that_hangs_is_replaced() -> None:
 @pytest.mark.parametrize(("shards", "name"), [(1, "server 0"), (3, "server 0"), (3, "server 2"), (1, "evaluator")])
 def test_a_killed_server_starts_again(shards: int, name: str) -> None:
     """Servers go on from the last checkpoint, workers join again, and nothing is counted twice."""
-    drama = Play(kill(name), has_recovered=lambda seen: seen.alive == 3)
-    run = drama.play(ASYNCHRONOUS, shards=shards, checkpoint_every=0.1)
+    disturbed = DisturbedRun(kill(name), has_recovered=lambda seen: seen.alive == 3)
+    run = disturbed.launch(ASYNCHRONOUS, shards=shards, checkpoint_every=0.1)
     assert run.counts["server_restarts"] == 1
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
 
@@ -122,7 +126,7 @@ def test_a_push_that_comes_again_is_applied_once() -> None:
         time.sleep(1.3)  # the workers send again after a second
         server.resume()
 
-    run = Play(sleep, has_recovered=lambda seen: True).play(ASYNCHRONOUS)
+    run = DisturbedRun(sleep, has_recovered=lambda seen: True).launch(ASYNCHRONOUS)
     rows = run.trace.rows
     pushes = rows[np.isin(rows["verb"], (PUSH, DROP))]
     served = list(zip(pushes["worker"].tolist(), pushes["step"].tolist(), strict=True))

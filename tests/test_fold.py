@@ -18,10 +18,12 @@ from distsgd.errors import ConfigError
 from distsgd.fold.fold import fold
 from distsgd.kernels.fold import dense as folds
 from distsgd.kernels.fold import sparse
-from distsgd.kernels.fold.rules import Halves
+from distsgd.kernels.fold.rules import RuleSet
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.trace import PULL, PUSH, ROW, Trace
+
+pytestmark = pytest.mark.long
 
 UPDATES = 60
 TABLE = {
@@ -217,12 +219,12 @@ def test_kernels_stay_inside_their_arrays(name: str) -> None:
 @pytest.mark.parametrize("name", ["downpour", "elastic_averaging"])
 def test_another_learning_rate_compiles_nothing(name: str, dense: Problem) -> None:
     """Kernels are compiled once for an algorithm, whatever its numbers."""
-    kind = folds.shared if name == "downpour" else folds.private
+    kind = folds.shared_kernels if name == "downpour" else folds.private_kernels
     sweep = [getattr(algorithms, name)(rate) for rate in (0.1, 1, 0.025)]
     counts = []
     for algorithm in sweep:
         parameters(algorithm, dense, "compiled")
-        counts.append([len(kernel.signatures) for kernel in kind(Halves.of(algorithm))])
+        counts.append([len(kernel.signatures) for kernel in kind(RuleSet.of(algorithm))])
     assert counts == [[1, 1, 1]] * 3
 
 
@@ -230,7 +232,7 @@ def test_a_sparse_sweep_compiles_nothing(thin: Problem) -> None:
     """The sparse kernel too is compiled once, for whole and broken learning rates alike."""
     for rate in (0.1, 1):
         parameters(algorithms.downpour(rate), thin, "compiled", stops=(3,))
-    assert len(sparse.sparse(Halves.of(algorithms.downpour(0.5))).signatures) == 1
+    assert len(sparse.sparse_kernel(RuleSet.of(algorithms.downpour(0.5))).signatures) == 1
 
 
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
@@ -297,6 +299,7 @@ def test_bits_do_not_depend_on_the_process() -> None:
     assert prints == {here + "\n"}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 def test_a_fold_by_hand(driver: str) -> None:
     """Two workers, two coordinates, four events: gradient h x, worked out with pencil and paper."""

@@ -25,7 +25,8 @@ from distsgd.algorithm import (
 from distsgd.algorithms.parts import Parameters, Rate, sgd
 from distsgd.errors import ConfigError
 from distsgd.fold.fold import fold
-from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.fold.dense import server_source
+from distsgd.kernels.fold.rules import RuleSet, columns, loops
 from distsgd.order.schedule import schedule
 
 NASTY = np.array(
@@ -45,10 +46,10 @@ def applied(algorithm: Algorithm, h: Hyper, s: State, m: Message) -> list[tuple[
     """Return what both drivers make of a push, column by column."""
     with np.errstate(all="ignore"):
         whole = Rules.of(algorithm).apply(h, s, m, AT_SOME)
-    generated = loops(Halves.of(algorithm))
-    state = generated.state(*(column.copy() for column in s))
-    compiled = generated.by_name["apply_one"]
-    compiled(generated.hyper(*h), state, generated.message(*m), AT_SOME)
+    rules = RuleSet.of(algorithm)
+    kinds, compiled = columns(rules), loops(rules, server_source)["apply_one"]
+    state = kinds.state(*(column.copy() for column in s))
+    compiled(kinds.hyper(*h), state, kinds.message(*m), AT_SOME)
     return list(zip(whole, state, strict=True))
 
 
@@ -82,6 +83,7 @@ def test_anything_else_is_refused(outside: str, seed: int) -> None:
         check_algorithm(algorithm_of(writer.source()))
 
 
+@pytest.mark.quick
 @given(st.integers(0, 10**6))
 @settings(derandomize=True, deadline=None, max_examples=6)
 def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
@@ -91,6 +93,7 @@ def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
     assert all(same_bits(*pair) for pair in applied(algorithm, Hyper(0.0, -2.0), s, m))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("memoryless", "seed"), [(False, 11), (True, 12)])
 def test_a_fold_of_random_rules_has_the_same_bits(memoryless: bool, seed: int) -> None:  # a parameter
     """Interpreted and compiled folds of random rules agree in every bit."""

@@ -16,7 +16,7 @@ from small_live import FIVE, small_live
 from distsgd.report.numbers.summary import summarise
 from distsgd.report.page import render
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 WIDE, NARROW = 1200, 390
 FLAGS = (

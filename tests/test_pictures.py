@@ -18,15 +18,15 @@ from distsgd.algorithm import Pull, Push, Step
 from distsgd.order.fleet import Fleet
 from distsgd.order.laws import exponential
 from distsgd.order.schedule import schedule
-from distsgd.report.figures import specification
+from distsgd.report.figure_files import specification
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
-from distsgd.report.pictures.charts import COLOURS, DASHES, UNITS, Picture, View, styles
+from distsgd.report.pictures.charts import COLOURS, DASHES, UNITS, Picture, Subject, View, styles
 from distsgd.report.pictures.classes import class_picture
-from distsgd.report.pictures.curves import loss_picture, thinned
-from distsgd.report.pictures.every import pictures
-from distsgd.report.pictures.rates import largest_rate, sensitivity_picture
+from distsgd.report.pictures.learning_rate import largest_rate, sensitivity_picture
+from distsgd.report.pictures.loss import loss_picture, thinned
+from distsgd.report.pictures.registry import pictures
 from distsgd.report.pictures.staleness import read_ages
-from distsgd.report.pictures.targets import target_picture
+from distsgd.report.pictures.time_to_target import target_picture
 from distsgd.run import Run
 from distsgd.statistics.spreads import Band
 from distsgd.trace import Trace
@@ -126,7 +126,7 @@ def test_a_picture_without_data_is_left_out(outcomes: list[Outcome]) -> None:
 
 def test_a_view_measures_what_its_button_says(outcomes: list[Outcome]) -> None:
     """The loss is drawn against the column of the unit, up to the end of the runs."""
-    picture = loss_picture(summary_of(outcomes), outcomes, CASE)
+    picture = loss_picture(Subject(summary_of(outcomes), outcomes, CASE))
     assert list(picture.views) == list(UNITS)
     for name, view in picture.views.items():
         assert view.chart["layer"][0]["encoding"]["x"]["title"] == UNITS[name].title
@@ -159,7 +159,7 @@ def _within(column: int, columns: int, own: Band) -> list[np.ndarray]:
 
 def test_a_miss_is_seen(outcomes: list[Outcome]) -> None:
     """A run that missed the target is drawn behind all that met it, and is in no average."""
-    picture = target_picture(summary_of(outcomes), outcomes, CASE)
+    picture = target_picture(Subject(summary_of(outcomes), outcomes, CASE))
     assert picture is not None
     tables = picture.views["seconds"].tables
     assert [row["reached"] for row in tables["runs"]] == [2.0, 1.0, None, None, None]
@@ -172,7 +172,7 @@ def test_a_miss_is_seen(outcomes: list[Outcome]) -> None:
 
 def test_nobody_meets_a_target_that_is_too_low(outcomes: list[Outcome]) -> None:
     """A target that nobody met shows all runs as misses."""
-    picture = target_picture(summary_of(outcomes, 1e-9), outcomes, CASE)
+    picture = target_picture(Subject(summary_of(outcomes, 1e-9), outcomes, CASE))
     assert picture is not None
     tables = picture.views["updates"].tables
     assert sum(row["missed"] for row in tables["missed"]) == len(outcomes)
@@ -291,14 +291,14 @@ def test_skewed_data_are_shown(outcomes: list[Outcome]) -> None:
     """Where the settings count classes per worker, each count is a cell of a picture."""
     known = {"problem": "", "fleet": "machines", "seed": 3, "classes": [0, 7], "counts": [[5, 1]]}
     summary = summarise(outcomes, {"histograms": [known]}, is_complete=True)
-    picture = class_picture(summary, CASE)
+    picture = class_picture(Subject(summary, outcomes, CASE))
     assert picture is not None
     assert picture.views[""].tables["cells"] == [
         {"worker": 0, "class": 0, "samples": 5},
         {"worker": 0, "class": 7, "samples": 1},
     ]
     alt.Chart.from_dict(specification(picture.views[""], "A title"))
-    assert class_picture(summary, ("", "others")) is None
+    assert class_picture(Subject(summary, outcomes, ("", "others"))) is None
 
 
 def test_the_speed_up_begins_at_one() -> None:

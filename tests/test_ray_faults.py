@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drama import Drama
+from disturbance import Disturbance
 from small_cluster import LIMIT_S, Machines, check_nothing_is_left, started
 
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
+from distsgd.fold.request import Progress, Request, RunConfig
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
-from distsgd.live.peers.worker import Case
+from distsgd.live.options import LiveFleet
+from distsgd.live.peers.worker import WorkerCase
 from distsgd.live.ray import launch as ray_cluster
 from distsgd.live.ray import processes as ray_processes
 from distsgd.live.ray.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from distsgd.live.ray.processes import Actors
 from distsgd.live.ray.roles import Common
 from distsgd.live.ray.session import package
-from distsgd.live.request import Budget, Launch, Progress
+from distsgd.order.budget import Budget
 from distsgd.trace import JOIN, LEAVE, PUSH
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 PROBLEM = ds.problems.softmax(ds.data.digits())
 ASYNCHRONOUS = ds.algorithms.downpour(0.1, n_push=2, n_fetch=3)
@@ -41,25 +43,25 @@ def machines() -> Iterator[Machines]:
 
 
 @pytest.fixture
-def crews(monkeypatch: pytest.MonkeyPatch) -> list[Actors]:
-    """Return the crews of the runs that are launched."""
-    crews = []
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Actors]:
+    """Return the actors of the runs that are launched."""
+    launched = []
 
     class Noted(Actors):
         def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)  # type: ignore[arg-type] # they are those of the crew
-            crews.append(self)
+            super().__init__(*arguments)  # type: ignore[arg-type] # they are those of `Actors`
+            launched.append(self)
 
     monkeypatch.setattr(ray_cluster, "Actors", Noted)
-    return crews
+    return launched
 
 
-class Play(Drama):
+class DisturbedRun(Disturbance):
     """Does something to a run on a cluster, and replays it."""
 
     limit_s = LIMIT_S
 
-    def play(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
+    def launch(self, machines: Machines, algorithm: Algorithm, **options: object) -> Run:
         """Make the run, and check that it is its replay, and that nothing is left of it."""
         options = {"workers": 3, "delay": ds.constant(0.005), "checkpoint_every": 0.2} | options
         run = ds.launch(
@@ -90,32 +92,34 @@ def verbs_of(run: Run, worker: int) -> list[int]:
     return rows["verb"][rows["worker"] == worker].tolist()
 
 
-def kill(crews: list[Actors], role: Role) -> Callable[[], None]:
+def kill(launched: list[Actors], role: Role) -> Callable[[], None]:
     """Return what kills the process of an actor."""
-    return lambda: os.kill(crews[-1].met[role].process, signal.SIGKILL)
+    return lambda: os.kill(launched[-1].met[role].process, signal.SIGKILL)
 
 
-def test_a_killed_worker_is_replaced(machines: Machines, crews: list[Actors]) -> None:
+def test_a_killed_worker_is_replaced(machines: Machines, launched: list[Actors]) -> None:
     """A worker actor whose process is killed leaves and joins again, and the run goes on."""
-    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0)
-    run = drama.play(machines, ASYNCHRONOUS)
+    disturbed = DisturbedRun(
+        kill(launched, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 3 and seen.lost > 0
+    )
+    run = disturbed.launch(machines, ASYNCHRONOUS)
     verbs = verbs_of(run, 1)
     assert verbs.count(LEAVE) == verbs.count(JOIN) == 1
     assert PUSH in verbs[verbs.index(JOIN) :]
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (1, 0)
 
 
-def test_others_go_on_without_a_killed_worker(machines: Machines, crews: list[Actors]) -> None:
+def test_others_go_on_without_a_killed_worker(machines: Machines, launched: list[Actors]) -> None:
     """Where workers may shrink, the others go on, and a round waits for no more than those."""
-    drama = Play(kill(crews, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
-    run = drama.play(machines, SYNCHRONOUS, on_loss="shrink")
+    disturbed = DisturbedRun(kill(launched, Role("worker", 1)), has_recovered=lambda seen: seen.alive == 2)
+    run = disturbed.launch(machines, SYNCHRONOUS, on_loss="shrink")
     assert verbs_of(run, 1)[-1] == LEAVE
     assert run.counts["lost_workers"] == 1
 
 
 @pytest.mark.parametrize("shard", [0, 1])
 def test_a_killed_server_starts_again(
-    machines: Machines, crews: list[Actors], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shard: int
+    machines: Machines, launched: list[Actors], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shard: int
 ) -> None:
     """Servers go on elsewhere from the last checkpoint on storage, and all workers join again.
 
@@ -123,22 +127,22 @@ def test_a_killed_server_starts_again(
     """
     is_secret = shard == 1
     monkeypatch.setattr(ray_processes, "needs_keys", lambda _: is_secret)
-    drama = Play(kill(crews, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
+    disturbed = DisturbedRun(kill(launched, Role("server", shard)), has_recovered=lambda seen: seen.alive == 3)
     storage = RayOptions(storage=f"file://{tmp_path}")
-    run = drama.play(machines, ASYNCHRONOUS, shards=2, ray=storage)
+    run = disturbed.launch(machines, ASYNCHRONOUS, shards=2, ray=storage)
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
-    assert (crews[-1]._plan.keys is not None) == is_secret
+    assert (launched[-1]._plan.keys is not None) == is_secret
 
 
-def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) -> None:
+def test_a_killed_node_is_done_without(machines: Machines, launched: list[Actors]) -> None:
     """Whoever was on a node that is killed starts again on another one, servers and workers."""
     lost: set[Role] = set()
 
     def act() -> None:
         by_node: dict[str, set[Role]] = {}
-        for role, met in crews[-1].met.items():
+        for role, met in launched[-1].met.items():
             by_node.setdefault(met.node, set()).add(role)
         by_node.pop(machines.home, None)
         node = max(by_node, key=lambda one: sum(role.name != "worker" for role in by_node[one]))
@@ -147,11 +151,11 @@ def test_a_killed_node_is_done_without(machines: Machines, crews: list[Actors]) 
 
     def has_recovered(seen: Progress) -> bool:
         workers = {role for role in lost if role.name == "worker"}
-        is_again = crews[-1]._life > 0 or lost == workers
+        is_again = launched[-1]._life > 0 or lost == workers
         return seen.alive == 3 and seen.lost == len(workers) and is_again
 
     try:
-        run = Play(act, has_recovered=has_recovered).play(machines, ASYNCHRONOUS, shards=2)
+        run = DisturbedRun(act, has_recovered=has_recovered).launch(machines, ASYNCHRONOUS, shards=2)
     finally:
         machines.complete()
     workers = {role.number for role in lost if role.name == "worker"}
@@ -186,8 +190,8 @@ def test_prometheus_sees_a_run(machines: Machines) -> None:
     """While a run goes on, its nodes export every metric that has something to tell."""
     silent = {"distsgd_lost_workers_total", "distsgd_dropped_pushes_total"}
     known = COUNTERS.keys() | HISTOGRAMS.keys() | GAUGES.keys()
-    drama = Play(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
-    drama.play(machines, ASYNCHRONOUS, workers=1)
+    disturbed = DisturbedRun(lambda: None, has_recovered=lambda _: exported(machines) >= known - silent)
+    disturbed.launch(machines, ASYNCHRONOUS, workers=1)
 
 
 def test_data_exist_once_on_a_node(machines: Machines) -> None:
@@ -213,8 +217,8 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
         return found
 
     problem = ds.problems.softmax(ds.data.digits())
-    case = Launch(SYNCHRONOUS, problem, 2, Budget("updates", 1))
-    shared = Case(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
+    case = Request(SYNCHRONOUS, problem, LiveFleet("ray", 2), RunConfig(Budget("updates", 1)))
+    shared = WorkerCase(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
     ray, here = (machines.ray, package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy)
     sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]
     task = ray.remote(num_cpus=1, scheduling_strategy=here(machines.home, soft=False))(places)

@@ -16,6 +16,8 @@ from distsgd import ConfigError
 from distsgd.live.ray import session as ray_session
 from distsgd.live.ray.session import connected, package
 
+pytestmark = pytest.mark.long
+
 EXPERIMENT = """
 updates = 2000
 evaluations = 2

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 import pytest
 from small_comparison import small
 
-from distsgd.report.answer import answer
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import COLUMNS, cells, number, pairs
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.page import checks, columns, render
 from distsgd.report.terminal import console, print_summary
-from distsgd.report.text import COLUMNS, cells, number, pairs
 from distsgd.run import Run
 from distsgd.trace import Trace
 
@@ -70,7 +70,7 @@ def test_a_summary_by_hand(summary: Summary) -> None:
 
 def test_the_answer_names_what_the_numbers_say(summary: Summary) -> None:
     """The sentences give the lowest loss with its band, the first to the target, and the losses."""
-    text = " ".join(answer(summary))
+    text = " ".join(conclusions(summary))
     assert "steady has the least median time to the target loss of 0.500, 2 virtual seconds" in text
     assert "after equal budgets (2 epochs) steady with 0.300 [0.200, 0.800]" in text
     assert "Most runs of <b>bold</b> & co diverged." in text
@@ -80,7 +80,7 @@ def test_the_answer_names_what_the_numbers_say(summary: Summary) -> None:
 
 def test_an_incomplete_comparison_says_so(outcomes: list[Outcome]) -> None:
     """A comparison that was stopped says so where its answer stands."""
-    assert "stopped" in answer(summarise(outcomes, SETTINGS, is_complete=False))[-1]
+    assert "stopped" in conclusions(summarise(outcomes, SETTINGS, is_complete=False))[-1]
 
 
 class Links(HTMLParser):
@@ -106,6 +106,7 @@ def page(summary: Summary, outcomes: list[Outcome]) -> str:
     return render(summary, outcomes)
 
 
+@pytest.mark.quick
 def test_the_page_loads_nothing(page: str) -> None:
     """The page is one file below 2.5 MB that refers to no other."""
     found = Links(page)
@@ -113,6 +114,7 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert len(page.encode()) < 2.5e6
 
 
+@pytest.mark.quick
 def test_the_page_escapes_names(page: str) -> None:
     """A name or an error with markup in it shows as text, in the page and in its data."""
     assert Links(page).n_scripts == 2
@@ -258,5 +260,5 @@ def test_staleness_is_judged_on_those_that_are_stale(make_run: MakeRun) -> None:
         ("robust", "near", "far"),
     ]
     assert [one.median for one in summary.growths] == pytest.approx([4.0, 1.5])
-    text = answer(summary)[-1]
+    text = conclusions(summary)[-1]
     assert text.startswith("From near to far, final training losses grew 1.50")

@@ -13,9 +13,12 @@ from simple_schedule import simple_schedule
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step
 from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import READS
+from distsgd.kernels.order.machines import STEP, next_verb, pulls_at, pushes_at
 from distsgd.order import laws
+from distsgd.order.budget import Limits
 from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
-from distsgd.order.schedule import schedule
+from distsgd.order.schedule import _constants, schedule
+from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import DROP, PULL, PUSH
 
 PLAIN = (Pull(), Step(), Push())
@@ -72,6 +75,7 @@ def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does n
     return draw(cycles(fleet.workers)), fleet
 
 
+@pytest.mark.quick
 @pytest.mark.jit_off
 @pytest.mark.bounds
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -281,7 +285,7 @@ def test_each_budget_ends_where_it_says() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({}, "give one budget of updates, gradients and seconds, not none"),
+        ({}, "give exactly one of updates, gradients, seconds as the budget, not none"),
         ({"updates": 1, "seconds": 1.0}, "not updates and seconds"),
         ({"updates": 0}, "updates must be a whole number >= 1, not 0"),
         ({"gradients": 1.5}, "gradients must be a whole number >= 1, not 1.5"),
@@ -369,3 +373,27 @@ def test_stale_reads_refuse_other_cycles(cycle: Cycle) -> None:
     """An order without machines has no periods, rounds or bounds: the error says what has."""
     with pytest.raises(ConfigError, match="use fixed_staleness"):
         schedule(cycle, stale_reads(laws.constant(1.0)), updates=5)
+
+
+@pytest.mark.jit_off
+@given(cycle=cycles(3), step=st.integers(0, 40))
+def test_the_kernel_has_the_cycle_of_the_rules(cycle: Cycle, step: int) -> None:
+    """What compiled code does in front of a step, and what first, is what the protocol says."""
+    const = _constants(cycle, Fleet(3), Limits(updates=1), 0.0, 0.0)
+    due = const.sync.due(step, is_first=step == 0)
+    assert (pulls_at(const, step), pushes_at(const, step)) == (Pull in due, Push in due)
+    assert next_verb(const, step) == {(): STEP, (Pull,): PULL, (Push,): PUSH}[due[:1]]
+
+
+@given(cycle=cycles(3), step=st.integers(0, 40))
+def test_verbs_behind_a_step_come_before_those_in_front_of_the_next(cycle: Cycle, step: int) -> None:
+    """A protocol has the verbs that a cycle says, in its order, and none before they are due."""
+    place = [type(one) for one in cycle].index(Step)
+    between = (*cycle[place + 1 :], *cycle[:place])
+    sync = SyncProtocol.of(cycle, 3)
+    for is_first, verbs in ((False, between), (True, cycle[:place])):
+        expected = [one for one in verbs if isinstance(one, Pull | Push) and step % one.every == 0]
+        assert sync.due(step, is_first=is_first) == tuple(map(type, expected))
+    later = sync.next_due(step)
+    assert sync.due(later, is_first=False)
+    assert not any(sync.due(between_them, is_first=False) for between_them in range(step + 1, later))

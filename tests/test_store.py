@@ -80,7 +80,7 @@ def test_nothing_is_compiled_after_the_preparation(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store, "COMPILED_FROM", 2)
     algorithm = algorithms.synchronous(0.1)
     prepare(algorithm, Layout(4, 3, 2, 1, 1))
-    generated = store.loops(store.Halves.of(algorithm)).by_name
+    generated = store.loops(store.RuleSet.of(algorithm), store.server_source)
     loops = [generated[name] for name in ("apply_one", "apply_mean")]
     before = [len(loop.signatures) for loop in loops]
     one = Store(algorithm, np.zeros(2), 3)

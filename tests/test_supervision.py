@@ -35,7 +35,8 @@ class Script:
 def started(on_loss: str = "replace", workers: int = 3) -> tuple[Supervision, Script]:
     """Return the supervision of a run that has begun, and its processes."""
     processes = Script()
-    supervision = Supervision(SimpleNamespace(workers=workers, shards=2, on_loss=on_loss), processes)
+    case = SimpleNamespace(fleet=SimpleNamespace(workers=workers, shards=2, on_loss=on_loss))
+    supervision = Supervision(case, processes)
     supervision.start()
     processes.done.clear()
     return supervision, processes

@@ -1,7 +1,8 @@
 """What theory says of staleness and of time, held against the schedule.
 
-Every seed is fixed, so a test passes always or never. Tolerances are four standard deviations of
-the quantity, or say what else they are.
+These laws are derived for our model, of a server that takes no time and W workers that are always
+busy, unless they name a paper. Every seed is fixed, so a test passes always or never. Tolerances
+are four standard deviations of the quantity, or say what else they are.
 """
 
 import math
@@ -49,10 +50,12 @@ def ages_at_the_end(trace: Trace) -> int:
     return sum(trace.n_updates - read for worker, read in pulls.items() if worker != last)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: str(law)[:30])
 @pytest.mark.parametrize("speeds", [None, [1.0, 1.0, 2.0, 0.1, 1.0, 5.0, 1.0, 1.0]])
 def test_the_mean_staleness_is_w_minus_1_for_every_law(law: Law, speeds: list[float] | None) -> None:
-    """Theory: "sum of applied tau + sum of current ages = (W-1) * (#updates)", for any times."""
+    """The applied tau and the ages in flight add up to (W - 1) times the updates, for any times."""
+    # Every update ages the other W - 1 reads in flight by one: an identity of whole numbers.
     trace = plain(8, law, 20_000, speeds=speeds)
     trace.verify(always_busy=True)
     ages = ages_at_the_end(trace)
@@ -61,9 +64,11 @@ def test_the_mean_staleness_is_w_minus_1_for_every_law(law: Law, speeds: list[fl
     assert trace.staleness.mean() == pytest.approx(7 - ages / 20_000, rel=1e-12)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("workers", [2, 8])
 def test_exponential_times_make_geometric_staleness(workers: int) -> None:
-    """Theory: "P(tau=k) = (1/W)(1-1/W)^k, k >= 0; mean W-1, variance W(W-1)"."""
+    """P(tau = k) = (1/W)(1 - 1/W)^k for k >= 0, with mean W - 1 and variance W (W - 1)."""
+    # Exponential times forget: the worker of each update is uniform, and independent of the others.
     tau = plain(workers, laws.exponential(1.0)).staleness[100:]
     # Successive ones are dependent, far apart they are not: take every 20 W-th.
     apart = tau[:: 20 * workers]
@@ -77,14 +82,15 @@ def test_exponential_times_make_geometric_staleness(workers: int) -> None:
 
 @pytest.mark.parametrize(("workers", "correlation"), [(2, -0.25), (4, -0.125), (8, -0.064)])
 def test_successive_staleness_is_correlated(workers: int, correlation: float) -> None:
-    """Theory: "lag-1 correlation ~ -1/(2W): W = 2, 4, 8: -.25, -.125, -.064"."""
+    """Successive staleness has a correlation of about -1/(2W): -0.25, -0.125, -0.064."""
+    # The values are those of a simulation of the same model by other code.
     tau = plain(workers, laws.exponential(1.0)).staleness
     found = np.corrcoef(tau[:-1], tau[1:])[0, 1]
     assert found == pytest.approx(correlation, abs=4 / math.sqrt(100_000))
 
 
 def test_unequal_exponential_rates_give_each_worker_its_own_geometric_law() -> None:
-    """Theory: "share p_i, tau|i geometric(p_i) with mean (1-p_i)/p_i"."""
+    """Worker i has the share p_i of the updates, and geometric staleness of mean (1 - p_i)/p_i."""
     rates = np.array([1.0, 2.0, 5.0])
     trace = plain(3, laws.exponential(1.0), speeds=list(rates))
     who = trace.rows["worker"][trace.closing]
@@ -98,13 +104,13 @@ def test_unequal_exponential_rates_give_each_worker_its_own_geometric_law() -> N
 
 @pytest.mark.parametrize("tau", [0, 1, 7])
 def test_equal_workers_take_turns(tau: int) -> None:
-    """Theory: "the first W updates have tau = 0, 1, ..., W-1, then tau = W-1 exactly"."""
+    """The first W updates have tau = 0, 1, ..., W - 1, and all others tau = W - 1 exactly."""
     trace = schedule(PLAIN, fixed_staleness(tau), updates=50)
     assert trace.staleness.tolist() == [min(update, tau) for update in range(50)]
 
 
 def test_unequal_constant_times() -> None:
-    """Theory: "mean tau of worker i = t_i * sum_k 1/t_k - 1; share (1/t_i)/sum(1/t)"."""
+    """Worker i has the mean staleness t_i sum_k 1/t_k - 1, and the share (1/t_i) / sum_k 1/t_k."""
     times = np.array([1.0, math.sqrt(2), math.pi, 7.3])
     trace = plain(4, laws.constant(1.0), 50_000, speeds=list(1 / times))
     who = trace.rows["worker"][trace.closing]
@@ -126,15 +132,16 @@ def test_unequal_constant_times() -> None:
     ],
 )
 def test_the_spread_of_staleness_shows_the_spread_of_times(law: Law, variance: float) -> None:
-    """Theory: "Variance of tau at W = 8: gamma(4) 15.1, uniform(.5,1.5) 5.9, ..."."""
-    # The table was simulated too, and rounds to 1 %; tails add as much again.
+    """With 8 workers the variance of tau is 15.1 for gamma(4), 5.9 for uniform times, 56, 92.8."""
+    # The values are those of a simulation by other code, to 1 %; tails add as much again.
     assert plain(8, law, 400_000).staleness.var() == pytest.approx(variance, rel=0.03)
 
 
 @pytest.mark.parametrize("quorum", [1, 2, 4, 8, 16])
 def test_rounds_of_c_pushes_divide_staleness_by_c(quorum: int) -> None:
     """Where members of a round are held, only the other W - c age when it closes: W/c - 1."""
-    # Theory has (W - 1)/c, for workers who pull again right behind a push that is not applied yet.
+    # It is (W - 1)/c where workers pull again right behind a push that is not applied yet. Rounds
+    # of c = floor(W/n) are the n-softsync of Zhang et al. 2016, arXiv:1511.05950.
     cycle = (Pull(), Step(), Push(quorum=quorum))
     trace = schedule(cycle, Fleet(16, laws.exponential(1.0)), updates=9_000)
     pushes = trace.rows[trace.rows["verb"] == PUSH]
@@ -147,20 +154,20 @@ def test_rounds_of_c_pushes_divide_staleness_by_c(quorum: int) -> None:
 
 @pytest.mark.parametrize("network", [{"latency": 0.3}, {"service": 0.05}])
 def test_a_pull_that_travels_with_its_push_keeps_w_minus_1_reads_in_flight(network: dict[str, float]) -> None:
-    """Theory: a worker ages while it holds a read that is not applied; here that is always so."""
+    """A worker ages while it holds a read that is not applied, which here is always so."""
     trace = plain(8, laws.exponential(1.0), 20_000, **network)
     trace.verify(always_busy=True)
 
 
 def test_a_worker_that_holds_no_read_does_not_age() -> None:
-    """Theory: "Pull/push latency: a worker not holding an un-applied read does not age"."""
+    """A worker that holds no read, while its push or pull is on its way, does not age."""
     fleet = Fleet(8, laws.exponential(1.0), latency=0.1)
     trace = schedule((Pull(), Push(), Step()), fleet, updates=20_000)
     assert 0 < trace.staleness.mean() < 7
 
 
 def test_one_worker_is_never_stale() -> None:
-    """Theory: "W = 1: tau = 0", and the order is that of serial SGD."""
+    """With W = 1 every tau is 0, and the order is that of serial SGD."""
     fleet = Fleet(1, laws.exponential(1.0), latency=0.1)
     trace = schedule(PLAIN, fleet, updates=100)
     assert not trace.staleness.any()
@@ -170,7 +177,7 @@ def test_one_worker_is_never_stale() -> None:
 
 @pytest.mark.parametrize("workers", [1, 4, 16])
 def test_a_synchronous_step_lasts_a_harmonic_number(workers: int) -> None:
-    """Theory: "Sync step H_W" times the mean of the exponential time."""
+    """A synchronous step lasts the harmonic number H_W times the mean of exponential times."""
     trace = schedule(SYNCHRONOUS, Fleet(workers, laws.exponential(2.0)), updates=20_000)
     deviation = 2 * math.sqrt(sum(1 / k**2 for k in range(1, workers + 1)))
     error = 4 * deviation / math.sqrt(20_000)
@@ -194,9 +201,9 @@ def round_time(n_fresh: int, n_late: int, backup: int) -> float:
 
 @pytest.mark.parametrize(("needed", "backup", "expected"), [(16, 0, 3.381), (16, 2, 1.995)])
 def test_backup_workers_shorten_the_step(needed: int, backup: int, expected: float) -> None:
-    """Theory: "first N of N+b: H_{N+b} - H_b: N = 16, b = 0: 3.381; b = 2: 1.995"."""
-    # That takes late workers to begin each round afresh. Ours end their step first, are dropped,
-    # and so the formula is a lower bound, and the step lasts what `round_time` says.
+    """The first N of N + b exponential times have passed after H_{N+b} - H_b, at the earliest."""
+    # Workers that are late begin each round afresh in that formula. Ours end their step first, are
+    # dropped, and so it is a lower bound, and the step lasts what `round_time` says.
     assert harmonic(needed + backup) - harmonic(backup) == pytest.approx(expected, abs=5e-4)
     cycle = (Pull(), Step(), Push(quorum=None, backup=backup))
     fleet = Fleet(needed + backup, laws.exponential(1.0))
@@ -210,14 +217,14 @@ def test_backup_workers_shorten_the_step(needed: int, backup: int, expected: flo
 
 
 def test_asynchronous_workers_bring_w_gradients_per_mean_time() -> None:
-    """Theory: "Async: W gradients per unit time"."""
+    """Asynchronous workers bring W gradients in the mean time of one."""
     trace = plain(8, laws.exponential(1.0))
     # A Poisson process of rate 8: the time of n events has the deviation sqrt(n) / 8.
     assert trace.seconds[-1] == pytest.approx(100_000 / 8, abs=4 * math.sqrt(100_000) / 8)
 
 
 def test_a_shift_adds_to_the_synchronous_step() -> None:
-    """Theory: "Shifted exponential (shift s, rate mu): sync s + H_W/mu"."""
+    """With a shift s and a rate mu a synchronous step lasts s + H_W / mu."""
     law = laws.shifted_exponential(0.7, 0.5)
     trace = schedule(SYNCHRONOUS, Fleet(8, law), updates=20_000)
     error = 4 * 0.5 * math.sqrt(math.pi**2 / 6 / 20_000)
@@ -225,7 +232,7 @@ def test_a_shift_adds_to_the_synchronous_step() -> None:
 
 
 def test_a_synchronous_step_lasts_as_long_as_the_slowest() -> None:
-    """Theory: "Deterministic: sync step max t_i; gradients by time T: sum floor(T/t_i)"."""
+    """With constant times a step lasts max t_i, and time T holds sum floor(T/t_i) gradients."""
     times = [1.0, 2.0, 5.0]
     fleet = Fleet(3, [laws.constant(time) for time in times])
     assert schedule(SYNCHRONOUS, fleet, updates=9).seconds.tolist() == [5.0 * n for n in range(1, 10)]

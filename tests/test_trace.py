@@ -1,16 +1,21 @@
 import math
+import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distsgd.algorithm import Pull, Push, Step
+import distsgd as ds
+from distsgd import trace as module
+from distsgd.algorithm import Pull, Push, Step, where
 from distsgd.errors import ConfigError, TraceError
+from distsgd.fold.fold import fold
 from distsgd.order import laws
 from distsgd.order.fleet import Failures, Fleet
 from distsgd.order.schedule import schedule
-from distsgd.trace import PULL, PUSH, ROW, Trace
+from distsgd.trace import DROP, PULL, PUSH, ROW, VERBS, Trace
 
 PLAIN = (Pull(), Step(), Push())
 BY_HAND = [  # time, sent, done, worker, verb, step, version, read
@@ -24,9 +29,27 @@ BY_HAND = [  # time, sent, done, worker, verb, step, version, read
 ]
 
 
+class Sent(NamedTuple):
+    """One column."""
+
+    x: float
+
+
 def by_hand() -> Trace:
     """Two workers, the second one slow."""
     return Trace(np.array(BY_HAND, ROW), 2)
+
+
+def example_of(rule: int) -> Trace:
+    """Return the rows that the docstring of `distsgd.trace` has below a rule, a second apart."""
+    (text,) = re.findall(rf"^{rule}\. (.*?)(?=^\d\. |\Z)", module.__doc__, re.MULTILINE | re.DOTALL)
+    table = re.findall(r"^ +(\d)  (\w+) +(\d) +(\d) +(\d)", text, re.MULTILINE)
+    assert len(table) == 5
+    rows = [
+        (time, time, time, worker, VERBS.index(verb), step, version, read)
+        for time, (worker, verb, step, version, read) in enumerate(table)
+    ]
+    return Trace(np.array(rows, ROW), 2)
 
 
 def test_staleness_counts_from_the_read() -> None:
@@ -111,6 +134,89 @@ def test_an_impossible_row_is_named(row: int, field: str, value: float, message:
     trace.rows[field][row] = value
     with pytest.raises(TraceError, match=message):
         trace.verify()
+
+
+@pytest.mark.parametrize(
+    ("rule", "staleness", "gradients"), [(6, [0, 1], [1, 2]), (7, [0, 0], [1, 3]), (8, [0], [1]), (9, [0], [4])]
+)
+def test_worked_examples_are_orders(rule: int, staleness: list[int], gradients: list[int]) -> None:
+    """The example of each rule is an order that a server can have served, with these accounts."""
+    trace = example_of(rule)
+    trace.verify()
+    assert trace.staleness.tolist() == staleness
+    assert trace.gradients.tolist() == gradients
+
+
+@pytest.mark.parametrize(
+    ("rule", "row", "field", "value", "message"),
+    [
+        (6, 3, "read", 1, "row 3: push of worker 0: expected read 0, found 1"),
+        (6, 4, "read", 3, "row 4: pull of worker 1: expected read <= 2, found 3"),
+        (7, 3, "read", 0, "row 3: join of worker 0: expected read 1, found 0"),
+        (7, 3, "step", 1, "row 3: join of worker 0: expected step 0, found 1"),
+        (7, 4, "read", 0, "row 4: push of worker 0: expected read 1, found 0"),
+        (8, 2, "verb", DROP, "row 3: leave of worker 1: expected version 0, found 1"),
+        (8, 4, "worker", 1, "row 4: pull of worker 1: expected a join, since it had left"),
+        (9, 2, "version", 1, "row 2: join of worker 1: expected version 0, found 1"),
+        (9, 4, "read", 1, "row 4: push of worker 0: expected read 0, found 1"),
+    ],
+)
+def test_altered_examples_are_refused(rule: int, row: int, field: str, value: int, message: str) -> None:
+    """The example of a rule with one number that breaks it is no order."""
+    trace = example_of(rule)
+    trace.rows[field][row] = value
+    with pytest.raises(TraceError, match=message):
+        trace.verify()
+
+
+def ages(trace: Trace, reads: list[tuple[int, int | None]], update: int) -> tuple[int, int]:
+    """Return both sides of the conservation of ages after an update.
+
+    `reads` are the rows that begin each read and that end it.
+    """
+    rows, closing = trace.rows, trace.closing
+    before = np.append(0, rows["version"][:-1])
+    last, left, right = closing[update - 1], 0, 0
+    for begin, end in reads:
+        if begin <= last:
+            is_ended = end is not None and end <= last
+            left += (before[end] if is_ended else update) - rows["read"][begin]
+            right += rows["version"][begin] - rows["read"][begin]
+            right += sum(begin < row and (end is None or row < end) for row in closing[:update])
+    return int(left), int(right)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reads", "sums"),
+    [
+        (6, [(0, 1), (2, 3), (4, None)], [0, 1]),
+        (7, [(0, 3), (1, 2), (3, 4)], [1, 1]),
+        (8, [(0, 2), (1, 3), (4, None)], [0]),
+        (9, [(0, 1), (2, 3)], [0]),
+    ],
+)
+def test_ages_of_the_examples_are_conserved(rule: int, reads: list[tuple[int, int | None]], sums: list[int]) -> None:
+    """Ages of reads, summed by hand, are what `verify` says that they are after every update."""
+    trace = example_of(rule)
+    assert [ages(trace, reads, update) for update in range(1, trace.n_updates + 1)] == [(one, one) for one in sums]
+
+
+def test_the_round_of_the_example_is_averaged_in_worker_order() -> None:
+    """Numbers whose sum depends on the order, and the step that the server is told, show rule 9."""
+
+    def send(h, w, at):  # noqa: ANN001, ANN202 # a rule
+        del h
+        return w, Sent(where(at.step < 2, 1.0, where(at.step < 3, 1e16, -1e16)))
+
+    def apply(h, s, m, at):  # noqa: ANN001, ANN202 # a rule
+        del h, s
+        return Sent(m.x + at.step)
+
+    base = ds.algorithms.downpour(0.1)
+    server, worker = base.server._replace(init=lambda h, x: Sent(x), apply=apply), base.worker._replace(send=send)
+    algorithm, problem = base._replace(sparse=False, server=server, worker=worker), ds.problems.quadratic([1.0])
+    (state,) = fold(algorithm, problem, example_of(9), stops=np.array([1]))
+    assert state.x.tolist() == [0.0 / 3 + 3]  # (1 + 1e16) - 1e16 = 0, and (1e16 - 1e16) + 1 = 1
 
 
 def test_a_push_without_its_pull_is_found() -> None:

@@ -16,8 +16,9 @@ from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import Header, Kind, Message, decode, encode
-from distsgd.live.peers.worker import Case, _Delays, due, work
+from distsgd.live.peers.worker import WorkerCase, delays, work
 from distsgd.order.schedule import schedule
+from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import PULL
 
 SESSION, BATCH, SEED = 77, 4, 3
@@ -25,10 +26,10 @@ PROBLEM = ds.problems.quadratic([1.0, 2.0, 0.5], noise=0.1)
 Answer = Callable[[Message], Header | tuple[Header, np.ndarray] | None]
 
 
-def case_of(algorithm: Algorithm, workers: int = 1) -> Case:
+def case_of(algorithm: Algorithm, workers: int = 1) -> WorkerCase:
     """Return what a worker of `algorithm` computes."""
     stream = Stream(PROBLEM.samples, BATCH, SEED)
-    return Case(algorithm, PROBLEM, stream, PROBLEM.start(SEED), workers)
+    return WorkerCase(algorithm, PROBLEM, stream, PROBLEM.start(SEED), workers)
 
 
 def reply(message: Message, kind: Kind, version: int = 0, **fields: int) -> Header:
@@ -37,7 +38,7 @@ def reply(message: Message, kind: Kind, version: int = 0, **fields: int) -> Head
 
 
 @contextmanager
-def working(case: Case, **options: object) -> Iterator[tuple[zmq.Socket, threading.Thread]]:
+def working(case: WorkerCase, **options: object) -> Iterator[tuple[zmq.Socket, threading.Thread]]:
     """Run worker 0 in a thread, against the socket that the block speaks through."""
     with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
         endpoint = f"ipc://{Path(folder, '0')}"
@@ -103,17 +104,18 @@ def test_verbs_are_due_as_in_a_schedule(periods: tuple[int, int], order: str) ->
     """Between two steps a worker does what a schedule lets it do, in that order."""
     verbs = {"pull": Pull(periods[0]), "push": Push(periods[1]), "step": Step()}
     cycle = tuple(verbs[name] for name in order.split())
+    sync = SyncProtocol.of(cycle, 1)
     rows = schedule(cycle, ds.Fleet(workers=1), gradients=30).rows
     found = [(int(row["step"]), row["verb"] == PULL) for row in rows]
-    expected = [(step, isinstance(one, Pull)) for step in range(40) for one in due(cycle, step)]
+    expected = [(step, one is Pull) for step in range(40) for one in sync.due(step, is_first=step == 0)]
     assert found == expected[: len(found)]
 
 
 def test_a_worker_that_begins_at_a_step_sends_nothing_from_behind_it() -> None:
     """Whoever joins before a step has computed nothing that a push from behind it could carry."""
-    cycle = (Pull(), Step(), Push(2))
-    assert due(cycle, 4) == [Push(2), Pull()]
-    assert due(cycle, 4, first=4) == [Pull()]
+    sync = SyncProtocol.of((Pull(), Step(), Push(2)), 1)
+    assert sync.due(4, is_first=False) == (Push, Pull)
+    assert sync.due(4, is_first=True) == (Pull,)
 
 
 @pytest.mark.parametrize(("n_fetch", "n_push"), [(1, 1), (2, 3)])
@@ -226,7 +228,7 @@ def _unless_beat(server: Serial) -> Answer:
 def test_a_delay_depends_on_worker_and_step_alone() -> None:
     """Injected delays are a function of (seed, worker, step), whatever was asked before."""
     law, case = ds.exponential(1.0), case_of(ds.algorithms.downpour(0.1))
-    forwards, backwards = _Delays(law, case, 1), _Delays(law, case, 1)
+    forwards, backwards = delays(law, case, 1), delays(law, case, 1)
     steps = range(200)
     assert [forwards.of(step) for step in steps] == [backwards.of(step) for step in reversed(steps)][::-1]
-    assert forwards.of(0) != _Delays(law, case, 2).of(0)
+    assert forwards.of(0) != delays(law, case, 2).of(0)

@@ -15,20 +15,21 @@ from distsgd.commands.progress import Terminated, live_progress, progress, stop_
 from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
+from distsgd.experiment.execution import Execution
 from distsgd.experiment.file import Experiment
-from distsgd.experiment.pool import locked
 from distsgd.experiment.recorded import make_again, source_of
 from distsgd.experiment.runs import run_once
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable
 from distsgd.files import check_writable
-from distsgd.fold.simulate import replay as replayed
-from distsgd.report import comparison, figures, timeline
-from distsgd.report.answer import answer
+from distsgd.fold.replay import replay as replayed
+from distsgd.live.machine.folder import locked
+from distsgd.report import figure_files, timeline
 from distsgd.report.comparison import Comparison, load_comparison
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import listed, troubles
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.terminal import console, print_history, print_summary, print_table
-from distsgd.report.text import listed, troubles
+from distsgd.report.terminal import console, print_history, print_summary, print_table, say
 from distsgd.run import Run, check_replaceable, load
 
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -75,29 +76,13 @@ class Asked(NamedTuple):
 
 
 def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, fresh: bool, out: Path) -> int:
-    """Run a comparison, save each run as it finishes, and write the report.
+    """Run a comparison, save each run as it finishes, and write the report into `out`.
 
-    Parameters
-    ----------
-    asked : Asked
-        The experiment.
-    seeds : int or None
-        How many seeds; None for those of the experiment.
-    processes : int or None
-        How many work at once; None for one per core if the work is worth starting them.
-    on : str
-        Where simulated runs are made, see `runs.Place`.
-    fresh : bool
-        Whether runs are made again that `out` has already.
-    out : Path
-        Folder of the comparison.
-
-    Returns
-    -------
-    int
-        0, or why not.
+    No number of `seeds` means those of the experiment, no number of `processes` one per core if the
+    work is worth starting them. `on` says where simulated runs are made, see `runs.Place`; `fresh`
+    makes runs again that `out` has already.
     """
-    found = comparison.Progress(asked.setup(seeds))
+    found = Execution(asked.setup(seeds))
     _warn(found.setup)
     check_writable(out)
     with locked(out):
@@ -109,7 +94,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
         except KeyboardInterrupt as interrupt:
             _interrupted(found, out)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-        return _finish(found.comparison, out)
+        return _finish(Comparison.of(found), out)
 
 
 def _warn(setup: Setup) -> None:
@@ -118,26 +103,22 @@ def _warn(setup: Setup) -> None:
         terminal.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _interrupted(found: comparison.Progress, out: Path) -> None:
+def _interrupted(found: Execution, out: Path) -> None:
     text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
     Console(stderr=True).print(f"{text}; the same command goes on from there", soft_wrap=True)
     if found.outcomes:
-        _finish(found.comparison, out)
+        _finish(Comparison.of(found), out)
 
 
 def _finish(found: Comparison, out: Path) -> int:
     found.report(out)
     terminal = console()
     print_summary(found.summary, terminal)
-    for sentence in answer(found.summary) + troubles(found.summary.runs):
+    for sentence in conclusions(found.summary) + troubles(found.summary.runs):
         terminal.print(f"- {sentence}", markup=False, highlight=False)
     for name in ("report.html", "summary.json"):
-        _say(f"wrote {out / name}")
+        say(f"wrote {out / name}")
     return FAILED if _has_failed(found.summary) else 0
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _has_failed(summary: Summary) -> bool:
@@ -147,31 +128,11 @@ def _has_failed(summary: Summary) -> bool:
 def run(
     asked: Asked, label: str, *, fleet: str | None, on: str | None, seed: int, is_until_target: bool = False, out: Path
 ) -> int:
-    """Run one algorithm of an experiment once, print its history and save it.
+    """Run one algorithm of an experiment once, print its history and save it into `out`.
 
-    A live run that Ctrl-C or SIGTERM stops is saved as far as it has come.
-
-    Parameters
-    ----------
-    asked : Asked
-        The experiment; of several problems the first.
-    label : str
-        Name of the algorithm in the experiment.
-    fleet : str or None
-        Name of the fleet in the experiment; None for the first one.
-    on : str or None
-        Name of the engine; None for the first one of the experiment.
-    seed : int
-        Seed of the run.
-    is_until_target : bool, default False
-        Whether the run ends where it meets the experiment's target.
-    out : Path
-        Folder of the run.
-
-    Returns
-    -------
-    int
-        0, or why the run was stopped.
+    `label` is its name there; no `fleet` and no engine (`on`) mean the first ones, and of several
+    problems the first is taken. The run ends at the experiment's target if it `is_until_target`. A
+    live run that Ctrl-C or SIGTERM stops is saved as far as it has come.
     """
     setup = asked.setup_on(on, fleet)
     job = _job(setup, label, check_seed(seed))
@@ -187,7 +148,7 @@ def run(
         code = stop.code if done.status == "stopped" else 0
     replace(done, source=asked.source(label)).save(out)
     print_history(done.history, console())
-    _say(f"{label} on {job.fleet}, seed {seed}: {_ending(done)}\nwrote {out}")
+    say(f"{label} on {job.fleet}, seed {seed}: {_ending(done)}\nwrote {out}")
     return code
 
 
@@ -224,66 +185,40 @@ def _ending(done: Run) -> str:
 
 
 def replay(folder: Path, *, experiment: Path | None, algorithm: str | None, out: Path | None) -> int:
-    """Compute a saved run again, and say whether it is the same.
+    """Compute a saved run again, and say whether every bit is the same; 1 if not.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    experiment : Path or None
-        Experiment file with its algorithm and its problem, for a run that does not say.
-    algorithm : str or None
-        Name of the algorithm in the experiment; None for the recorded one.
-    out : Path or None
-        Folder of the replay; None if it is not to be saved.
-
-    Returns
-    -------
-    int
-        0 if every bit is the same, else 1.
+    The file `experiment` has its algorithm and its problem, for a run that does not say; there the
+    algorithm is called `algorithm`, by default as it was recorded. The replay is saved into `out`.
     """
     saved = load(folder)
     made = make_again(saved, experiment, algorithm)
     try:
         again = replayed(saved, *made)
     except TraceError as error:
-        _say(str(error))
+        say(str(error))
         return FAILED
     order = again.trace
     lost = f", {order.n_lost} times a worker was lost" if order.n_lost else ""
-    _say(
+    say(
         f"equal bit for bit: {order.n_updates:,} updates by {order.workers} workers, "
         f"{order.steps.sum():,} gradients{lost}"
     )
     if out is not None:
-        _say(f"wrote {again.save(out)}")
+        say(f"wrote {again.save(out)}")
     return 0
 
 
 def report(folder: Path, kind: str = "") -> int:
-    """Write the report of a saved comparison again, from its runs.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the comparison.
-    kind : str
-        Of the figures to write beside it, into ``figures``; none for no kind.
-
-    Returns
-    -------
-    int
-        0, or 1 if a run of it failed.
-    """
+    """Write the report of a saved comparison again, from its runs; figures too, if of a `kind`."""
     saved = load_comparison(folder)
-    if kind and kind not in figures.FORMATS:
-        raise unknown_name("kind of figure", kind, figures.FORMATS)
+    if kind and kind not in figure_files.FORMATS:
+        raise unknown_name("kind of figure", kind, figure_files.FORMATS)
     check_writable(folder)
     with locked(folder):
         code = _finish(saved, folder)
         if kind:
-            written = figures.write(saved.summary, saved.outcomes, folder / "figures", kind)
-            _say(f"wrote {len(written)} files into {folder / 'figures'}")
+            written = figure_files.write(saved.summary, saved.outcomes, folder / "figures", kind)
+            say(f"wrote {len(written)} files into {folder / 'figures'}")
         return code
 
 
@@ -291,7 +226,7 @@ def trace(folder: Path, perfetto: Path) -> int:
     """Write the timeline of the run in `folder` into the file `perfetto`, a Chrome trace."""
     saved = load(folder)
     files.write(perfetto, timeline.perfetto(saved.trace, timeline.delays(saved)))
-    _say(f"wrote {perfetto}; open it at https://ui.perfetto.dev")
+    say(f"wrote {perfetto}; open it at https://ui.perfetto.dev")
     return 0
 
 
@@ -317,26 +252,9 @@ def _parameters(make: Callable[..., Any]) -> str:
 
 
 def whole_numbers(name: str, text: str, *, at_least: int = 1) -> list[int]:
-    """Return the whole numbers in `text`, which commas separate.
+    """Return the whole numbers in `text`, which commas separate, each once; nothing gives none.
 
-    Parameters
-    ----------
-    name : str
-        Name of the option, for the error.
-    text : str
-        Such as ``0,4,16``; nothing gives no numbers.
-    at_least : int, default 1
-        Lowest number allowed.
-
-    Returns
-    -------
-    list of int
-        In the order of the text, without repetitions.
-
-    Raises
-    ------
-    ConfigError
-        If a part is no such number.
+    `name` is that of the option, for the error: a `ConfigError` if a part is no such number.
     """
     parts = [part.strip() for part in text.split(",")] if text else []
     wrong = [part for part in parts if not part.isdecimal() or int(part) < at_least]

@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, TypeAlias
 
 import typer
@@ -71,10 +70,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of report, summary and runs.")] = Path("results/comparison"),
 ) -> int:
     """Tune and compare algorithms on fleets, and write a report; goes on where it was stopped."""
-    commands = _commands()
-    asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.compare(asked, seeds=seeds, processes=processes, on=on, fresh=fresh, out=out)
-    return code
+    from distsgd.commands import actions
+
+    asked = actions.Asked(experiment, staleness, workers, changes or (), quick)
+    return actions.compare(asked, seeds=seeds, processes=processes, on=on, fresh=fresh, out=out)
 
 
 @app.command(epilog="Example: distsgd run Downpour --staleness 16 --set algorithms.Downpour.learning_rate=0.5")
@@ -97,10 +96,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("results/run"),
 ) -> int:
     """Run one algorithm once; print its history, and save it."""
-    commands = _commands()
-    asked = commands.Asked(experiment, staleness, workers, changes or (), quick)
-    code: int = commands.run(asked, algorithm, fleet=fleet, on=on, seed=seed, is_until_target=until_target, out=out)
-    return code
+    from distsgd.commands import actions
+
+    asked = actions.Asked(experiment, staleness, workers, changes or (), quick)
+    return actions.run(asked, algorithm, fleet=fleet, on=on, seed=seed, is_until_target=until_target, out=out)
 
 
 @app.command(epilog="Example: distsgd submit mine.toml --address http://head:8265 --wait")
@@ -124,7 +123,7 @@ def submit(
     out: Annotated[Path | None, typer.Option(help="Folder of the report here. Default: results/ID.")] = None,
 ) -> int:
     """Send a comparison to a Ray cluster as a job; or ask for the status of a job, or its logs."""
-    from distsgd.commands import submit as submitting  # noqa: PLC0415 # slow to import, and --help does not need it
+    from distsgd.commands import submit as submitting
 
     asked = {"status": status, "logs": logs, "stop": stop, "fetch": fetch}
     for question, job in asked.items():
@@ -147,8 +146,9 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="Folder of the replay.")] = None,
 ) -> int:
     """Compute a saved run again; say whether every bit is the same, or where it differs first."""
-    code: int = _commands().replay(folder, experiment=experiment, algorithm=algorithm, out=out)
-    return code
+    from distsgd.commands import actions
+
+    return actions.replay(folder, experiment=experiment, algorithm=algorithm, out=out)
 
 
 @app.command(epilog="Example: distsgd report results/comparison --figures pdf")
@@ -158,8 +158,9 @@ def report(
     figures: Annotated[str, typer.Option(help="Every picture as svg, png or pdf, or its data as csv or parquet.")] = "",
 ) -> int:
     """Write the report of a saved comparison again, and its figures."""
-    code: int = _commands().report(folder, figures)
-    return code
+    from distsgd.commands import actions
+
+    return actions.report(folder, figures)
 
 
 @app.command(epilog="Example: distsgd trace results/run --perfetto timeline.json")
@@ -169,28 +170,25 @@ def trace(
     perfetto: Annotated[Path, typer.Option(help="File of the Chrome trace.")] = Path("timeline.json"),
 ) -> int:
     """Write the timeline of a run for Perfetto: what every worker and the server did when."""
-    code: int = _commands().trace(folder, perfetto)
-    return code
+    from distsgd.commands import actions
+
+    return actions.trace(folder, perfetto)
 
 
 @app.command(epilog="Example: distsgd algorithms")
 def algorithms() -> int:
     """List the algorithms: name, parameters with defaults, paper."""
-    code: int = _commands().algorithms()
-    return code
+    from distsgd.commands import actions
+
+    return actions.algorithms()
 
 
 @app.command(epilog="Example: distsgd problems")
 def problems() -> int:
     """List the problems and the data, with their parameters."""
-    code: int = _commands().list_problems()
-    return code
+    from distsgd.commands import actions
 
-
-def _commands() -> ModuleType:
-    from distsgd.commands import actions as commands  # noqa: PLC0415 # slow to import, and --help does not need it
-
-    return commands
+    return actions.list_problems()
 
 
 def main() -> None:

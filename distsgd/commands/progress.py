@@ -1,8 +1,9 @@
 """Runs on their way: what a terminal shows of them, and the signals that stop them."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 from rich.console import Console
@@ -19,12 +20,23 @@ from rich.progress import (
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import LiveWatch, Watch
 from distsgd.experiment.setup import Job, Setup
-from distsgd.live.request import Progress as LiveProgress
-from distsgd.report.text import number
+from distsgd.fold.request import Progress as LiveProgress
+from distsgd.report.formatting import number
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come, which stops the command as Ctrl-C does."""
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> Iterator[None]:
+    """Let `handler` be called for some signals while the block runs."""
+    before = {one: signal.signal(one, handler) for one in signals}
+    try:
+        yield
+    finally:
+        for one, own in before.items():
+            signal.signal(one, own)
 
 
 @contextmanager
@@ -34,11 +46,8 @@ def terminable() -> Iterator[None]:
     def end(*_: object) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with _handled(end, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Stop:
@@ -62,12 +71,8 @@ class Stop:
 def stop_asked() -> Iterator[Stop]:
     """Let Ctrl-C and SIGTERM ask to stop while the block runs, instead of ending it."""
     stop = Stop()
-    before = {one: signal.signal(one, stop.note) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled(stop.note, signal.SIGINT, signal.SIGTERM):
         yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 class Shown(NamedTuple):
@@ -136,8 +141,8 @@ def progress(total: int) -> Iterator[Shown]:
 @contextmanager
 def live_progress(setup: Setup) -> Iterator[LiveWatch]:
     """Show how far a live run has come in its budget."""
-    ((unit, total),) = setup.budget.items()
-    per_gradient = {"epochs": setup.batch / next(iter(setup.problems.values())).samples}
+    unit, total = setup.config.budget
+    per_gradient = {"epochs": setup.config.batch / next(iter(setup.problems.values())).samples}
     with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
         task, say = bar.add_task("starting", total=total), Lines(bar, unit)
         told = Pace()

@@ -11,7 +11,7 @@ from distsgd.experiment import file as experiment
 from distsgd.files import check_writable, write
 from distsgd.live.ray import jobs as submission
 from distsgd.live.ray.jobs import Order
-from distsgd.report.terminal import console
+from distsgd.report.terminal import say
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes: the job did not succeed; Ctrl-C stopped the command, but not the job."""
@@ -20,30 +20,11 @@ FAILED, INTERRUPTED = 1, 130
 def order(
     file: Path | None, changes: Sequence[str], *, seeds: int | None, is_quick: bool, storage: str | None
 ) -> Order:
-    """Return what a job is to do, checked as far as this machine can.
+    """Return what a job is to do: arguments of ``distsgd compare``, checked as far as possible.
 
-    Parameters
-    ----------
-    file : Path or None
-        Experiment file; None for the built-in comparison.
-    changes : sequence of str
-        Lines of TOML, see `experiment.parse`.
-    seeds : int or None
-        How many seeds; None for those of the experiment.
-    is_quick : bool
-        Whether to spend less, see `Experiment.quick`.
-    storage : str or None
-        Folder on the cluster; None for a fresh one.
-
-    Returns
-    -------
-    Order
-        With the arguments of ``distsgd compare``.
-
-    Raises
-    ------
-    ConfigError
-        If the experiment cannot be read, or has a wrong key.
+    The `file` is an experiment, None for the built-in one; `changes` are lines of TOML, see
+    `experiment.parse`; `storage` is a folder on the cluster, None for a fresh one. A `ConfigError`
+    says that the experiment cannot be read, or has a wrong key.
     """
     if file is None:
         experiment.builtin(changes)
@@ -58,21 +39,9 @@ def order(
 def submit(order: Order, address: str, *, is_followed: bool, out: Path | None) -> int:
     """Send a comparison to a Ray cluster as a job, and print its id.
 
-    Parameters
-    ----------
-    order : Order
-        What the job is to do.
-    address : str
-        Where the dashboard of the cluster listens.
-    is_followed : bool
-        Whether to print the job's log until it ends, and to fetch its report.
-    out : Path or None
-        Folder of the report; None for one with the job's id in ``results``.
-
-    Returns
-    -------
-    int
-        0, or why not.
+    The dashboard of the cluster listens at `address`. If the job `is_followed`, its log is printed
+    until it ends, and its report is fetched into `out`, by default a folder with its id in
+    ``results``.
     """
     if order.file is not None:
         submission.check_size(order.file)
@@ -82,7 +51,7 @@ def submit(order: Order, address: str, *, is_followed: bool, out: Path | None) -
     with submission.dashboard(address) as client:
         try:
             submission.submit(client, order, job)
-            _say(f"job {job}")
+            say(f"job {job}")
             return _followed(client, job, out) if is_followed else 0
         except KeyboardInterrupt:
             text = (
@@ -96,7 +65,7 @@ def submit(order: Order, address: str, *, is_followed: bool, out: Path | None) -
 def _followed(client: Any, job: str, out: Path | None) -> int:  # noqa: ANN401 # a class of ray
     """Print the log of a job until it ends, and fetch its report."""
     state = submission.follow(client, job, lambda text: print(text, end="", flush=True))
-    _say(f"job {job}: {state}")
+    say(f"job {job}: {state}")
     try:
         _fetch(client, job, out)
     except ConfigError:
@@ -110,40 +79,22 @@ def _fetch(client: Any, job: str, out: Path | None) -> None:  # noqa: ANN401 # a
     check_writable(folder)
     for name, content in submission.fetch(client, job).items():
         write(folder / name, content)
-        _say(f"wrote {folder / name}")
+        say(f"wrote {folder / name}")
 
 
 def ask(address: str, question: str, job: str, out: Path | None) -> int:
     """Ask a Ray cluster for the ``status`` or the ``logs`` of a job, to ``stop`` or ``fetch`` it.
 
-    Parameters
-    ----------
-    address : str
-        Where the dashboard of the cluster listens.
-    question : str
-        One of these words.
-    job : str
-        Id of the job.
-    out : Path or None
-        Folder of what is fetched; None for one with the job's id in ``results``.
-
-    Returns
-    -------
-    int
-        0.
+    What is fetched comes into `out`, by default a folder with the job's id in ``results``.
     """
     with submission.dashboard(address) as client:
         if question == "status":
-            _say(client.get_job_status(job).value)
+            say(client.get_job_status(job).value)
         elif question == "logs":
             print(client.get_job_logs(job), end="")
         elif question == "stop":
             client.stop_job(job)
-            _say(f"job {job} is asked to stop")
+            say(f"job {job} is asked to stop")
         else:
             _fetch(client, job, out)
     return 0
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)

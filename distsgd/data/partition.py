@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws.laws import GAMMA, LAW, fill
 from distsgd.kernels.draws.noise import fill_uniform
 from distsgd.kernels.draws.random import BOOSTS, PARTS, SHARES
@@ -91,10 +91,8 @@ class Partition:
     concentration: float | None = None
 
     def __post_init__(self) -> None:
-        if self.parts not in ("shared", *_DIVISIONS):
-            raise unknown_name("parts", self.parts, ("shared", *_DIVISIONS))
-        if self.sampler not in SAMPLERS:
-            raise unknown_name("sampler", self.sampler, SAMPLERS)
+        check_name("parts", self.parts, ("shared", *_DIVISIONS))
+        check_name("sampler", self.sampler, SAMPLERS)
         if (self.parts == "skewed") != (self.concentration is not None):
             msg = (
                 f"concentration must be given for skewed parts and for no others, "
@@ -182,7 +180,7 @@ def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Intege
         # rounded to the nearest: rounded down, the last worker would get one of each class
         ends = np.rint(np.cumsum(shares) * members.size)
         owners[members] = np.searchsorted(ends[:-1], np.arange(members.size), side="right")
-    return _leave_nobody_empty(owners, workers)
+    return _with_no_part_empty(owners, workers)
 
 
 _DIVISIONS: dict[str, Callable[[Partition, Data, int, int], Integers]] = {"sharded": _sharded, "skewed": _skewed}
@@ -214,7 +212,7 @@ def _dirichlet(concentration: float, workers: int, seed: int, number: int) -> Fl
     return np.asarray(shares / shares.sum())
 
 
-def _leave_nobody_empty(owners: Integers, workers: int) -> Integers:
+def _with_no_part_empty(owners: Integers, workers: int) -> Integers:
     sizes = np.bincount(owners, minlength=workers)
     for worker in np.flatnonzero(sizes == 0):
         largest = sizes.argmax()

@@ -70,7 +70,7 @@ def from_arrays(
         given = Data(name, rows, labels, others, test_labels, classes)
         train_x, aside_x = scaled(given.x, given.test_x, scale)
         return Data(name, train_x, labels, aside_x, test_labels, classes)
-    everything = Data(name, rows, labels, _take(rows, slice(0)), labels[:0])
+    everything = Data(name, rows, labels, _take(rows, np.arange(0)), labels[:0])
     train, aside = split(everything.y, test, seed)
     train_x, aside_x = scaled(_take(rows, train), _take(rows, aside), scale)
     return Data(name, train_x, frozen(labels[train]), aside_x, frozen(labels[aside]), classes)
@@ -90,10 +90,8 @@ def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integ
     return np.sort(by_label[~is_aside]), np.sort(by_label[is_aside])
 
 
-def _take(x: Floats | Sparse, index: Any) -> Floats | Sparse:  # noqa: ANN401 # indices or a slice
-    if isinstance(x, Sparse):
-        return x.take(np.arange(x.shape[0])[index])
-    return frozen(x[index])
+def _take(x: Floats | Sparse, index: Integers) -> Floats | Sparse:
+    return x.take(index) if isinstance(x, Sparse) else frozen(x[index])
 
 
 def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever NumPy or SciPy holds
@@ -103,7 +101,7 @@ def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever Num
         return from_scipy(x, name)
     table = _numbers(x)
     if table is None:
-        raise ConfigError(_no_table(name, x))
+        raise ConfigError(_why_no_table(name, x))
     if table.ndim != 2:
         column = f"; one feature is {name}.reshape(-1, 1)" if table.ndim == 1 else ""
         msg = f"{name} must be a table of samples and features, not of the shape {table.shape}"
@@ -111,7 +109,7 @@ def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever Num
     return table
 
 
-def _no_table(name: str, x: Any) -> str:  # noqa: ANN401 # whatever NumPy does not hold
+def _why_no_table(name: str, x: Any) -> str:  # noqa: ANN401 # whatever NumPy does not hold
     """Return what is wrong with a table that has something else than numbers, or no columns."""
     msg = f"{name} must be rows of numbers, each with the same length"
     try:
@@ -135,14 +133,14 @@ def _labels(name: str, y: Any, known: Sequence[str] = ()) -> Labels:  # noqa: AN
     """Return labels as numbers, and the names of their classes if they are text."""
     numbers = None if known else _numbers(y)
     if numbers is None:
-        return _encoded(name, _one_each(name, np.array(y, dtype=object)), known)
-    labels = _one_each(name, numbers)
+        return _encoded(name, _one_per_sample(name, np.array(y, dtype=object)), known)
+    labels = _one_per_sample(name, numbers)
     # beyond 2**53 a float64 cannot tell whole numbers apart; NaN and infinity fail the bound too
     is_whole = np.all((abs(labels) < 2.0**53) & (labels == np.rint(labels)))
     return (frozen(labels.astype(np.int64)) if is_whole else labels), ()
 
 
-def _one_each(name: str, labels: NDArray[Any]) -> NDArray[Any]:
+def _one_per_sample(name: str, labels: NDArray[Any]) -> NDArray[Any]:
     """Return one label per sample; a table of a single column is one."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         return labels[:, 0]

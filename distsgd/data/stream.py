@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distsgd.data.partition import SAMPLERS, Parts
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws.stream import Sampling, fill_batches
 
 
@@ -42,8 +42,7 @@ class Stream:
         self.samples = check_count("samples", samples)
         self.batch_size = check_count("batch", batch)
         self.seed = check_seed(seed)
-        if sampler not in SAMPLERS:
-            raise unknown_name("sampler", sampler, SAMPLERS)
+        check_name("sampler", sampler, SAMPLERS)
         members, starts = parts or Parts(np.empty(0, np.uint32), np.zeros(1, np.uint64))
         self.sampling = Sampling(self.seed, self.samples, members, starts, sampler == "reshuffled")
         """What compiled loops draw from."""

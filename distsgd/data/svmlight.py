@@ -77,38 +77,33 @@ def svmlight(
 
 def _load(paths: Sequence[Path], zero_based: ZeroBased) -> list[Any]:
     """Return the matrix and the labels of each file, one after the other."""
-    try:
-        tables = _parse([_Lines(path, bytes) for path in paths], zero_based)
-    except ConfigError:
-        raise
-    except (ValueError, OverflowError):
-        return _load_in_order(paths, zero_based)
+    tables = _parsed([_Lines(path, bytes) for path in paths], zero_based)
     numbers = [*(matrix.data for matrix in tables[::2]), *tables[1::2]]
-    if all(np.isfinite(one).all() for one in numbers):
+    if tables and all(np.isfinite(one).all() for one in numbers):
         return tables
-    return _load_in_order(paths, zero_based)
-
-
-def _load_in_order(paths: Sequence[Path], zero_based: ZeroBased) -> list[Any]:
     files = [_Lines(path, _in_order) for path in paths]
-    try:
-        return _parse(files, zero_based)
-    except ConfigError:
-        raise
-    except (ValueError, OverflowError):
+    tables = _parsed(files, zero_based)
+    if not tables:
         broken = next(one for one in reversed(files) if one.number)
         first = int(zero_based is False)
         msg = (
             f"{broken.path}, line {broken.number} must be a finite label and column:value pairs, "
             f"columns from {first} to {_MOST_COLUMNS} and finite values, not {broken.start!r}"
         )
-        raise ConfigError(msg) from None
+        raise ConfigError(msg)
+    return tables
 
 
-def _parse(files: Sequence["_Lines"], zero_based: ZeroBased) -> list[Any]:
+def _parsed(files: Sequence["_Lines"], zero_based: ZeroBased) -> list[Any]:
+    """Return the tables of files, or nothing if a line cannot be read."""
     from sklearn.datasets import load_svmlight_files  # noqa: PLC0415 # costs most of a second
 
-    tables: list[Any] = load_svmlight_files(files, zero_based=zero_based)
+    try:
+        tables: list[Any] = load_svmlight_files(files, zero_based=zero_based)
+    except ConfigError:
+        raise
+    except (ValueError, OverflowError):
+        return []
     return tables
 
 

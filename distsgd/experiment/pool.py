@@ -1,4 +1,4 @@
-"""Work over processes, and a folder that one process at a time works in.
+"""Work over processes.
 
 1. What a piece of work returns does not depend on the process that does it: linear algebra has one
    thread everywhere, since its sums depend on their number.
@@ -7,7 +7,6 @@
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import tempfile
@@ -28,9 +27,6 @@ from distsgd.files import open_standard_streams, unwritable
 Common = TypeVar("Common")
 Piece = TypeVar("Piece")
 Done = TypeVar("Done")
-
-LOCK = ".lock"
-"""File that a process holds while it works in a folder; it contains the process's number."""
 
 
 def n_processes(asked: int | None = None) -> int:
@@ -122,55 +118,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         never.wait(1.0)
     os._exit(1)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of `folder` while the block runs.
-
-    The lock is the operating system's, so that it ends with its process, however that ends.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder that exists and can be written.
-
-    Yields
-    ------
-    None
-        While the folder is this process's.
-
-    Raises
-    ------
-    ConfigError
-        If another process works in it, or its lock cannot be written.
-    """
-    path = folder / LOCK
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("a+", encoding="ascii"))
-            _take(file.fileno(), folder)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        except BlockingIOError:
-            raise _in_use(folder) from None
-        except OSError as error:
-            raise unwritable(path, error) from None
-        stack.callback(path.unlink, missing_ok=True)
-        yield
-
-
-def _take(handle: int, folder: Path) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    path = folder / LOCK
-    # The process that held it may have removed the file between our opening and our locking it.
-    if not path.exists() or path.stat().st_ino != os.fstat(handle).st_ino:
-        raise _in_use(folder)
-
-
-def _in_use(folder: Path) -> ConfigError:
-    with contextlib.suppress(OSError):
-        holder = (folder / LOCK).read_text(encoding="ascii", errors="replace")
-        return ConfigError(f"{folder} is in use by process {holder}; wait, or choose another folder")
-    return ConfigError(f"{folder} was in use just now; try again")

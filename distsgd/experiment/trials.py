@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from distsgd.statistics.contrasts import Tolerance, tolerance
 from distsgd.statistics.inference import SAME, Factors, Known
+from distsgd.statistics.performance import Tolerance, tolerance
 from distsgd.statistics.spreads import median_time
 
 Judged: TypeAlias = Literal["seconds", "loss"]

@@ -15,7 +15,7 @@ from distsgd.fold.case import Case, Level, Waves
 from distsgd.kernels.fold import dense as folds
 from distsgd.kernels.fold import sparse
 from distsgd.kernels.fold.plan import share_versions
-from distsgd.kernels.fold.rules import Halves, Loops, loops
+from distsgd.kernels.fold.rules import Columns, RuleSet, columns, empty_columns
 from distsgd.kernels.gradients.linear import compiled_slope
 from distsgd.sparse import Support
 
@@ -24,13 +24,13 @@ class Dense:
     """Folds any algorithm on any problem."""
 
     def __init__(self, case: Case) -> None:
-        self._case, self._order, self._waves = case, order_of(case), Waves(case)
+        self._case, self._waves = case, Waves(case)
         self._held: folds.Shared | folds.Private
-        halves = Halves.of(case.algorithm)
+        rules = RuleSet.of(case.algorithm)
         if case.is_memoryless:
-            self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared(halves)
+            self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared_kernels(rules)
         else:
-            self._held, self._kernels = _private(case), folds.private(halves)
+            self._held, self._kernels = _private(case), folds.private_kernels(rules)
         self._gradients = np.empty((0, case.start.size))
 
     @property
@@ -44,23 +44,23 @@ class Dense:
         for start, end, levels in self._waves.until(stop):
             for level in levels:
                 self._step(level)
-            self._kernels.serve(self._held, self._order, start, end, self._gradients)
+            self._kernels.serve(self._held, self._case.plan, start, end, self._gradients)
 
     def _step(self, level: Level) -> None:
         points = np.empty((level.rows.size, self._case.start.size))
-        self._kernels.points(self._held, self._order, level.rows, level.number, points)
+        self._kernels.points(self._held, self._case.plan, level.rows, level.number, points)
         self._gradients = self._case.problem.gradients(points, level.batches)
-        self._kernels.steps(self._held, self._order, level.rows, level.number, self._gradients)
+        self._kernels.steps(self._held, self._case.plan, level.rows, level.number, self._gradients)
 
 
 def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
-    generated = loops(Halves.of(case.algorithm))
+    kinds = columns(RuleSet.of(case.algorithm))
     slot, fills, n_slots = share_versions(case.plan.rows, case.workers)
     return folds.Shared(
-        h=generated.hyper(*case.hyper),
-        server=server_columns(case, generated),
-        versions=empty_columns(generated.reads, (n_slots, case.start.size)),
-        round=empty_columns(generated.message, case.start.size),
+        h=kinds.hyper(*case.hyper),
+        server=server_columns(case, kinds),
+        versions=empty_columns(kinds.reads, (n_slots, case.start.size)),
+        round=empty_columns(kinds.message, case.start.size),
         slot=slot,
         fills=fills,
         number=numbers,
@@ -68,13 +68,13 @@ def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
 
 
 def _private(case: Case) -> folds.Private:
-    generated = loops(Halves.of(case.algorithm))
+    kinds = columns(RuleSet.of(case.algorithm))
     first = Rules.of(case.algorithm).init(case.hyper, case.start)
     return folds.Private(
-        h=generated.hyper(*case.hyper),
-        server=server_columns(case, generated),
-        replicas=_filled(generated.replica, first, (case.workers, case.start.size)),
-        round=empty_columns(generated.message, case.start.size),
+        h=kinds.hyper(*case.hyper),
+        server=server_columns(case, kinds),
+        replicas=_filled(kinds.replica, first, (case.workers, case.start.size)),
+        round=empty_columns(kinds.message, case.start.size),
     )
 
 
@@ -82,51 +82,41 @@ class OnSupport:
     """Folds memoryless algorithms on sparse problems at the cost of the batches' supports."""
 
     def __init__(self, case: Case, support: Support) -> None:
-        generated, dimension = loops(Halves.of(case.algorithm)), case.start.size
+        kinds, dimension = columns(RuleSet.of(case.algorithm)), case.start.size
         n_entries = int(support.rows.lengths.max(initial=0)) * case.stream.batch_size
         most = min(n_entries, dimension)
-        self._flight = sparse.Flight(
-            h=generated.hyper(*case.hyper),
-            server=server_columns(case, generated),
-            read=empty_columns(generated.reads, most),
+        self._numbers = sparse.Numbers(
+            h=kinds.hyper(*case.hyper),
+            server=server_columns(case, kinds),
+            read=empty_columns(kinds.reads, most),
             point=np.empty(most),
             gradient=np.empty(most),
-            messages=empty_columns(generated.message, (case.workers, most)),
-            round=empty_columns(generated.message, dimension),
+            messages=empty_columns(kinds.message, (case.workers, most)),
+            round=empty_columns(kinds.message, dimension),
         )
         self._support = support._replace(slope=compiled_slope(support.slope))
-        self._room = sparse.room(case.workers, dimension, n_entries, case.stream.batch_size)
-        self._serve = sparse.sparse(Halves.of(case.algorithm))
-        self._order, self._sampling, self._row = order_of(case), case.stream.sampling, 0
+        self._space = sparse.workspace(case.workers, dimension, n_entries, case.stream.batch_size)
+        self._serve = sparse.sparse_kernel(RuleSet.of(case.algorithm))
+        self._plan, self._sampling, self._row = case.plan, case.stream.sampling, 0
 
     @property
     def x(self) -> NDArray[np.float64]:
         """The server's parameters, float64[d]: a copy."""
-        x: NDArray[np.float64] = self._flight.server.x.copy()
+        x: NDArray[np.float64] = self._numbers.server.x.copy()
         return x
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
-        known = self._order, self._support, self._room, self._sampling
-        self._serve(self._flight, *known, self._row, stop)
+        known = self._plan, self._support, self._space, self._sampling
+        self._serve(self._numbers, *known, self._row, stop)
         self._row = stop
 
 
-def order_of(case: Case) -> folds.Order:
-    """Return what kernels know before the numbers."""
-    return folds.Order(case.plan.rows, case.workers, case.plan.worker_factors)
+def _filled(kind: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
+    return kind(*(np.full(shape, column) for column in first))
 
 
-def empty_columns(columns: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
-    """Return room for the NamedTuple class `columns`."""
-    return columns(*(np.empty(shape) for _ in columns._fields))
-
-
-def _filled(columns: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
-    return columns(*(np.full(shape, column) for column in first))
-
-
-def server_columns(case: Case, generated: Loops) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+def server_columns(case: Case, kinds: Columns) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
     """Return the server's state before the first update."""
     first = Rules.of(case.algorithm).server_init(case.hyper, case.start)
-    return _filled(generated.state, first, case.start.shape)
+    return _filled(kinds.state, first, case.start.shape)

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
 from distsgd.fold.case import Case
-from distsgd.fold.compiled import empty_columns, order_of, server_columns
+from distsgd.fold.compiled import server_columns
 from distsgd.kernels.fold import interleave as kernels
-from distsgd.kernels.fold.rules import Halves, loops
-from distsgd.kernels.fold.sparse import room
+from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
+from distsgd.kernels.fold.sparse import workspace
 from distsgd.kernels.gradients.linear import compiled_slope
 from distsgd.kernels.order.heap import ENTRY
 from distsgd.problem import Problem
@@ -56,12 +56,12 @@ class Interleaved:
         n_entries = int(support.rows.lengths.max(initial=0)) * batch
         self._memory = _memory(case, min(n_entries, dimension))
         self._progress = kernels.progress(workers, dimension, np.zeros(workers, ENTRY))
-        order, steps = order_of(case), steps_of(trace, len(case.plan.rows))
-        place, sampling = room(workers, dimension, n_entries, batch), case.stream.sampling
-        kernels.start(order, steps, support.rows, place, sampling, self._progress, is_atomic)
+        steps = steps_of(trace, len(case.plan.rows))
+        space, sampling = workspace(workers, dimension, n_entries, batch), case.stream.sampling
+        kernels.start(case.plan, steps, support.rows, space, sampling, self._progress, is_atomic)
         compiled = support._replace(slope=compiled_slope(support.slope))
-        self._known = order, steps, compiled, place, sampling, self._progress, is_atomic
-        self._run = kernels.interleaved(Halves.of(case.algorithm))
+        self._known = case.plan, steps, compiled, space, sampling, self._progress, is_atomic
+        self._run = kernels.interleaved_kernel(RuleSet.of(case.algorithm))
         self._times = trace.rows["time"]
 
     @property
@@ -82,11 +82,19 @@ class Interleaved:
         self._run(self._memory, *self._known, until)
 
 
-def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
-    """Return the supports that cores touch, or raise a `ConfigError` that says what to use."""
+def needs_no_server(algorithm: Algorithm) -> bool:
+    """Return whether workers can share memory: they never wait, and touch a batch's support only.
+
+    They wait for others in rounds and under a bound. What they remember would be whole vectors.
+    """
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
     is_alone = before_step(algorithm.cycle, Pull) and pull.bound is None and push.quorum == 1
-    if not (algorithm.sparse and is_alone and is_memoryless(algorithm)):
+    return is_alone and algorithm.sparse and is_memoryless(algorithm)
+
+
+def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
+    """Return the supports that cores touch, or raise a `ConfigError` that says what to use."""
+    if not needs_no_server(algorithm):
         msg = (
             f"interleaved reads need workers that read, step and write again and again, and never "
             f"wait; use hogwild, or downpour with n_fetch = n_push = 1, not {algorithm.name}"
@@ -113,13 +121,13 @@ def steps_of(trace: Trace, n_rows: int) -> kernels.Steps:
 
 
 def _memory(case: Case, most: int) -> kernels.Memory:
-    generated = loops(Halves.of(case.algorithm))
+    kinds = columns(RuleSet.of(case.algorithm))
     return kernels.Memory(
-        h=generated.hyper(*case.hyper),
-        server=server_columns(case, generated),
-        loaded=empty_columns(generated.state, case.workers),
-        read=empty_columns(generated.reads, (case.workers, most)),
-        messages=empty_columns(generated.message, (case.workers, most)),
+        h=kinds.hyper(*case.hyper),
+        server=server_columns(case, kinds),
+        loaded=empty_columns(kinds.state, case.workers),
+        read=empty_columns(kinds.reads, (case.workers, most)),
+        messages=empty_columns(kinds.message, (case.workers, most)),
         point=np.empty(most),
         gradient=np.empty(most),
     )

@@ -16,26 +16,10 @@ import numpy.typing as npt
 
 from distsgd.algorithm import Algorithm
 from distsgd.kernels.fold import plan as kernels
+from distsgd.kernels.fold.plan import PLAN, Plan
 from distsgd.trace import ROW, Trace
 
-# a record, so that the columns of a row have names in Python too
-PLAN = np.dtype(
-    (
-        np.record,
-        [
-            ("verb", "i4"),
-            ("worker", "i4"),
-            ("steps", "i4"),  # that the worker takes between its previous row and this one
-            ("first", "i4"),  # whether this push is the first of its round
-            ("members", "i8"),  # pushes in the round that this row closes, or 0
-            ("step", "i8"),  # steps that the worker has completed
-            ("read", "i8"),  # version that the worker holds while it takes these steps
-            ("version", "i8"),  # of the server: pulled, or met by a push when it is applied
-            ("staleness", "i8"),  # of the round, which is that of its oldest gradient
-            ("factor", "f8"),  # the schedule's factor for the server
-        ],
-    )
-)
+__all__ = ["PLAN", "Plan", "Row", "plan", "read_rows"]
 
 
 class Row(NamedTuple):
@@ -56,18 +40,6 @@ class Row(NamedTuple):
 def read_rows(rows: npt.NDArray[np.void]) -> Iterator[Row]:
     """Return rows of `PLAN` as Python numbers, which are read faster than records."""
     return map(Row._make, rows.tolist())
-
-
-class Plan(NamedTuple):
-    """Rows to fold, and where updates end."""
-
-    rows: npt.NDArray[np.void]
-    ends: npt.NDArray[np.int64]
-    """Number of rows to fold until an update is applied: int64[updates]."""
-    worker_factors: npt.NDArray[np.float64]
-    """The schedule's factor for a worker at each of its steps: float64[steps + 2]."""
-    is_plain: bool = True
-    """Whether `Trace.is_plain`, so that a round's pushes stand where it closes."""
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
@@ -97,7 +69,7 @@ def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
         _close_as_served(rows, trace.closing, staleness, members, server_factors)
     steps = np.arange(rows["step"].max(initial=0) + 2)
     factors = _factors(algorithm, steps * (epochs_per_step * trace.workers))
-    return Plan(rows, np.flatnonzero(rows["members"]) + 1, factors, trace.is_plain)
+    return Plan(rows, np.flatnonzero(rows["members"]) + 1, trace.workers, factors, trace.is_plain)
 
 
 def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -26,10 +26,11 @@ def _folder() -> str:
     """Return where machine code is kept: a folder named after the source of all kernels.
 
     Numba looks at the file of a kernel alone, and would go on using what an edited or upgraded
-    neighbour had been inlined into.
+    neighbour had been inlined into. The cycle is among the neighbours: kernels take its numbers.
     """
     here = Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(here.rglob("*.py")))
+    files = [*sorted(here.rglob("*.py")), here.parent / "rules" / "cycle.py"]
+    sources = b"".join(path.read_bytes() for path in files)
     checks = os.environ.get("NUMBA_BOUNDSCHECK", "")
     name = hashlib.sha256(sources + checks.encode()).hexdigest()[:16]
     own = here / "__pycache__" if os.access(here, os.W_OK) else Path.home() / ".cache" / "distsgd"

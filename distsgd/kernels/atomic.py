@@ -1,7 +1,12 @@
 """Instructions of the processor that numba itself has only for GPUs, or not at all.
 
-Processes that share memory need words that change at once: the entries of an array, of 64 bits
-each. A process that reads memory at one place after the other asks for it ahead of time.
+1. Processes that share memory need words that change at once: the entries of an array, of 64 bits
+   each, numbers or counts. They are compared as bits: a NaN would never be equal to itself, and a
+   worker that tries again until its word is there would try for ever.
+2. `stored` is seen by others behind all that was stored before it, and `loaded` in front of all
+   that is loaded after it: who finds a turn, or a free lock, finds the numbers that it guards.
+3. The compiler may not remember what it has loaded: a loop that waits would wait for ever.
+4. A process that reads memory at one place after the other asks for it ahead of time.
 """
 
 import ctypes
@@ -44,6 +49,7 @@ def exchanged(_typing, array, index, old, new):
 
     def generate(context, builder, signature, arguments):
         where = _pointer(context, builder, signature.args[0], *arguments[:2])
+        # rule 1
         words = [builder.bitcast(value, _WORD) for value in arguments[2:]]
         done = builder.cmpxchg(where, *words, "seq_cst", "seq_cst")
         return builder.extract_value(done, 1)
@@ -57,6 +63,7 @@ def loaded(_typing, array, index):
 
     def generate(context, builder, signature, arguments):
         where = _pointer(context, builder, signature.args[0], *arguments)
+        # Only an atomic load is loaded anew each time, and in this order (rules 2 and 3).
         word = builder.load_atomic(where, "acquire", 8)
         return builder.bitcast(word, context.get_value_type(signature.return_type))
 
@@ -69,6 +76,7 @@ def stored(_typing, array, index, value):
 
     def generate(context, builder, signature, arguments):
         where = _pointer(context, builder, signature.args[0], *arguments[:2])
+        # An ordinary store might be seen before those in front of it (rule 2).
         builder.store_atomic(builder.bitcast(arguments[2], _WORD), where, "release", 8)
         return context.get_dummy_value()
 
@@ -96,7 +104,7 @@ def wait_for(array, index, value):
     while loaded(array, index) != value:
         looks += 1
         if looks % _LOADS == 0:
-            _yield()
+            _yield()  # on a busy machine the process waited for may need this very core
 
 
 @specialised

@@ -9,16 +9,19 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from distsgd.errors import ConfigError, check_count, check_number, check_seed, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
 from distsgd.kernels.draws import laws as kernels
 from distsgd.kernels.draws.random import COMPUTE
 
 SECONDS = " s"
+_AHEAD = 1000
+"""Draws that are computed at once, at least."""
 
 
 @dataclass(frozen=True)
@@ -208,17 +211,13 @@ def _first(mean: float, *_: float) -> float:
     return mean
 
 
-def _average(*samples: float) -> float:
-    return math.fsum(samples) / len(samples)
-
-
 _WITH_SHAPE = {"lognormal", "gamma", "pareto"}
 """Laws whose second parameter is no time."""
 
 _MEANS: dict[str, Callable[..., float]] = {
     "shifted_exponential": lambda shift, mean: shift + mean,
     "uniform": lambda low, high: (low + high) / 2,
-    "empirical": _average,
+    "empirical": lambda *samples: fmean(samples),
 }
 
 _COMPILED: dict[str, Callable[..., tuple[int, float, float]]] = {
@@ -243,8 +242,7 @@ def _evaluate(node: ast.expr) -> Law:
     """Return the law of a parsed call: a constructor, or `with_stragglers` of such a call."""
     match node:
         case ast.Call(func=ast.Name(id=name)):
-            if name not in laws:
-                raise unknown_name("law", name, laws)
+            check_name("law", name, laws)
             return _call(laws[name], node)
         case ast.Call(func=ast.Attribute(value=inner, attr="with_stragglers")):
             return _call(_evaluate(inner).with_stragglers, node)
@@ -263,3 +261,34 @@ def _call(make: Callable[..., Law], node: ast.Call) -> Law:
         msg = f"{error}; the arguments are ({names})"
         raise ConfigError(msg) from None
     return make(*positional, **named)
+
+
+class Draws:
+    """One worker's draws of a law, computed ahead of their use: the same whatever is asked before.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument that gave the law, for errors.
+    law : Law
+        What is drawn from.
+    most : float
+        What larger draws are replaced by.
+    seed, purpose, worker : int
+        Of the stream of random numbers.
+    """
+
+    def __init__(self, name: str, law: Law, most: float, *, seed: int, purpose: int, worker: int) -> None:
+        self._name, self._law, self._most = name, law, most
+        self._stream = seed, purpose, worker
+        self._drawn: list[float] = []
+
+    def of(self, number: int) -> float:
+        """Return the draw of a number, or raise a `ConfigError` if the law gives NaN."""
+        if number >= len(self._drawn):
+            drawn = self._law.sample(*self._stream, 2 * number + _AHEAD)
+            if np.isnan(drawn).any():
+                msg = f"{self._name} must be a law of numbers, but {self._law} gives others; choose another"
+                raise ConfigError(msg)
+            self._drawn = np.minimum(drawn, self._most).tolist()
+        return self._drawn[number]

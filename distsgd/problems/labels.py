@@ -23,7 +23,7 @@ def signs(name: str, data: Data) -> tuple[Floats, Floats]:
     _check_data(name, data)
     known = np.unique(data.y)
     if known.size != 2:
-        msg = f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_other(known)}"
+        msg = f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_advice(known)}"
         raise ConfigError(msg)
     train, test = _positions(name, data, known)
     return 2.0 * train - 1.0, 2.0 * test - 1.0
@@ -57,5 +57,5 @@ def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any]
     return np.searchsorted(known, data.y), np.searchsorted(known, data.test_y)
 
 
-def _other(known: NDArray[Any]) -> str:
+def _advice(known: NDArray[Any]) -> str:
     return "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"

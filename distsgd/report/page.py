@@ -12,16 +12,24 @@ import vl_convert
 from markupsafe import Markup
 
 from distsgd.errors import TraceError
-from distsgd.report.answer import answer
-from distsgd.report.numbers.summary import Outcome, Result, Summary
-from distsgd.report.pictures.charts import BOTH, COLOURS, COLOURS_ON_DARK, Case, Picture, Row, Style, case_name, styles
-from distsgd.report.pictures.every import pictures
-from distsgd.report.text import MISSING, TRIAL_COLUMNS, cells, headings, number, pairs, time_text, trial_cells, troubles
-
-
-class _Row(NamedTuple):
-    style: Style
-    cells: list[str]
+from distsgd.experiment.outcome import Outcome
+from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import (
+    MISSING,
+    TRIAL_COLUMNS,
+    cells,
+    headings,
+    number,
+    pairs,
+    time_text,
+    trial_cells,
+    troubles,
+)
+from distsgd.report.numbers.groups import finished, grouped
+from distsgd.report.numbers.summary import Result, Summary
+from distsgd.report.pictures.charts import BOTH, COLOURS, COLOURS_ON_DARK, Case, Picture, Row, case_name, styles
+from distsgd.report.pictures.registry import pictures
+from distsgd.run import Run
 
 
 class _Cell(NamedTuple):
@@ -37,7 +45,7 @@ class _Table(NamedTuple):
 
     caption: str
     columns: list[str]
-    rows: list[_Row]
+    rows: list[list[str]]
 
 
 class _Figure(NamedTuple):
@@ -51,33 +59,19 @@ class _Figure(NamedTuple):
 
 
 def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
-    """Return the page of a comparison.
-
-    Parameters
-    ----------
-    summary : Summary
-        Its numbers.
-    outcomes : sequence of Outcome
-        Its runs, from which the pictures are drawn.
-
-    Returns
-    -------
-    str
-        HTML. Every name that a user chose is escaped.
-    """
-    drawn = styles(list(summary.algorithms))
+    """Return the page of a comparison as HTML. Every name that a user chose is escaped."""
     keyed = {f"picture-{n}": one for n, one in enumerate(pictures(summary, outcomes))}
     return _template().render(
         title=_title(summary),
         facts=_facts(summary),
         note=summary.settings.get("note", ""),
-        sentences=answer(summary),
-        legend=drawn,
+        sentences=conclusions(summary),
+        legend=styles(list(summary.algorithms)),
         cases=[case_name(summary, case) for case in summary.cases],
         has_target=any(one.loss is not None for one in summary.targets.values()),
-        overview=[_overview_row(summary, name, style) for name, style in drawn.items()],
+        overview={name: _overview(summary, name) for name in summary.algorithms},
         shared=_figures(summary, keyed, [None]),
-        sections=[_section(summary, together, keyed, drawn) for together in _together(summary)],
+        sections=[_section(summary, together, keyed) for together in _together(summary)],
         troubles=troubles(summary.runs),
         settings=_settings(summary),
         trial_columns=TRIAL_COLUMNS,
@@ -131,13 +125,9 @@ def _facts(summary: Summary) -> str:
     return f"{n_runs} each, batch {settings['batch']}, seeds {', '.join(map(str, settings['seeds']))}"
 
 
-def _overview_row(summary: Summary, algorithm: str, style: Style) -> dict[str, Any]:
+def _overview(summary: Summary, algorithm: str) -> list[_Cell]:
     found = {(one.problem, one.fleet): one for one in summary.results if one.algorithm == algorithm}
-    row = [
-        _overview_cell(summary.of_fleet(fleet, problem), found.get((problem, fleet)))
-        for problem, fleet in summary.cases
-    ]
-    return {"algorithm": algorithm, "style": style, "cells": row}
+    return [_overview_cell(summary.of_fleet(case[1], case[0]), found.get(case)) for case in summary.cases]
 
 
 def _overview_cell(results: Sequence[Result], own: Result | None) -> _Cell:
@@ -160,20 +150,15 @@ def _judged(result: Result) -> float:
 
 def _together(summary: Summary) -> list[list[Case]]:
     """Return the cases section by section: a live fleet stands with the one it takes after."""
-    sections: dict[Case, list[Case]] = {}
-    for problem, fleet in summary.cases:
-        sections.setdefault((problem, summary.twins.get(fleet, fleet)), []).append((problem, fleet))
-    return list(sections.values())
+    return list(grouped(summary.cases, lambda case: (case[0], summary.simulated_of.get(case[1], case[1]))).values())
 
 
-def _section(
-    summary: Summary, together: Sequence[Case], keyed: Mapping[str, Picture], drawn: Mapping[str, Style]
-) -> dict[str, Any]:
+def _section(summary: Summary, together: Sequence[Case], keyed: Mapping[str, Picture]) -> dict[str, Any]:
     return {
         "name": case_name(summary, together[0]),
         "descriptions": [_described(summary, case, among=len(together)) for case in together],
         "figures": _figures(summary, keyed, together),
-        "tables": [_table(summary, case, drawn) for case in together],
+        "tables": [_table(summary, case) for case in together],
     }
 
 
@@ -188,10 +173,9 @@ def _kind(summary: Summary, fleet: str) -> str:
     return words[summary.engine_on(fleet)]
 
 
-def _table(summary: Summary, case: Case, drawn: Mapping[str, Style]) -> _Table:
+def _table(summary: Summary, case: Case) -> _Table:
     problem, fleet = case
-    found = [one for one in summary.of_fleet(fleet, problem) if one.algorithm in drawn]
-    rows = [_Row(drawn[result.algorithm], cells(result)) for result in found]
+    rows = [cells(one) for one in summary.of_fleet(fleet, problem) if one.algorithm in summary.algorithms]
     return _Table(case_name(summary, case), headings(summary.engine_on(fleet)), rows)
 
 
@@ -229,18 +213,9 @@ def _specs(picture: Picture) -> dict[str, Any]:
 
 
 def columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return a table column by column, which takes a third of the room.
+    """Return a table column by column, which takes a third of the room: a list per column.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        The table.
-
-    Returns
-    -------
-    dict
-        A list per column; for a column of text its different texts, ``of``, and which of them each
-        row has, ``at``.
+    For a column of text, its different texts, ``of``, and which of them each row has, ``at``.
     """
     names = dict.fromkeys(chain.from_iterable(rows))
     return {name: _column([row.get(name) for row in rows]) for name in names}
@@ -256,18 +231,10 @@ def _column(values: list[Any]) -> Any:  # noqa: ANN401 # JSON
 def checks(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what the report itself has checked: the order of service of every run.
 
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        The runs; those that failed have nothing to check.
-
-    Returns
-    -------
-    list of str
-        A sentence on those that hold, and one on each that does not.
+    A sentence on the orders that hold, and one on each that does not.
     """
-    runs = [outcome for outcome in outcomes if outcome.run is not None]
-    wrong = [text for outcome in runs if (text := _fault(outcome))]
+    runs = finished(outcomes)
+    wrong = [text for outcome, run in runs if (text := _fault(outcome, run))]
     held = (
         f"The trace of {len(runs) - len(wrong)} of {len(runs)} runs was verified: times and "
         "versions never go back, every push has its pull, and staleness is conserved."
@@ -275,10 +242,9 @@ def checks(outcomes: Sequence[Outcome]) -> list[str]:
     return [held, *wrong]
 
 
-def _fault(outcome: Outcome) -> str:
+def _fault(outcome: Outcome, run: Run) -> str:
     try:
-        if outcome.run is not None:
-            outcome.run.trace.verify()
+        run.trace.verify()
     except TraceError as error:
         return f"{outcome.algorithm} on {outcome.fleet}, seed {outcome.seed}: {error}"
     return ""
@@ -299,9 +265,6 @@ _NOT_SHOWN = {"kind", "reads", "sparse", "lock_free", "schedule.identity", "iden
 
 
 def _joined(settings: Mapping[str, Any]) -> str:
-    shown = {
-        key: text
-        for key, text in pairs(dict(settings)).items()
-        if key not in _NOT_SHOWN and not key.startswith("rules.")
-    }
-    return ", ".join(f"{key} {text}" for key, text in shown.items())
+    shown = pairs(dict(settings)).items()
+    kept = [f"{key} {text}" for key, text in shown if key not in _NOT_SHOWN and not key.startswith("rules.")]
+    return ", ".join(kept)

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from distsgd.experiment.trials import Tuned
+from distsgd.report.formatting import COLUMNS, MISSING, cells, number
+from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.summary import Summary
-from distsgd.report.text import COLUMNS, MISSING, cells, number
 
 WIDE = 132
 """Columns of a table that is written into a file or a pipe."""
@@ -23,19 +24,15 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=WIDE)
 
 
-def print_summary(summary: Summary, to: Console) -> None:
-    """Print one table per problem and fleet, and what tuning chose.
+def say(text: str) -> None:
+    """Print `text` as it is; a terminal breaks its lines, a file does not."""
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of a comparison.
-    to : Console
-        Where to print.
-    """
+
+def print_summary(summary: Summary, to: Console) -> None:
+    """Print one table per problem and fleet, and what tuning chose."""
     for problem, fleet in summary.cases:
-        results = summary.of_fleet(fleet, problem)
-        rows = [dict(zip(COLUMNS, cells(result), strict=True)) for result in results]
+        rows = [dict(zip(COLUMNS, cells(result), strict=True)) for result in summary.of_fleet(fleet, problem)]
         title = fleet if len(summary.problems) < 2 else f"{fleet}, {problem}"
         print_table(title, _SHOWN, [[row[name] for name in _SHOWN] for row in rows], to)
     _print_tuned(summary.tuned, to)
@@ -44,14 +41,12 @@ def print_summary(summary: Summary, to: Console) -> None:
 
 def _print_tuned(tuned: Sequence[Tuned], to: Console) -> None:
     """Print a table per problem: what was chosen for each algorithm on each fleet."""
-    for problem in dict.fromkeys(one.problem for one in tuned):
-        own = [one for one in tuned if one.problem == problem]
+    for problem, own in grouped(tuned, lambda one: one.problem).items():
         fleets = list(dict.fromkeys(one.fleet for one in own))
-        found = {(one.algorithm, one.fleet): _values(one) for one in own}
-        rows = [
-            [name, *(found.get((name, fleet), MISSING) for fleet in fleets)]
-            for name in dict.fromkeys(one.algorithm for one in own)
-        ]
+        rows = []
+        for name, several in grouped(own, lambda one: one.algorithm).items():
+            found = {one.fleet: _values(one) for one in several}
+            rows.append([name, *(found.get(fleet, MISSING) for fleet in fleets)])
         title = f"{problem}: the best of {max(one.n_trials for one in own)} trials"
         print_table(title, ["algorithm", *fleets], rows, to)
 

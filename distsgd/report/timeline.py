@@ -49,19 +49,9 @@ def delays(run: Run) -> Delays:
 def spans(trace: Trace, known: Delays = Delays()) -> pl.DataFrame:  # noqa: B008 # immutable
     """Return what workers and messages spent their time on, but for spans without length.
 
-    Parameters
-    ----------
-    trace : Trace
-        An order.
-    known : Delays, optional
-        What a message costs beside queueing.
-
-    Returns
-    -------
-    polars.DataFrame
-        Columns kind (one of `KINDS`), worker, row (of the trace), start and end [s], ordered by
-        kind and row. An ``apply`` is there for every message, also one that took no time; a worker
-        that was given up has sent none.
+    Returned are the columns kind (one of `KINDS`), worker, row (of the trace), start and end [s],
+    ordered by kind and row. An ``apply`` is there for every message, also one that took no time; a
+    worker that was given up has sent none.
     """
     rows = trace.rows
     order = np.argsort(rows["worker"], kind="stable")
@@ -83,20 +73,24 @@ def spans(trace: Trace, known: Delays = Delays()) -> pl.DataFrame:  # noqa: B008
     return pl.concat(parts).sort("kind", "row", "start")
 
 
+def _row_before(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the value of the row before each one; 0 for the first."""
+    return np.concatenate([[0.0], values])[:-1]
+
+
 def _went_on(rows: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
     """Return when each message's worker had gone on before it, for rows ordered by worker."""
     is_first = np.diff(rows["worker"], prepend=-1) != 0
-    before = np.concatenate([[0.0], rows["done"][:-1]])[: len(rows)]
     # A first message at step 0 was sent without computing, whenever its worker was started.
     started = np.where(rows["step"] == 0, rows["sent"], 0.0)
     is_unknown = rows["verb"] > DROP
-    return np.where(is_unknown, rows["sent"], np.where(is_first, started, before))
+    return np.where(is_unknown, rows["sent"], np.where(is_first, started, _row_before(rows["done"])))
 
 
 def _arrived(rows: npt.NDArray[np.void], known: Delays) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return when each message reached the server, and when the server began with it [s]."""
     begun = np.maximum(rows["time"] - known.service_s, rows["sent"])
-    begun = np.maximum(begun, np.concatenate([[0.0], rows["time"][:-1]])[: len(rows)])
+    begun = np.maximum(begun, _row_before(rows["time"]))
     return np.minimum(rows["sent"] + known.latency_s, begun), begun
 
 
@@ -104,8 +98,7 @@ def _queued(
     rows: npt.NDArray[np.void], arrived: npt.NDArray[np.float64], begun: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return when each message began to queue: a pull not before the server was last idle [s]."""
-    before = np.concatenate([[0.0], rows["time"][:-1]])[: len(rows)]
-    was_idle = begun - before > 4 * np.spacing(begun)
+    was_idle = begun - _row_before(rows["time"]) > 4 * np.spacing(begun)
     busy_since = begun[np.maximum.accumulate(np.where(was_idle, np.arange(len(rows)), 0))]
     held = np.minimum(np.maximum(arrived, busy_since), begun)
     return np.where(rows["verb"] == PULL, held, arrived)
@@ -138,19 +131,8 @@ def perfetto(
     server is another process: messages queue, and are applied one at a time; its counters are the
     version and the staleness of each update. An instant marks a worker that left or joined.
 
-    Parameters
-    ----------
-    trace : Trace
-        An order.
-    known : Delays, optional
-        What a message costs beside queueing; see `delays`.
-    most_rows : int, default 50,000
-        Served messages to show, the first ones; the file says how many there were.
-
-    Returns
-    -------
-    bytes
-        JSON; times in microseconds.
+    Times are in microseconds. Shown are the first `most_rows` served messages; the file says how
+    many there were.
 
     Raises
     ------

@@ -3,11 +3,14 @@
 Theory of operation. A worker counts its gradient steps k = 0, 1, 2, ... A verb that stands before
 `Step` acts before step k whenever `every` divides k. A verb that stands behind `Step` acts after
 every `every`-th step. So between two steps the verbs behind `Step` come first, then those before.
+
+`SyncProtocol` is this arithmetic in numbers. The compiled schedule, the live server and the live
+worker are fed from it; compiled code has twins of its methods (`distsgd.kernels.order.machines`).
 """
 
 from typing import Any, NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError, check_count
+from distsgd.errors import ConfigError, check_count, check_number
 
 
 class Start(NamedTuple):
@@ -85,8 +88,76 @@ def check_cycle(cycle: Cycle) -> None:
         if check_count(name, every) > MOST_STEPS:
             msg = f"{name} must be at most {MOST_STEPS:,} steps, not {every}"
             raise ConfigError(msg)
+    check_number("Start.others_after", verb(cycle, Start).others_after, at_least=0, finite=False)
     check_count("Push.backup", push.backup, at_least=0)
     if pull.bound is not None:
         check_count("Pull.bound", pull.bound, at_least=0)
     if push.quorum is not None:
         check_count("Push.quorum", push.quorum)
+
+
+Due: TypeAlias = tuple[type[Pull | Push], ...]
+"""The verbs that a worker has to do between two steps, in their order."""
+
+
+class SyncProtocol(NamedTuple):
+    """A cycle in numbers: how workers that repeat it keep step with the server and one another.
+
+    Compiled code takes it as it is, so that all fields are plain numbers.
+    """
+
+    pull_every: int
+    """Steps between two pulls."""
+    push_every: int
+    """Steps between two pushes."""
+    pulls_before_step: bool
+    pushes_before_step: bool
+    pushes_first: bool
+    """Whether, of a push and a pull due between the same two steps, the push comes first; then both
+    travel together."""
+    quorum: int
+    """Pushes that the server averages into one update."""
+    drops_late: bool
+    """Whether a push that comes after its round has closed is dropped."""
+    waits: bool
+    """Whether a live worker waits until its push has been taken: while its round may be open."""
+    bound: float
+    """Steps that a worker may be ahead of the slowest one when it pulls; often infinite."""
+    others_after: float
+    """Version at which all workers but the first start; infinite if they never do."""
+
+    @classmethod
+    def of(cls, cycle: Cycle, workers: int) -> "SyncProtocol":
+        """Return the protocol of a number of workers, or raise a `ConfigError` as `quorum_of`."""
+        pull, push, start = verb(cycle, Pull), verb(cycle, Push), verb(cycle, Start)
+        kinds = [type(one) for one in cycle]
+        place = kinds.index(Step)
+        between_steps = kinds[place + 1 :] + kinds[:place]
+        quorum = int(push.quorum_of(workers))
+        return cls(
+            pull_every=int(pull.every),
+            push_every=int(push.every),
+            pulls_before_step=kinds.index(Pull) < place,
+            pushes_before_step=kinds.index(Push) < place,
+            pushes_first=between_steps.index(Push) < between_steps.index(Pull),
+            quorum=quorum,
+            drops_late=push.quorum is None and push.backup > 0,
+            waits=quorum > 1 or push.backup > 0,
+            bound=float("inf") if pull.bound is None else float(pull.bound),
+            others_after=float(start.others_after),
+        )
+
+    def due(self, step: int, *, is_first: bool) -> Due:
+        """Return what a worker does in front of its step number `step`.
+
+        In front of its first one it has computed nothing that a verb behind `Step` could send.
+        """
+        pulls = step % self.pull_every == 0 and (self.pulls_before_step or not is_first)
+        pushes = step % self.push_every == 0 and (self.pushes_before_step or not is_first)
+        if pulls and pushes:
+            return (Push, Pull) if self.pushes_first else (Pull, Push)
+        return (Pull,) * pulls + (Push,) * pushes
+
+    def next_due(self, step: int) -> int:
+        """Return the first step behind `step` in front of which something is due."""
+        return min(step - step % every + every for every in (self.pull_every, self.push_every))

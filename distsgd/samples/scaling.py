@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import unknown_name
+from distsgd.errors import check_name
 from distsgd.sparse import Floats, Sparse, frozen
 
 Scale: TypeAlias = Literal["standard"] | None
@@ -60,8 +60,7 @@ def scaled(x: Floats | Sparse, test_x: Floats | Sparse, scale: Scale) -> tuple[F
     """
     if scale is None:
         return x, test_x
-    if scale != "standard":
-        raise unknown_name("scale", str(scale), ("standard",))
+    check_name("scale", scale, ("standard",))
     if isinstance(x, Sparse) and isinstance(test_x, Sparse):
         largest = np.zeros(x.features)
         np.maximum.at(largest, x.columns, np.abs(x.values))

@@ -1,4 +1,4 @@
-"""What cells of a block design that are known to an interval only may hold: a miss, for one.
+"""Data augmentation: what cells that are known to an interval only, such as a miss, may hold.
 
 Each of many chains completes the table, draws the parameters given the table, completes it anew,
 and so on. For a complete table the quantiles are those of Student's t, so nothing is drawn then.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from distsgd.statistics.blocks import Estimate, Layout, Places, critical
+from distsgd.statistics.block_design import Estimate, Layout, Places, critical
 from distsgd.statistics.spreads import Numbers
 
 CHAINS, SWEEPS = 256, 50

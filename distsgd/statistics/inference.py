@@ -6,8 +6,9 @@
    that this alone could turn round is not claimed.
 3. What cannot be said from so few seeds is None, not a guess.
 
-The numbers are logarithms of a randomised block design (`blocks`). What missed is drawn from what
-did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals hold.
+The numbers are logarithms of a randomised block design (`block_design`). What missed is drawn from
+what did not (`augmentation`). `scripts/coverage_of_intervals.py` prints how often these intervals
+hold.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from distsgd.statistics.augmentation import Posterior, augment, intervals, least_beyond, tail_of
-from distsgd.statistics.blocks import Estimate, Flags, Layout, estimate
+from distsgd.statistics.block_design import Estimate, Flags, Layout, estimate
 from distsgd.statistics.spreads import Numbers
 
 ROUNDING = 1e-9
@@ -157,11 +158,11 @@ def compare_all(table: Table, noise: Mapping[str, Factors] | None = None) -> Com
 
     Notes
     -----
-    Tukey's intervals, with the variance of `blocks.estimate`. Half the width within which a number
-    is known is added as if all errors of a pair conspired, since equal runs err alike. An algorithm
-    of which every run missed has a lower end only: the least effect with which so many misses are
-    not yet too improbable. Where the runs that met leave no freedom for seeds' effects, seeds count
-    as noise.
+    Tukey's intervals, with the variance of `block_design.estimate`. Half the width within which a
+    number is known is added as if all errors of a pair conspired, since equal runs err alike. An
+    algorithm of which every run missed has a lower end only: the least effect with which so many
+    misses are not yet too improbable. Where the runs that met leave no freedom for seeds' effects,
+    seeds count as noise.
     """
     names = list(table)
     seeds = sorted({seed for own in table.values() for seed in own})
@@ -183,15 +184,7 @@ def compare_all(table: Table, noise: Mapping[str, Factors] | None = None) -> Com
 def alone(values: Mapping[int, Known]) -> Ratio:
     """Return the typical value of a positive number over seeds, with its 95 % interval.
 
-    Parameters
-    ----------
-    values : mapping of int to Known
-        A number per seed, such as the `quotients` of two.
-
-    Returns
-    -------
-    Ratio
-        The geometric mean with the interval of Student's t of the logarithms, for exact numbers.
+    For exact numbers: the geometric mean, with the interval of Student's t of the logarithms.
     """
     grid = _grid({"": values}, sorted(values))
     solved = _solved(grid, np.ones((1, 1)), has_blocks=False)
@@ -214,19 +207,8 @@ def quotients(those: Mapping[int, Known], by: Mapping[int, Known]) -> dict[int, 
 def leaders(table: Table, *, largest: bool = False, noise: Mapping[str, Factors] | None = None) -> list[str]:
     """Return the algorithm with the least number, then all that are not settled against it.
 
-    Parameters
-    ----------
-    table : mapping of str to mapping of int to Known
-        Of each algorithm, a number per seed.
-    largest : bool, default False
-        Whether the largest number leads.
-    noise : mapping of str to Factors, optional
-        See `compare_all`.
-
-    Returns
-    -------
-    list of str
-        In the order of the table, but for the first; without algorithms that have no number.
+    Or the one with the `largest` number. All but the first are in the order of the table, without
+    algorithms that have no number. The `noise` is that of `compare_all`.
     """
     table = {name: own for name, own in table.items() if own}
     compared = compare_all(table, noise)
@@ -253,7 +235,7 @@ def extreme(table: Table, *, largest: bool = True, noise: Mapping[str, Factors] 
 
 
 class _Grid(NamedTuple):
-    """Logarithms of the ends of each cell, ``float64[algorithms, seeds]``; NaN for no number."""
+    """Logarithms of the ends of cells, ``float64[algorithms, seeds]``; NaN for no number."""
 
     low: Numbers
     high: Numbers
@@ -265,6 +247,19 @@ class _Grid(NamedTuple):
     @property
     def is_located(self) -> Flags:
         return np.isfinite(self.low) & np.isfinite(self.high)
+
+    @property
+    def middle(self) -> Numbers:
+        """Half-way between the ends; the other end where one is infinite."""
+        within = np.where(np.isinf(self.low), self.high, (self.low + self.high) / 2)
+        middles: Numbers = np.where(np.isinf(self.high), self.low, within)
+        return middles
+
+    @property
+    def half_width(self) -> Numbers:
+        """How far the ends are from the middle; 0 where one is infinite."""
+        halves: Numbers = np.where(self.is_located, (self.high - self.low) / 2, 0.0)
+        return halves
 
 
 def _grid(table: Table, seeds: list[int]) -> _Grid:
@@ -294,37 +289,23 @@ def _solved(grid: _Grid, contrasts: Numbers, *, has_blocks: bool = True) -> _Sol
     used &= located.any(axis=0) | (not has_blocks)
     rows, columns = np.nonzero(used)
     layout = Layout(rows, columns, contrasts, has_blocks)
-    met = located[used]
+    own = _Grid(grid.low[used], grid.high[used])
+    met = own.is_located
     if layout.only(met).freedom < 1:
         if has_blocks and contrasts.shape[1] > 1 and not located.all():
             return _solved(grid, contrasts, has_blocks=False)
-        return _Solved(_points(layout, _middles(grid, used)), layout)
-    start, half = _middles(grid, used), _halves(grid, used)
-    low, high = grid.low[used], grid.high[used]
-    has_missed = not grid.is_located[grid.is_there].all()
-    drawn = augment(layout, low, high, start) if has_missed else None
+        return _Solved(_points(layout, own.middle), layout)
+    start, has_missed = own.middle, not located[grid.is_there].all()
+    drawn = augment(layout, own.low, own.high, start) if has_missed else None
     tables = start[None] if drawn is None or met.all() else drawn.tables
     found = estimate(layout, tables)
-    reach = np.abs(layout.weights) @ half + ROUNDING
+    reach = np.abs(layout.weights) @ own.half_width + ROUNDING
     ends = intervals(found, contrasts.shape[1])
     ratios = [
         Ratio(_exp(low - more), _exp(middle), _exp(high + more), 0) if known else UNKNOWN
         for known, low, middle, high, more in zip(layout.is_estimable, *ends, reach, strict=True)
     ]
     return _Solved(ratios, layout, found, drawn)
-
-
-def _middles(grid: _Grid, used: Flags) -> Numbers:
-    low, high = grid.low[used], grid.high[used]
-    within = np.where(np.isinf(low), high, (low + high) / 2)
-    middles: Numbers = np.where(np.isinf(high), low, within)
-    return middles
-
-
-def _halves(grid: _Grid, used: Flags) -> Numbers:
-    low, high = grid.low[used], grid.high[used]
-    halves: Numbers = np.where(grid.is_located[used], (high - low) / 2, 0.0)
-    return halves
 
 
 def _points(layout: Layout, middles: Numbers) -> list[Ratio]:

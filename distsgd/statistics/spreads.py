@@ -57,24 +57,10 @@ def band_name(seeds: int) -> str:
 
 
 def spread(values: Numbers, worst: float = np.inf) -> Spread:
-    """Return median and band of a number over seeds.
+    """Return median and band of a number over seeds, ``float64[seeds]``.
 
-    Parameters
-    ----------
-    values : float64[seeds]
-        One number per seed.
-    worst : float, default infinity
-        What a value that is not finite counts as.
-
-    Returns
-    -------
-    Spread
-        Observed values, but for the median of an even number of seeds.
-
-    Raises
-    ------
-    ConfigError
-        If there is no value.
+    Values that are not finite count as `worst`. The ends, and the median of an odd number of seeds,
+    are observed values. A `ConfigError` says that there is no value.
     """
     known = np.where(np.isfinite(values), values, worst)
     low, median, high = _quantiles(known[:, None])
@@ -82,20 +68,10 @@ def spread(values: Numbers, worst: float = np.inf) -> Spread:
 
 
 def held(curve: Curve, at: Numbers) -> Numbers:
-    """Return the value of the last evaluation at or before each position.
+    """Return the value of the last evaluation at or before each position, ``float64[p]``.
 
-    Parameters
-    ----------
-    curve : Curve
-        One run.
-    at : float64[p]
-        Positions.
-
-    Returns
-    -------
-    float64[p]
-        NaN before the first evaluation and beyond the last; infinite where the loss was not finite,
-        and from its last evaluation on if the run diverged.
+    NaN before the first evaluation and beyond the last; infinite where the loss was not finite, and
+    from its last evaluation on if the run diverged.
     """
     index = np.searchsorted(curve.positions, at, side="right") - 1
     values = np.where(np.isfinite(curve.values), curve.values, np.inf)
@@ -105,24 +81,11 @@ def held(curve: Curve, at: Numbers) -> Numbers:
 
 
 def band(curves: Sequence[Curve]) -> Band:
-    """Return median and band of `curves` where each of them is known.
+    """Return median and band of `curves`, one per seed, where each of them is known.
 
-    Parameters
-    ----------
-    curves : sequence of Curve
-        One per seed.
-
-    Returns
-    -------
-    Band
-        At every position at which a run was evaluated, from the latest first evaluation to the
-        earliest end of a run that did not diverge: between two of them nothing changes. Infinite
-        where too many runs have diverged.
-
-    Raises
-    ------
-    ConfigError
-        If there is no curve.
+    That is at every position at which a run was evaluated, from the latest first evaluation to the
+    earliest end of a run that did not diverge: between two of them nothing changes. Infinite where
+    too many runs have diverged. A `ConfigError` says that there is no curve.
     """
     check_any(len(curves))
     start = max(curve.positions[0] for curve in curves)
@@ -150,7 +113,7 @@ class Shares(NamedTuple):
 
 
 def shares(values: npt.NDArray[np.int64], *, bins: int, highest: int) -> Shares:
-    """Return which share of `values` falls into each bin.
+    """Return which share of `values` falls into each bin; 0 everywhere if there are no values.
 
     Parameters
     ----------
@@ -160,11 +123,6 @@ def shares(values: npt.NDArray[np.int64], *, bins: int, highest: int) -> Shares:
         Bins at most, equally wide; one per number if these are fewer.
     highest : int
         The largest number that the bins must hold.
-
-    Returns
-    -------
-    Shares
-        Whose `share` adds up to 1, or is 0 everywhere if there are no values.
     """
     width = -(-(highest + 1) // bins)
     low = np.arange(0, highest + 1, width, dtype=np.int64)

@@ -1,11 +1,12 @@
 """The rows of a plan, folded in compiled code: kernels for each way to hold what workers know.
 
-`shared`: a worker remembers nothing but the version that it pulled, and shares it with workers that
-pulled it too. `private`: a worker has a state of its own. Both look ahead: `points` writes where
-the gradients of a wave are needed, `steps` takes the steps, `serve` folds the rows.
-
-Kernels are built around the loops that are generated for an algorithm (`rules`). Their plan is
-trusted: a slot, a worker or a number is an index without question.
+1. `shared_kernels`: a worker remembers nothing but the version that it pulled, and shares it with
+   workers that pulled it too. `private_kernels`: a worker has a state of its own.
+2. Both look ahead: `points` writes where the gradients of a wave are needed, `steps` takes the
+   steps, `serve` folds the rows. Nothing that a wave's points depend on changes within the wave.
+3. The plan is trusted: a slot, a worker or a number is an index without question.
+4. The pushes of a round stand one behind the other in a plan, so one sum is enough, and between
+   two rounds it may hold anything.
 """
 
 import functools
@@ -16,18 +17,8 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import At
 from distsgd.kernels import specialised
-from distsgd.kernels.fold.rules import Halves, Loop, loops
+from distsgd.kernels.fold.rules import Loop, Names, RuleSet, applied, loops, received, stores, values
 from distsgd.trace import PULL, PUSH
-
-
-class Order(NamedTuple):
-    """What is known before the numbers."""
-
-    rows: NDArray[np.void]
-    """`distsgd.fold.plan.PLAN` rows."""
-    workers: int
-    factors: NDArray[np.float64]
-    """The schedule's factor for a worker at each of its steps."""
 
 
 class Shared(NamedTuple):
@@ -69,90 +60,158 @@ class Kernels(NamedTuple):
 
 
 @specialised
-def stepping(row, level, order):
+def stepping(row, level, plan):
     """Return what a worker knows before a step; `level` counts the steps since its last row."""
-    n_taken = row.step - row.steps + level
-    return At(row.read, 0, order.workers, n_taken, order.factors[n_taken])
+    n_taken = row.step - row.steps + level  # `row.step` counts those that are still to be taken
+    return At(row.read, 0, plan.workers, n_taken, plan.worker_factors[n_taken])
 
 
 @specialised
-def receiving(row, order):
+def receiving(row, plan):
     """Return what a worker knows when its pull returns."""
-    return At(row.version, 0, order.workers, row.step, order.factors[row.step])
+    return At(row.version, 0, plan.workers, row.step, plan.worker_factors[row.step])
 
 
 @specialised
-def sending(row, order):
+def sending(row, plan):
     """Return what a worker knows when it sends."""
-    return At(row.read, 0, order.workers, row.step, order.factors[row.step])
+    return At(row.read, 0, plan.workers, row.step, plan.worker_factors[row.step])
 
 
 @specialised
-def applying(row, order):
+def sending_next(row, plan):
+    """Return what a worker knows when it sends, one step behind the pull `row`."""
+    return At(row.version, 0, plan.workers, row.step + 1, plan.worker_factors[row.step + 1])
+
+
+@specialised
+def applying(row, plan):
     """Return what the server knows when it applies a round."""
-    return At(row.version, row.staleness, order.workers, row.step, row.factor)
+    return At(row.version, row.staleness, plan.workers, row.step, row.factor)
+
+
+def shared_source(names: Names) -> str:
+    """Return the loops of workers that remember nothing but the version that they pulled."""
+    read = received(names, "V.{}[slot, i]")
+    return f"""
+def keep(S, V, slot):
+    for i in range(S.x.size):
+        {stores(names.reads, "V.{0}[slot, i] = S.{0}[i]")}
+
+def point(h, V, slot, at, out):
+    for i in range(out.size):
+        out[i] = position(h, {read}, at)
+
+def message(h, V, slot, at, sent, g, first, M):
+    for i in range(g.size):
+        w, m = send(h, step(h, {read}, g[i], at), sent)
+        {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
+"""
+
+
+def private_source(names: Names) -> str:
+    """Return the loops of workers with a state of their own."""
+    state = f"Replica({values(names.replica, 'W.{}[slot, i]')})"
+    store = stores(names.replica, "W.{0}[slot, i] = w.{0}")
+    return f"""
+def pull(h, S, W, slot, at):
+    for i in range(S.x.size):
+        w = receive(h, {state}, {values(names.reads, "S.{}[i]")}, at)
+        {store}
+
+def point(h, W, slot, at, out):
+    for i in range(out.size):
+        out[i] = position(h, {state}, at)
+
+def take_step(h, W, slot, at, g):
+    for i in range(g.size):
+        w = step(h, {state}, g[i], at)
+        {store}
+
+def message(h, W, slot, at, first, M):
+    for i in range(M[0].size):
+        w, m = send(h, {state}, at)
+        {store}
+        {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
+"""
+
+
+def server_source(names: Names) -> str:
+    """Return the loops that apply the mean of a round's messages, or the message of a single one.
+
+    A mean of one has the bits of the message; not dividing halves the time of a large one.
+    """
+    return f"""
+def apply_one(h, S, M, at):
+    for i in range(S.x.size):
+        {applied(names, "M.{}[i]")}
+
+def apply_mean(h, S, M, members, at):
+    for i in range(S.x.size):
+        {applied(names, "M.{}[i] / members")}
+"""
 
 
 @functools.cache
-def shared(halves: Halves) -> Kernels:
+def shared_kernels(rules: RuleSet) -> Kernels:
     """Return the kernels for workers that remember nothing but the version that they pulled."""
-    loop = loops(halves).by_name
-    keep, point = loop["keep"], loop["point_shared"]
-    message, apply_mean = loop["message_shared"], loop["apply_mean"]
+    keep, point, message = loops(rules, shared_source).values()
+    apply_mean = loops(rules, server_source)["apply_mean"]
 
-    def points(held, order, chosen, level, out):
+    def points(held, plan, chosen, level, out):
         for n in range(chosen.size):
-            row, slot = order.rows[chosen[n]], held.slot[chosen[n]]
-            point(held.h, held.versions, slot, stepping(row, level, order), out[n])
+            row, slot = plan.rows[chosen[n]], held.slot[chosen[n]]
+            point(held.h, held.versions, slot, stepping(row, level, plan), out[n])
 
-    def steps(held, order, chosen, level, gradients):
+    def steps(held, plan, chosen, level, gradients):
         pass  # a step is taken when its message is needed, so that it takes no memory before
 
-    def serve(held, order, start, stop, gradients):
+    def serve(held, plan, start, stop, gradients):
         for r in range(start, stop):
-            row, slot = order.rows[r], held.slot[r]
+            row, slot = plan.rows[r], held.slot[r]
             if row.verb == PULL:
+                # Others may have pulled this version before (`plan.share_versions`).
                 if held.fills[r]:
                     keep(held.server, held.versions, slot)
             elif row.verb == PUSH:
-                at, sent, g = (stepping(row, 0, order), sending(row, order), gradients[held.number[r]])
+                at, sent, g = stepping(row, 0, plan), sending(row, plan), gradients[held.number[r]]
                 message(held.h, held.versions, slot, at, sent, g, row.first, held.round)
                 if row.members > 0:
-                    at = applying(row, order)
+                    at = applying(row, plan)
                     apply_mean(held.h, held.server, held.round, row.members, at)
 
     return Kernels(specialised(points), specialised(steps), specialised(serve))
 
 
 @functools.cache
-def private(halves: Halves) -> Kernels:
+def private_kernels(rules: RuleSet) -> Kernels:
     """Return the kernels for workers with a state of their own."""
-    loop = loops(halves).by_name
-    receive, point = loop["receive_private"], loop["point_private"]
-    step, message = loop["step_private"], loop["message_private"]
-    apply_mean = loop["apply_mean"]
+    receive, point, step, message = loops(rules, private_source).values()
+    apply_mean = loops(rules, server_source)["apply_mean"]
 
-    def points(held, order, chosen, level, out):
+    def points(held, plan, chosen, level, out):
         for n in range(chosen.size):
-            row = order.rows[chosen[n]]
-            point(held.h, held.replicas, row.worker, stepping(row, level, order), out[n])
+            row = plan.rows[chosen[n]]
+            point(held.h, held.replicas, row.worker, stepping(row, level, plan), out[n])
 
-    def steps(held, order, chosen, level, gradients):
+    def steps(held, plan, chosen, level, gradients):
         for n in range(chosen.size):
-            row = order.rows[chosen[n]]
-            step(held.h, held.replicas, row.worker, stepping(row, level, order), gradients[n])
+            row = plan.rows[chosen[n]]
+            step(held.h, held.replicas, row.worker, stepping(row, level, plan), gradients[n])
 
-    def serve(held, order, start, stop, gradients):
+    def serve(held, plan, start, stop, gradients):
         for r in range(start, stop):
-            row = order.rows[r]
+            row = plan.rows[r]
             if row.verb == PULL:
-                at = receiving(row, order)
+                at = receiving(row, plan)
                 receive(held.h, held.server, held.replicas, row.worker, at)
-            else:  # the worker does not know that its push will be dropped
-                at, is_first = sending(row, order), row.verb != PUSH or row.first
+            else:
+                # A worker does not know that its push will be dropped: its state changes as if it
+                # were not. By rule 4 no round is open at a `DROP`, so its message spoils no sum.
+                at, is_first = sending(row, plan), row.verb != PUSH or row.first
                 message(held.h, held.replicas, row.worker, at, is_first, held.round)
                 if row.members > 0:
-                    at = applying(row, order)
+                    at = applying(row, plan)
                     apply_mean(held.h, held.server, held.round, row.members, at)
 
     return Kernels(specialised(points), specialised(steps), specialised(serve))

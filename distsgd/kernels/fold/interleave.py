@@ -1,9 +1,12 @@
 """Accesses to single coordinates, merged by virtual time in compiled code.
 
-Each core has one access ahead of it, and a heap says whose comes first. A step reads the
-coordinates of its support one by one; with the last of them its message is known; then it loads and
-stores them one by one. What others store between the first and the last read is seen in part, and
-what they store between a load and its store is lost.
+1. Each core has one access ahead of it, and a heap says whose comes first.
+2. A step reads the coordinates of its support one by one; with the last of them its message is
+   known; then it loads and stores them one by one. What others store between the first and the last
+   read is seen in part.
+3. What others store between a load and its store is lost. So a coordinate's value carries a count
+   of the updates in it: the count at the load, and one.
+4. A step that touches nothing has no access, and would never leave the heap: it is passed over.
 """
 
 import functools
@@ -12,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.algorithm import At
 from distsgd.kernels import compiled, specialised
 from distsgd.kernels.draws.stream import Sampling, draw_batch
-from distsgd.kernels.fold.dense import Order, applying, receiving
-from distsgd.kernels.fold.rules import Halves, Loop, loops
-from distsgd.kernels.fold.sparse import Room, find_support, support_gradient
+from distsgd.kernels.fold.dense import applying, receiving, sending_next
+from distsgd.kernels.fold.plan import Plan
+from distsgd.kernels.fold.rules import Loop, Names, RuleSet, applied, loops, received, stores
+from distsgd.kernels.fold.sparse import Workspace, find_support, support_gradient
 from distsgd.kernels.order.heap import pop, push, replace
 from distsgd.sparse import Sparse
 
@@ -106,98 +109,133 @@ def access_time(start: float, end: float, n: int, access: int, is_atomic: bool) 
 
 
 @compiled
-def begin(worker, order, steps, data, room, sampling, progress):
+def begin(worker, plan, steps, data, space, sampling, progress):
     """Draw the batch of the core's next step that touches something; say if there is one."""
     while progress.step[worker] < steps.first[worker + 1]:
-        row, batch = order.rows[steps.pull[progress.step[worker]]], room.batch[worker]
+        row, batch = plan.rows[steps.pull[progress.step[worker]]], space.batch[worker]
         draw_batch(sampling, worker, row.step, batch)
-        columns = room.columns[worker]
-        n = find_support(data, batch, columns, room.place, room.position)
-        room.n_columns[worker], progress.access[worker] = n, 0
-        if n > 0:
+        columns = space.columns[worker]
+        n = find_support(data, batch, columns, space.place, space.position)
+        space.n_columns[worker], progress.access[worker] = n, 0
+        if n > 0:  # rule 4
             return True
         progress.step[worker] += 1
     return False
 
 
 @compiled
-def next_time(worker, steps, room, progress, is_atomic):
+def next_time(worker, steps, space, progress, is_atomic):
     """Return when the core has its next access [s]."""
     step = progress.step[worker]
-    n, access = room.n_columns[worker], progress.access[worker]
+    n, access = space.n_columns[worker], progress.access[worker]
     return access_time(steps.start[step], steps.end[step], n, access, is_atomic)
 
 
 @compiled
 def start(
-    order: Order, steps: Steps, data: Sparse, room: Room, sampling: Sampling, progress: Progress, is_atomic: bool
+    plan: Plan, steps: Steps, data: Sparse, space: Workspace, sampling: Sampling, progress: Progress, is_atomic: bool
 ) -> None:
     """Put the first access of every core into the heap."""
-    for worker in range(order.workers):
+    for worker in range(plan.workers):
         progress.step[worker] = steps.first[worker]
-        if begin(worker, order, steps, data, room, sampling, progress):
-            time = next_time(worker, steps, room, progress, is_atomic)
+        if begin(worker, plan, steps, data, space, sampling, progress):
+            time = next_time(worker, steps, space, progress, is_atomic)
             push(progress.heap, progress.size[0], time, worker)
             progress.size[0] += 1
 
 
-def _computing(loop: dict[str, Loop]) -> Loop:
-    point, message = loop["point_read"], loop["message_read"]
+def accesses_source(names: Names) -> str:
+    """Return the accesses to single coordinates, between which others have theirs."""
+    read = received(names, "R.{}[worker, p]")
+    return f"""
+def read_one(S, i, R, worker, p):
+    {stores(names.reads, "R.{0}[worker, p] = S.{0}[i]")}
 
-    def compute(worker, memory, order, steps, support, room, progress):
-        row = order.rows[steps.pull[progress.step[worker]]]
-        at = receiving(row, order)
-        sent = At(at.version, 0, at.workers, at.step + 1, order.factors[at.step + 1])
-        batch, columns = room.batch[worker], room.columns[worker]
-        n = find_support(support.rows, batch, columns, room.place, room.position)
+def load_one(S, i, L, worker):
+    {stores(names.state, "L.{0}[worker] = S.{0}[i]")}
+
+def store_one(h, S, i, L, B, worker, p, at):
+    {applied(names, "B.{}[worker, p]", "L.{}[worker]")}
+
+def point_read(h, R, worker, at, out):
+    for p in range(out.size):
+        out[p] = position(h, {read}, at)
+
+def message_read(h, R, worker, at, sent, g, B):
+    for p in range(g.size):
+        w, m = send(h, step(h, {read}, g[p], at), sent)
+        {stores(names.message, "B.{0}[worker, p] = m.{0}")}
+"""
+
+
+@functools.cache
+def _computing(rules: RuleSet) -> Loop:
+    """Return what computes the message of a core that has read all of its support."""
+    _, _, _, point, message = loops(rules, accesses_source).values()
+
+    def compute(worker, memory, plan, steps, support, space, progress):
+        row = plan.rows[steps.pull[progress.step[worker]]]
+        at, sent = receiving(row, plan), sending_next(row, plan)
+        batch, columns = space.batch[worker], space.columns[worker]
+        # Other cores have found their supports since this step began, in the same `place`.
+        n = find_support(support.rows, batch, columns, space.place, space.position)
         x, g = memory.point[:n], memory.gradient[:n]
         point(memory.h, memory.read, worker, at, x)
-        support_gradient(support, batch, room.place, x, g)
+        support_gradient(support, batch, space.place, x, g)
         message(memory.h, memory.read, worker, at, sent, g, memory.messages)
 
     return specialised(compute)
 
 
 @functools.cache
-def interleaved(halves: Halves) -> Loop:
-    """Return the kernel that carries out, after `start`, all accesses up to a time."""
-    loop = loops(halves).by_name
-    read_one, load_one, store_one = loop["read_one"], loop["load_one"], loop["store_one"]
-    compute = _computing(loop)
+def _changing(rules: RuleSet) -> Loop:
+    """Return what loads or stores a coordinate, or both at once, and says if the step is over."""
+    _, load_one, store_one, _, _ = loops(rules, accesses_source).values()
 
-    def run(memory, order, steps, support, room, sampling, progress, is_atomic, until):
-        h, S, L, R, B, _, _ = memory
-        step, access, kept, kept_at_load, heap, size, n_stores = progress
-        columns, n_columns = room.columns, room.n_columns
+    def change(worker, number, memory, plan, steps, space, progress, is_atomic):
+        p = number if is_atomic else number // 2
+        i = space.columns[worker, p]
+        if is_atomic or number % 2 == 0:
+            load_one(memory.server, i, memory.loaded, worker)
+            progress.kept_at_load[worker] = progress.kept[i]
+        if is_atomic or number % 2 == 1:
+            at = applying(plan.rows[steps.push[progress.step[worker]]], plan)
+            store_one(memory.h, memory.server, i, memory.loaded, memory.messages, worker, p, at)
+            progress.kept[i] = progress.kept_at_load[worker] + 1  # rule 3
+            progress.n_stores[0] += 1
+            return p == space.n_columns[worker] - 1
+        return False
+
+    return specialised(change)
+
+
+@functools.cache
+def interleaved_kernel(rules: RuleSet) -> Loop:
+    """Return the kernel that takes the accesses of all cores up to a time, in their order."""
+    read_one, _, _, _, _ = loops(rules, accesses_source).values()
+    compute, change = _computing(rules), _changing(rules)
+
+    def run(memory, plan, steps, support, space, sampling, progress, is_atomic, until):
+        step, access, heap, size = progress.step, progress.access, progress.heap, progress.size
+        columns, n_columns = space.columns, space.n_columns
         while size[0] > 0 and heap[0].time <= until:
             worker = heap[0].worker
             n, number = n_columns[worker], access[worker]
             access[worker] += 1
             is_over = False
             if number < n:
-                read_one(S, columns[worker, number], R, worker, number)
-                if number == n - 1:
-                    compute(worker, memory, order, steps, support, room, progress)
+                read_one(memory.server, columns[worker, number], memory.read, worker, number)
+                if number == n - 1:  # rule 2
+                    compute(worker, memory, plan, steps, support, space, progress)
             else:
-                change = number - n
-                p = change if is_atomic else change // 2
-                i = columns[worker, p]
-                if is_atomic or change % 2 == 0:
-                    load_one(S, i, L, worker)
-                    kept_at_load[worker] = kept[i]
-                if is_atomic or change % 2 == 1:
-                    at = applying(order.rows[steps.push[step[worker]]], order)
-                    store_one(h, S, i, L, B, worker, p, at)
-                    kept[i] = kept_at_load[worker] + 1
-                    n_stores[0] += 1
-                    is_over = p == n - 1
+                is_over = change(worker, number - n, memory, plan, steps, space, progress, is_atomic)
             if is_over:
                 step[worker] += 1
-                if not begin(worker, order, steps, support.rows, room, sampling, progress):
+                if not begin(worker, plan, steps, support.rows, space, sampling, progress):
                     pop(heap, size[0])
                     size[0] -= 1
                     continue
-            time = next_time(worker, steps, room, progress, is_atomic)
+            time = next_time(worker, steps, space, progress, is_atomic)
             replace(heap, size[0], time, worker)
 
     return specialised(run)

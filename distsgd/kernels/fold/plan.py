@@ -1,6 +1,6 @@
 """Passes over the rows of a trace: what a row needs, and which rows look ahead together."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,38 @@ from distsgd.trace import JOIN, PULL, PUSH
 
 Integers = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
+
+# a record, so that the columns of a row have names in Python too
+PLAN = np.dtype(
+    (
+        np.record,
+        [
+            ("verb", "i4"),
+            ("worker", "i4"),
+            ("steps", "i4"),  # that the worker takes between its previous row and this one
+            ("first", "i4"),  # whether this push is the first of its round
+            ("members", "i8"),  # pushes in the round that this row closes, or 0
+            ("step", "i8"),  # steps that the worker has completed
+            ("read", "i8"),  # version that the worker holds while it takes these steps
+            ("version", "i8"),  # of the server: pulled, or met by a push when it is applied
+            ("staleness", "i8"),  # of the round, which is that of its oldest gradient
+            ("factor", "f8"),  # the schedule's factor for the server
+        ],
+    )
+)
+
+
+class Plan(NamedTuple):
+    """Rows to fold, and where updates end."""
+
+    rows: Records
+    ends: Integers
+    """Number of rows to fold until an update is applied: int64[updates]."""
+    workers: int
+    worker_factors: npt.NDArray[np.float64]
+    """The schedule's factor for a worker at each of its steps: float64[steps + 2]."""
+    is_plain: bool = True
+    """Whether `Trace.is_plain`, so that a round's pushes stand where it closes."""
 
 
 @compiled

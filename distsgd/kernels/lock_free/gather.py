@@ -5,10 +5,11 @@ change takes it away from the others. So a worker has a copy of the popular coor
 in front of all others, and reads and changes only that. Now and then it exchanges:
 
 1. shared += copy - base, where the base is what it had taken last. Every column is merged so: by
-   difference, which is exact for sums.
-2. copy = base = shared.
-
-All other coordinates are read and changed where they are, as racy writes do.
+   difference, which is exact for sums, and keeps what others have added meanwhile.
+2. copy = base = shared. With another base the same change would be added again.
+3. All other coordinates are read and changed where they are, as racy writes do.
+4. What a worker has done is told behind an exchange only: before it no other worker sees the
+   steps, and they would be lost with the process.
 """
 
 import functools
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from distsgd.kernels import compiled, specialised
 from distsgd.kernels.atomic import stored
-from distsgd.kernels.fold.rules import Halves, Loop, loops
-from distsgd.kernels.lock_free.steps import AHEAD, known, prefetch_row, stretch
+from distsgd.kernels.fold.rules import Loop, Names, RuleSet, loops, stores
+from distsgd.kernels.lock_free.steps import AHEAD, known, prefetch_row, rows_source, stretch
 from distsgd.sparse import Sparse
 
 
@@ -66,12 +67,25 @@ def arranged(
     return out, others
 
 
+def exchange_source(names: Names) -> str:
+    """Return the loops that exchange a worker's copy C, taken as B, with what others see, S."""
+    return f"""
+def take_popular(S, C, B):
+    for i in range(C.x.size):
+        {stores(names.state, "C.{0}[i] = B.{0}[i] = S.{0}[i]")}
+
+def exchange_popular(S, C, B):
+    for i in range(C.x.size):
+        {stores(names.state, "S.{0}[i] = C.{0}[i] = B.{0}[i] = S.{0}[i] + (C.{0}[i] - B.{0}[i])")}
+"""
+
+
 @functools.cache
-def gathering(halves: Halves) -> Loop:
+def gathered_kernel(rules: RuleSet) -> Loop:
     """Return the kernel that takes some steps of a worker, each on one sample."""
-    loop = loops(halves).by_name
+    loop = loops(rules, rows_source)
     margin_row, change_row = loop["margin_row"], loop["change_row_racy"]
-    take, exchange = loop["take_popular"], loop["exchange_popular"]
+    take, exchange = loops(rules, exchange_source).values()
 
     def steps(memory, own, support, order, chunk, start, stop):
         S, locks, _turn, counts = memory
@@ -79,7 +93,7 @@ def gathering(halves: Halves) -> Loop:
         data, labels, shrink, slope = support
         entries, columns, starts = data.values, data.columns, data.starts
         taken = start
-        take(S, copy, base)
+        take(S, copy, base)  # the copy may be another process's, or of the epoch before
         while taken < stop:
             until = min(taken + period, stop)
             while taken < until:
@@ -98,6 +112,6 @@ def gathering(halves: Halves) -> Loop:
                     sample += np.uint64(1)
                     taken += 1
             exchange(S, copy, base)
-            stored(counts, chunk.worker, taken)
+            stored(counts, chunk.worker, taken)  # rule 4
 
     return specialised(steps)

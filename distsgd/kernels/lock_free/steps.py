@@ -1,7 +1,20 @@
 """Steps of workers that change shared columns themselves, without a server.
 
-A sample that is a batch of its own is read and changed along its row, and nothing is copied. A
-larger batch has its gradient on its support first.
+1. A sample that is a batch of its own is read and changed along its row, and nothing is copied:
+   what was read for its margin is read again where a rule needs it. A larger batch has its
+   gradient on its support first. The columns of either are distinct, so that a single worker finds
+   the same numbers again, and takes no lock twice.
+2. A racy change loads and stores a coordinate while others do so: what they store between is lost.
+3. An atomic change of a single column is stored only if no other worker has changed it since its
+   load, and begins again otherwise. Several columns of a coordinate change under its lock.
+4. A worker that locks takes all locks of its support in ascending order of the coordinates. Two
+   that wait for each other would need one that holds a higher coordinate and asks for a lower one.
+5. A lock holds the number of its owner, plus 1, so that the locks of a process that has died can be
+   given back.
+6. Where workers take turns, the number of a step among all of them says whose turn it is. A turn
+   is passed on when its change is in memory, so the next worker finds it.
+7. What a worker has done is told behind a stretch of steps, and behind what they stored: the
+   process that replaces it may take steps twice, and leaves none out.
 """
 
 import functools
@@ -15,8 +28,8 @@ from distsgd.kernels import compiled, specialised
 from distsgd.kernels.atomic import hold, prefetch, release, stored, wait_for
 from distsgd.kernels.draws.random import PASSES, below, draw, stream_key
 from distsgd.kernels.draws.stream import shuffled
-from distsgd.kernels.fold.rules import Halves, Loop, loops
-from distsgd.kernels.fold.sparse import Room, find_support, support_gradient
+from distsgd.kernels.fold.rules import Loop, Names, RuleSet, loops, received, stores, values
+from distsgd.kernels.fold.sparse import Workspace, batch_message
 
 Writes: TypeAlias = Literal["racy", "gathered", "atomic", "locked", "round_robin"]
 """How a worker changes what others change too."""
@@ -52,10 +65,10 @@ class Own(NamedTuple):
     """float64[most]"""
     gradient: NDArray[np.float64]
     """float64[most]"""
-    room: Room
+    space: Workspace
 
 
-class Order(NamedTuple):
+class EpochOrder(NamedTuple):
     """The order of the samples in a pass over all of them.
 
     The samples stand on a ring, which is cut at a random place into blocks of equal length and a
@@ -88,12 +101,12 @@ class Chunk(NamedTuple):
     batch: int
 
 
-def order_of(seed: int, number: int, samples: int, block: int) -> Order:
+def epoch_order(seed: int, number: int, samples: int, block: int) -> EpochOrder:
     """Return the order of the epoch `number`, in blocks of `block` samples."""
     key = np.uint64(stream_key(seed, PASSES, number))
     cut = below(np.uint64(draw(key, 0)), samples)
     sizes = (np.uint64(size) for size in (samples, block, samples // block, cut))
-    return Order(np.uint64(draw(key, 1)), *sizes)
+    return EpochOrder(np.uint64(draw(key, 1)), *sizes)
 
 
 @compiled
@@ -133,7 +146,7 @@ def known(chunk, taken):
     the workers took turns.
     """
     version = chunk.version + number_of(chunk, taken)
-    staleness = min(chunk.workers - 1, version)
+    staleness = min(chunk.workers - 1, version)  # the first updates have fewer in front of them
     step, factor = chunk.step + taken, chunk.factor
     at = At(version - staleness, 0, chunk.workers, step, factor)
     sent = At(version - staleness, 0, chunk.workers, step + 1, factor)
@@ -149,16 +162,100 @@ def prefetch_row(entries, columns, first, end):
         prefetch(columns, entry)
 
 
+def rows_source(names: Names) -> str:
+    """Return the loops over a row, or over a support, of columns that others change meanwhile."""
+    return margin_source(names) + "".join(
+        changes_source(names, name, change) for name, change in (("racy", _racy(names)), ("atomic", _atomic(names)))
+    )
+
+
+def margin_source(names: Names) -> str:
+    """Return the loop that reads along a row."""
+    return f"""
+def margin_row(h, S, columns, entries, first, end, at):
+    margin = 0.0
+    for entry in range(first, end):
+        i = columns[entry]
+        margin += entries[entry] * position(h, {received(names, "S.{}[i]")}, at)
+    return margin
+"""
+
+
+def changes_source(names: Names, name: str, change: str) -> str:
+    """Return the loops that change coordinates by the statements `change`, which know i and m."""
+    read = received(names, "S.{}[i]")
+    return f"""
+def change_row_{name}(
+    h, S, columns, entries, first, end, slope, shrink, at, sent, applied, locks, owner
+):
+    for entry in range(first, end):
+        i = columns[entry]
+        g = slope * entries[entry]
+        if shrink.size > 0:
+            g += shrink[i] * position(h, {read}, at)
+        g = 0.0 + g  # as in a sum over samples, where -0.0 becomes 0.0
+        w, m = send(h, step(h, {read}, g, at), sent){change}
+
+def change_support_{name}(h, S, support, B, applied, locks, owner):
+    for p in range(support.size):
+        i = support[p]
+        m = Message({values(names.message, "B.{}[0, p]")}){change}
+"""
+
+
+def _racy(names: Names) -> str:
+    """Return the statements of rule 2."""
+    return f"""
+        s = apply(h, State({values(names.state, "S.{}[i]")}), m, applied)
+        {stores(names.state, "S.{0}[i] = s.{0}")}"""
+
+
+def _atomic(names: Names) -> str:
+    """Return the statements of rule 3: no word of memory is wide enough for two columns."""
+    if len(names.state) > 1:
+        return f"""
+        hold(locks, i, owner){_racy(names)}
+        release(locks, i)"""
+    return """
+        while True:
+            old = loaded(S.x, i)
+            s = apply(h, State(old), m, applied)
+            if exchanged(S.x, i, old, s.x):
+                break"""
+
+
 @functools.cache
-def stepping(halves: Halves, writes: Writes) -> Loop:
-    """Return the kernel that takes some steps of a worker, each on one sample."""
-    loop = loops(halves).by_name
-    margin_row = loop["margin_row"]
-    change_row = loop["change_row_atomic" if writes == "atomic" else "change_row_racy"]
+def _guarding(writes: Writes) -> tuple[Loop, Loop]:
+    """Return what a worker does in front of its change of some coordinates, and behind it."""
     is_locked, is_in_turn = writes == "locked", writes == "round_robin"
 
+    def enter(memory, ascending, number, owner):
+        if is_in_turn:
+            wait_for(memory.turn, 0, number)
+        if is_locked:
+            for i in ascending:  # rule 4
+                hold(memory.locks, i, owner)
+
+    def leave(memory, coordinates, number):
+        if is_locked:
+            for i in coordinates:
+                release(memory.locks, i)
+        if is_in_turn:
+            stored(memory.turn, 0, number + 1)  # rule 6: behind the change
+
+    return specialised(enter), specialised(leave)
+
+
+@functools.cache
+def row_kernel(rules: RuleSet, writes: Writes) -> Loop:
+    """Return the kernel that takes some steps of a worker, each on one sample."""
+    loop = loops(rules, rows_source)
+    margin_row = loop["margin_row"]
+    change_row = loop["change_row_atomic" if writes == "atomic" else "change_row_racy"]
+    enter, leave = _guarding(writes)
+
     def steps(memory, own, support, order, chunk, start, stop):
-        S, locks, turn, counts = memory
+        S, locks, _, counts = memory
         h = own.h
         data, labels, shrink, slope = support
         entries, columns, starts = data.values, data.columns, data.starts
@@ -171,65 +268,44 @@ def stepping(halves: Halves, writes: Writes) -> Loop:
                 at, sent, applied = known(chunk, taken)
                 prefetch_row(entries, columns, first + AHEAD, end + AHEAD)
                 margin = margin_row(h, S, columns, entries, first, end, at)
-                change = slope(margin, labels[sample])
-                if is_in_turn:
-                    wait_for(turn, 0, number_of(chunk, taken))
-                if is_locked:
-                    for entry in range(first, end):
-                        hold(locks, columns[entry], owner)
+                change, number = slope(margin, labels[sample]), number_of(chunk, taken)
+                enter(memory, columns[first:end], number, owner)
                 change_row(h, S, columns, entries, first, end, change, shrink, at, sent, applied, locks, owner)
-                if is_locked:
-                    for entry in range(first, end):
-                        release(locks, columns[entry])
-                if is_in_turn:
-                    stored(turn, 0, number_of(chunk, taken) + 1)
+                leave(memory, columns[first:end], number)
                 sample += np.uint64(1)
                 taken += 1
-            stored(counts, chunk.worker, taken)
+            stored(counts, chunk.worker, taken)  # rule 7
 
     return specialised(steps)
 
 
 @functools.cache
-def batch_stepping(halves: Halves, writes: Writes) -> Loop:
+def batch_kernel(rules: RuleSet, writes: Writes) -> Loop:
     """Return the kernel that takes some steps of a worker, each on a batch of samples."""
-    loop = loops(halves).by_name
-    point, message = loop["point_support"], loop["message_support"]
+    evaluate, loop = batch_message(rules), loops(rules, rows_source)
     change_support = loop["change_support_atomic" if writes == "atomic" else "change_support_racy"]
-    is_locked, is_in_turn = writes == "locked", writes == "round_robin"
+    enter, leave = _guarding(writes)
 
     def steps(memory, own, support, order, chunk, start, stop):
-        S, locks, turn, counts = memory
-        h, R, B, all_points, all_gradients, room = own
-        owner = chunk.worker + 1
+        space, owner = own.space, chunk.worker + 1
+        columns = space.columns[0]
         for taken in range(start, stop):
             place = (chunk.first + taken) * chunk.batch
-            batch = room.batch[0, : min(chunk.batch, np.int64(order.samples) - place)]
+            batch = space.batch[0, : min(chunk.batch, np.int64(order.samples) - place)]
             fill_order(order, place, batch)
-            n = find_support(support.rows, batch, room.columns[0], room.place, room.position)
-            here, x, g = room.columns[0, :n], all_points[:n], all_gradients[:n]
             at, sent, applied = known(chunk, taken)
-            point(h, S, here, at, R, x)
-            support_gradient(support, batch, room.place, x, g)
-            message(h, R, at, sent, g, B, 0)
-            if is_in_turn:
-                wait_for(turn, 0, number_of(chunk, taken))
-            if is_locked:
-                for i in np.sort(here):
-                    hold(locks, i, owner)
-            change_support(h, S, here, B, applied, locks, owner)
-            if is_locked:
-                for i in here:
-                    release(locks, i)
-            if is_in_turn:
-                stored(turn, 0, number_of(chunk, taken) + 1)
-            stored(counts, chunk.worker, taken + 1)
+            n = evaluate(own, memory.server, support, batch, columns, space, at, sent, 0)
+            here, number = columns[:n], number_of(chunk, taken)
+            enter(memory, np.sort(here), number, owner)  # a support is in the order of its samples
+            change_support(own.h, memory.server, here, own.messages, applied, memory.locks, owner)
+            leave(memory, here, number)
+            stored(memory.taken, chunk.worker, taken + 1)
 
     return specialised(steps)
 
 
 @specialised
 def pass_turn(turn: NDArray[np.int64], number: int) -> None:
-    """Wait for the turn `number`, and leave it to the next worker."""
+    """Wait for the turn `number`, and leave it to the next worker: who skips it stops them all."""
     wait_for(turn, 0, number)
     stored(turn, 0, number + 1)

@@ -1,8 +1,9 @@
-"""A heap of workers by the time of their next message: at most one entry per worker.
+"""A heap of workers by the time of their next message.
 
-Ordered by (time, worker), so that workers at the same instant are served in worker order, whatever
-the heap did before. Four children per entry: half the levels of a binary heap, and the children are
-neighbours in memory. Entry i of the first `size` is not behind its children 4 i + 1 to 4 i + 4.
+1. A worker has at most one entry. The order is that of (time, worker), in which no two entries are
+   equal: workers at the same instant leave in worker order, whatever the heap did before.
+2. Entry i of the first `size` is not behind its children 4 i + 1 to 4 i + 4. Four of them make half
+   the levels of a binary heap, and lie side by side in memory.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ ENTRY = np.dtype((np.record, [("time", "f8"), ("worker", "i8")]))
 @compiled
 def is_before(time: float, worker: int, entry: Any) -> bool:  # noqa: ANN401 # a record
     """Return whether (time, worker) comes before `entry`."""
+    # rule 1: without the worker, ties would be broken by what the heap did before
     return time < entry.time or (time == entry.time and worker < entry.worker)
 
 
@@ -25,7 +27,7 @@ def push(heap: np.ndarray, size: int, time: float, worker: int) -> None:
     """Add an entry to the first `size` ones."""
     place = size
     while place > 0:
-        parent = (place - 1) >> 2
+        parent = (place - 1) >> 2  # rule 2
         if not is_before(time, worker, heap[parent]):
             break
         heap[place].time, heap[place].worker = heap[parent].time, heap[parent].worker
@@ -45,7 +47,7 @@ def replace(heap: np.ndarray, size: int, time: float, worker: int) -> None:
     """Replace the first entry by another: one walk down, where removing and adding take two."""
     place, child = 0, 1
     while child < size:
-        least = child
+        least = child  # rule 2: the hole takes the least of up to four children, or the entry
         for other in range(child + 1, min(child + 4, size)):
             if is_before(heap[other].time, heap[other].worker, heap[least]):
                 least = other

@@ -16,7 +16,7 @@ from distsgd.live.machine import forking
 from distsgd.live.machine.channel import Channel
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import EVALUATOR, LEAD
-from distsgd.live.request import Launch
+from distsgd.live.options import LiveRequest
 
 _LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 
@@ -24,7 +24,7 @@ _LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 class Job(NamedTuple):
     """A run, and where it may write."""
 
-    case: Launch
+    case: LiveRequest
     folder: Path
     """Private, and short enough for socket files."""
 
@@ -68,9 +68,9 @@ class ForkedProcesses(Processes):
     """
 
     def __init__(self, job: Job, pipe: Connection) -> None:
-        super().__init__((*range(job.case.workers), EVALUATOR, LEAD))
+        super().__init__((*range(job.case.fleet.workers), EVALUATOR, LEAD))
         self._roles = Roles(Plan(job.case, job.folder, self.sessions), job.folder)
-        self._n_shards = job.case.shards
+        self._n_shards = job.case.fleet.shards
         self.origin = self._roles.origin
         self._parent, self._messages = pipe, list[bool]()
         self._running: dict[int, Role] = {}

@@ -16,64 +16,60 @@ from distsgd.data.stream import Stream
 from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.rings import Bells
+from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import Door, Gate, Keys, doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LEAD
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import evaluate
-from distsgd.live.peers.worker import Case, work
-from distsgd.live.request import Launch
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
-from distsgd.live.server.terms import Budget
 
 _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
 
 
-def layout_of(case: Launch) -> Layout:
+def layout_of(case: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
     algorithm = case.algorithm
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(case.problem.dimension, case.workers, case.shards, n_reads, n_message)
+    return Layout(case.problem.dimension, case.fleet.workers, case.fleet.shards, n_reads, n_message)
 
 
-def stream_of(case: Launch) -> Stream:
+def stream_of(case: LiveRequest) -> Stream:
     """Return the samples of all workers, or raise a `ConfigError` if they cannot be divided."""
-    partition, problem = case.partition, case.problem
+    partition, problem = case.config.partition, case.problem
     data = problem.data if partition.is_divided else None
-    parts = partition.divide(data, case.workers, case.seed)
-    return Stream(problem.samples, case.batch, case.seed, parts=parts, sampler=partition.sampler)
+    parts = partition.divide(data, case.fleet.workers, case.seed)
+    return Stream(problem.samples, case.config.batch, case.seed, parts=parts, sampler=partition.sampler)
 
 
 def server_case(  # noqa: PLR0917 # what a server is told, in the order of `ServerCase`
-    case: Launch, start: NDArray[np.float64], layout: Layout, sessions: Mapping[int, int], origin: float, folder: Path
+    case: LiveRequest,
+    start: NDArray[np.float64],
+    layout: Layout,
+    sessions: Mapping[int, int],
+    origin: float,
+    folder: Path,
 ) -> ServerCase:
     """Return a run as its servers see it."""
     return ServerCase(
         algorithm=case.algorithm,
         start=start,
         layout=layout,
-        batch=case.batch,
+        batch=case.config.batch,
         samples=case.problem.samples,
-        budget=_budget(case),
+        budget=case.budget.limits,
         sessions=sessions,
         origin=origin,
         folder=folder,
         seed=case.seed,
-        staleness=case.staleness,
-        target=case.target,
-        on_loss=case.on_loss,
-        heartbeat_s=case.heartbeat_s,
-        checkpoint_every_s=case.checkpoint_s,
+        staleness=case.fleet.staleness,
+        target=case.config.target,
+        on_loss=case.fleet.on_loss,
+        heartbeat_s=case.fleet.heartbeat,
+        checkpoint_every_s=case.fleet.checkpoint_every,
     )
-
-
-def _budget(case: Launch) -> Budget:
-    unit, amount = case.budget
-    n_gradients = case.budget.n_gradients(case.batch, case.problem.samples)
-    if n_gradients is not None:
-        return Budget(gradients=n_gradients)
-    return Budget(updates=amount) if unit == "updates" else Budget(seconds=amount)
 
 
 class Post(NamedTuple):
@@ -90,7 +86,7 @@ class Plan:
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What is run.
     folder : Path
         For checkpoints.
@@ -103,10 +99,10 @@ class Plan:
         If the samples cannot be divided.
     """
 
-    def __init__(self, case: Launch, folder: Path, sessions: Mapping[int, int]) -> None:
+    def __init__(self, case: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
         self.case, self._folder, self._sessions = case, folder, sessions
         self.layout, self.start = layout_of(case), case.problem.start(case.seed)
-        self.worker_case = Case(case.algorithm, case.problem, stream_of(case), self.start, case.workers)
+        self.worker_case = WorkerCase(case.algorithm, case.problem, stream_of(case), self.start, case.fleet.workers)
         self.keys: Keys | None = None
         self._listening: list[str] = []
 
@@ -147,14 +143,14 @@ class Roles:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._case = plan, plan.case
-        address, shards, layout = self._case.address, self._case.shards, plan.layout
-        plan.listen(endpoints(address, shards, folder), is_secret=needs_keys(address))
+        fleet, layout = self._case.fleet, plan.layout
+        plan.listen(endpoints(fleet.address, fleet.shards, folder), is_secret=needs_keys(fleet.address))
         self._vectors = (
             SharedVectors(layout, memoryview(forking.shared(layout.shared_bytes)))
-            if address is None
+            if fleet.address is None
             else FrameVectors(layout)
         )
-        self._bells = Bells(self._case.workers, shards) if self._vectors.is_shared else None
+        self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
         self._compile()
         self.origin = time.monotonic()
         """When the run began [s]."""
@@ -169,16 +165,16 @@ class Roles:
         """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
         case, _, gate, followers = self._plan.post(shard, self.origin)
-        serve(case, shard, self._vectors, gate, followers, life=life, bells=self._bells, control=control)
+        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings, control=control)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
-        delay, heartbeat_s = self._case.delays[worker], self._case.heartbeat_s
+        delay, heartbeat_s = self._case.fleet.delays[worker], self._case.fleet.heartbeat
         peer = self._plan.peer(worker, self.origin)
-        if self._bells is not None:
-            shards = range(self._case.shards)
-            peer = peer._replace(bells=[self._bells.bell(worker, shard) for shard in shards])
+        if self._rings is not None:
+            shards = range(self._case.fleet.shards)
+            peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
         work(self._plan.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:

@@ -73,7 +73,7 @@ class SharedVectors:
 
     def post(self, worker: int, push: int, columns: Columns) -> list[Frames]:
         """Put a worker's message into the out-box of `push`; return each shard's frames: none."""
-        for box, column in zip(self._outbox[worker, push % 2], columns, strict=True):
+        for box, column in zip(self._outbox[worker, push % 2], columns, strict=True):  # rule 1
             box[...] = column
         return [()] * self._n_shards
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import zmq
 
-from distsgd.live.messages.rings import Bell
+from distsgd.live.messages.rings import WorkerEnd
 from distsgd.live.messages.sockets import Context, Door, Socket, knock
 from distsgd.live.messages.wire import Frames, Header, Kind, Message, decode, encode
 
@@ -44,7 +44,7 @@ class Peer(NamedTuple):
     """How it reaches each shard; the first is the lead."""
     origin: float
     """When the run began, by the monotonic clock [s]."""
-    bells: Sequence[Bell] = ()
+    rings: Sequence[WorkerEnd] = ()
     """Its rings to each shard, if they share memory; otherwise all goes through the doors."""
     is_over: Callable[[], bool] = lambda: False
     """Asked when a reply is late: whether the peer need not wait for it."""
@@ -85,22 +85,10 @@ class Link:
         self, kind: Kind, *, push: int = 0, step: int = 0, version: int = 0, frames: Sequence[Frames] | None = None
     ) -> int:
         """Send a request, with the `frames` of each shard, and return its sequence number."""
-        self._sequence += 1
+        self._sequence += 1  # rule 1
         peer = self._peer
-        header = encode(
-            Header(
-                kind,
-                peer.number,
-                self._life,
-                peer.session,
-                self._sequence,
-                push,
-                step,
-                version,
-                peer.now(),
-                self._resumed,
-            )
-        )
+        known = kind, peer.number, self._life, peer.session, self._sequence
+        header = encode(Header(*known, push, step, version, peer.now(), self._resumed))
         request = _Request([(header, *own) for own in frames or self._none])
         self._open[self._sequence] = request
         for socket, message in zip(self._sockets, request.messages, strict=True):
@@ -155,7 +143,7 @@ class Link:
         except zmq.Again:
             if self._peer.is_over():
                 raise Ended from None
-            for request in self._open.values():
+            for request in self._open.values():  # rule 2: in the order of their numbers
                 if request.replies[shard] is None:
                     self._sockets[shard].send_multipart(request.messages[shard])
             return
@@ -165,7 +153,7 @@ class Link:
         header = message.header
         if header.session != self._peer.session:
             return
-        if header.kind == Kind.END:
+        if header.kind == Kind.END:  # rule 3
             raise Ended
         request = self._open.get(header.sequence)
         if request is None:  # answered before
@@ -176,10 +164,10 @@ class Link:
         request.replies[shard] = message
 
 
-def _lines(peer: Peer, context: Context) -> Sequence[Socket | Bell]:
-    for bell in peer.bells:
-        bell.rcvtimeo = _RESEND_MS
-    return peer.bells or [connected(context, door) for door in peer.doors]
+def _lines(peer: Peer, context: Context) -> Sequence[Socket | WorkerEnd]:
+    for end in peer.rings:
+        end.rcvtimeo = _RESEND_MS
+    return peer.rings or [connected(context, door) for door in peer.doors]
 
 
 def connected(context: Context, door: Door) -> Socket:

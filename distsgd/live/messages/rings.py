@@ -28,7 +28,7 @@ from distsgd.live.messages.wire import HEADER, Frames
 
 SLOTS = 8
 """Messages that a ring holds: a worker has two pushes and one more request open at most."""
-_IDENTITY = b"bell %d"
+_IDENTITY = b"ring %d"
 
 
 class _Ring:
@@ -42,11 +42,11 @@ class _Ring:
         number = int(self.told[0]) + 1
         (header,) = message
         self._block[_slot(number)] = header
-        self.told[0] = number
+        self.told[0] = number  # rule 3: told before it is written, half a message could be read
 
     def between(self, last: int, newest: int) -> list[bytes]:
         """Return the messages behind the number `last` up to `newest` that are still there."""
-        numbers = range(max(last, newest - SLOTS) + 1, newest + 1)
+        numbers = range(max(last, newest - SLOTS) + 1, newest + 1)  # rule 3
         return [bytes(self._block[_slot(number)]) for number in numbers]
 
 
@@ -55,7 +55,7 @@ def _slot(number: int) -> slice:
     return slice(at, at + HEADER.size)
 
 
-class Bells:
+class Rings:
     """The rings and the counters of a run; made before its processes are forked.
 
     Parameters
@@ -77,19 +77,19 @@ class Bells:
         self._shards = [os.eventfd(0, flags) for _ in range(shards)]
         self._workers = [os.eventfd(0, flags) for _ in range(workers)]
 
-    def bell(self, worker: int, shard: int) -> "Bell":
+    def worker_end(self, worker: int, shard: int) -> "WorkerEnd":
         """Return the worker's end; it reads what comes from now on."""
         requests, replies = self._rings[:, shard, worker]
-        return Bell(requests, replies, self._shards[shard], self._workers[worker])
+        return WorkerEnd(requests, replies, self._shards[shard], self._workers[worker])
 
-    def desk(self, shard: int, router: Socket) -> "Desk":
+    def shard_end(self, shard: int, router: Socket) -> "ShardEnd":
         """Return the shard's end, which has a ROUTER for all others."""
         requests, replies = self._rings[:, shard]
         told, counter = self._told[0, shard], self._shards[shard]
-        return Desk(requests, replies, (counter, self._workers), told, router)
+        return ShardEnd(requests, replies, (counter, self._workers), told, router)
 
 
-class Bell:
+class WorkerEnd:
     """A worker's way to one shard, used like a DEALER.
 
     Parameters
@@ -106,7 +106,7 @@ class Bell:
     def __init__(self, requests: _Ring, replies: _Ring, shard: int, worker: int) -> None:
         self._requests, self._replies, self._shard, self._worker = requests, replies, shard, worker
         self._heard: deque[bytes] = deque()
-        self._last = int(replies.told[0])
+        self._last = int(replies.told[0])  # rule 4
         self._poller = select.poll()
         self._poller.register(worker, select.POLLIN)
 
@@ -142,7 +142,7 @@ class Bell:
         return bool(self._heard)
 
 
-class Desk:
+class ShardEnd:
     """A shard's way to its workers and to all others, used like a ROUTER.
 
     Parameters
@@ -170,7 +170,7 @@ class Desk:
     ) -> None:
         self._shard, workers = counters
         self._requests, self._told, self._router = requests, told, router
-        self._seen = [0] * len(workers)
+        self._seen = [0] * len(workers)  # rule 4
         self._names = [_IDENTITY % worker for worker in range(len(workers))]
         self._out = {name: (replies[n], workers[n]) for n, name in enumerate(self._names)}
         self._heard: deque[list[bytes]] = deque()
@@ -190,7 +190,7 @@ class Desk:
     def send_multipart(self, parts: Frames, *, copy: bool = True) -> None:
         """Send a header and its frames to the peer that the first part names."""
         out = self._out.get(bytes(parts[0]))
-        if out is None:
+        if out is None:  # rule 2
             self._router.send_multipart(parts, copy=copy)
             return
         ring, counter = out
@@ -212,5 +212,5 @@ class Desk:
             self._heard.append(self._router.recv_multipart())
 
 
-Line = Socket | Desk
+Line = Socket | ShardEnd
 """What a shard hears and answers through."""

@@ -16,16 +16,17 @@ import math
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from distsgd.errors import WireError
+from distsgd.rules.cycle import Due, Pull, Push
 
 Frames: TypeAlias = Sequence[bytes | memoryview]
 Phase: TypeAlias = Literal["running", "ending", "over"]
 
-MAGIC, PROTOCOL = b"dsgd", 1
+MAGIC, PROTOCOL = b"dsgd", 2
 HEADER = struct.Struct("<4sHHIIQQQqqdd")
 """Magic number, protocol, and the fields of `Header`."""
 
@@ -33,6 +34,8 @@ LAUNCHER, EVALUATOR, LEAD = 2**32 - 1, 2**32 - 2, 2**32 - 3
 """Numbers of the peers that are no workers; `LEAD` is the first shard, to the others."""
 LOSSES = struct.Struct("<ddd")
 """The frame of `Kind.EVALUATED`: training loss, test loss and accuracy; NaN says none."""
+WORKER_SESSION = struct.Struct("<IQ")
+"""The frame of `Kind.GONE` and `Kind.ADMIT`: a worker, and a session of it."""
 
 
 class Kind(IntEnum):
@@ -52,14 +55,14 @@ class Kind(IntEnum):
     STATUS = 7
     """The launcher asks how the run is going."""
     GONE = 8
-    """The launcher has seen the worker `step` end, whose session was `version`."""
+    """The launcher has seen a worker end, whose session was that in the frame."""
     ADMIT = 9
-    """The launcher replaces the worker `step`: its session is now `version`."""
+    """The launcher replaces a worker, whose session is now that in the frame."""
     STOP = 10
     """The launcher ends the run, which is saved as far as it has come; when it has been saved, the
     servers end."""
-    ORDER = 11
-    """The lead tells the other shards its decisions, in order."""
+    DECISIONS = 11
+    """The lead tells the other shards what it has decided, in order, in a frame."""
     EVALUATED = 12
     """The evaluator reports the losses of the model at `version`, in a frame of `LOSSES`."""
 
@@ -79,6 +82,20 @@ class Kind(IntEnum):
     """How the run is going: a `State` as JSON, to any request of the launcher or an `EVALUATED`."""
 
 
+def requests(due: Due) -> tuple[Kind, ...]:
+    """Return what a worker sends for verbs: a push and the pull behind it are one request."""
+    return _REQUESTS[due]
+
+
+_REQUESTS: dict[Due, tuple[Kind, ...]] = {
+    (): (),
+    (Pull,): (Kind.PULL,),
+    (Push,): (Kind.PUSH,),
+    (Pull, Push): (Kind.PULL, Kind.PUSH),
+    (Push, Pull): (Kind.EXCHANGE,),
+}
+
+
 class Header(NamedTuple):
     """What stands in front of a message's frames."""
 
@@ -91,9 +108,9 @@ class Header(NamedTuple):
     push: int = 0
     """Pushes of this session before this one; its parity names the out-box of a push."""
     step: int = 0
-    """Steps that the worker has completed."""
+    """Gradient steps that the worker has completed; of a snapshot, those that its model has."""
     version: int = 0
-    """Of a reply: the server's version that was read."""
+    """The server's version that was read, or judged, or that a snapshot shall have at least."""
     sent: float = 0.0
     """When the message was sent [s]."""
     resumed: float = 0.0
@@ -177,6 +194,15 @@ def decode(frames: Frames) -> Message:
         msg = f"times must be >= 0 s and finite, not {header.sent} and {header.resumed}"
         raise WireError(msg)
     return Message(header, frames[1:])
+
+
+def unpack(layout: struct.Struct, frames: Frames) -> tuple[Any, ...]:
+    """Return the numbers in the only one of `frames`, or raise a `WireError` if it has others."""
+    sizes = [len(frame) for frame in frames]
+    if sizes != [layout.size]:
+        msg = f"one frame of {layout.size} bytes must stand behind the header, not {sizes}"
+        raise WireError(msg)
+    return layout.unpack(frames[0])
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

@@ -16,20 +16,20 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from distsgd.algorithm import Algorithm, At, Cycle, Pull, Push, Rules, State, Step, Verb, floats, is_memoryless, verb
+from distsgd.algorithm import Algorithm, At, Rules, State, floats, is_memoryless
 from distsgd.data.stream import Stream
-from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import DELAY
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
-from distsgd.live.messages.wire import Header, Kind, encode
-from distsgd.order.laws import Law
+from distsgd.live.messages.wire import Header, Kind, encode, requests
+from distsgd.order.laws import Draws, Law
 from distsgd.problem import Problem
+from distsgd.rules.cycle import SyncProtocol
 from distsgd.rules.formulas import whole
 
 
-class Case(NamedTuple):
+class WorkerCase(NamedTuple):
     """What all workers of a run have in common."""
 
     algorithm: Algorithm
@@ -44,19 +44,13 @@ class Case(NamedTuple):
         """The hyper-parameters as floats, as every engine takes them."""
         return floats(self.algorithm)
 
-    @property
-    def waits_for_round(self) -> bool:
-        """Whether a push is released when its round closes."""
-        push = verb(self.algorithm.cycle, Push)
-        return bool(push.quorum_of(self.workers) > 1 or push.backup > 0)
 
-
-def work(case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
+def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
     """Be a worker until the run is over.
 
     Parameters
     ----------
-    case : Case
+    case : WorkerCase
         What to compute.
     vectors : SharedVectors or FrameVectors
         Where columns lie.
@@ -73,8 +67,9 @@ def work(case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, 
         heart = threading.Thread(target=_beat, args=(context, peer, heartbeat_s, ended))
         heart.start()
         link = Link(peer, context)
+        draws = None if delay is None else delays(delay, case, peer.number)
         try:
-            _Worker(case, vectors, peer.number, link, _Delays(delay, case, peer.number)).run()
+            _Worker(case, vectors, peer.number, link, draws).run()
         except Ended:
             pass
         finally:
@@ -83,30 +78,18 @@ def work(case: Case, vectors: Vectors, peer: Peer, *, delay: Law | None = None, 
             link.close()
 
 
-def due(cycle: Cycle, step: int, first: int = 0) -> list[Verb]:
-    """Return what a worker does before its step number `step`: `distsgd.algorithm` says the order.
-
-    A worker that began before the step number `first` has computed nothing yet that it could send
-    from behind that step.
-    """
-    place = [type(one) for one in cycle].index(Step)
-    before, behind = cycle[:place], cycle[place + 1 :]
-    verbs = before if step == first else (*behind, *before)
-    return [one for one in verbs if isinstance(one, Pull | Push) and step % one.every == 0]
-
-
 class Replica:
     """A worker's state, and its rules as NumPy calls them.
 
     Parameters
     ----------
-    case : Case
+    case : WorkerCase
         What to compute.
     worker : int
         Number of the worker.
     """
 
-    def __init__(self, case: Case, worker: int) -> None:
+    def __init__(self, case: WorkerCase, worker: int) -> None:
         self._case, self._worker, self._h = case, worker, case.hyper
         self._rules = Rules.of(case.algorithm)
         self._keeps_views = is_memoryless(case.algorithm)
@@ -149,24 +132,9 @@ _LONGEST_S = 1e6
 """Of a delay: no operating system sleeps for ever."""
 
 
-class _Delays:
-    """The times that a worker sleeps: a function of (seed, worker, step)."""
-
-    def __init__(self, law: Law | None, case: Case, worker: int) -> None:
-        self._law, self._seed, self._worker = law, case.stream.seed, worker
-        self._drawn: list[float] = []
-
-    def of(self, step: int) -> float:
-        """Return how long to sleep in a step [s]."""
-        if self._law is None:
-            return 0.0
-        if step >= len(self._drawn):
-            drawn = self._law.sample(self._seed, DELAY, self._worker, 2 * step + 64)
-            if np.isnan(drawn).any():
-                msg = f"delay must be a law of times, but {self._law} gives others; choose another"
-                raise ConfigError(msg)
-            self._drawn = np.minimum(drawn, _LONGEST_S).tolist()
-        return self._drawn[step]
+def delays(law: Law, case: WorkerCase, worker: int) -> Draws:
+    """Return how long a worker sleeps in each step [s]: a function of (seed, worker, step)."""
+    return Draws("delay", law, _LONGEST_S, seed=case.stream.seed, purpose=DELAY, worker=worker)
 
 
 class _Push(NamedTuple):
@@ -177,11 +145,11 @@ class _Push(NamedTuple):
 class _Worker:
     """The loop of a worker, over the replies of the servers."""
 
-    def __init__(self, case: Case, vectors: Vectors, number: int, link: Link, delays: _Delays) -> None:
+    def __init__(self, case: WorkerCase, vectors: Vectors, number: int, link: Link, draws: Draws | None) -> None:
         self._case, self._vectors, self._number = case, vectors, number
-        self._link, self._delays = link, delays
+        self._link, self._delays = link, draws
         self._replica = Replica(case, number)
-        self._waits = case.waits_for_round
+        self._sync = SyncProtocol.of(case.algorithm.cycle, case.workers)
         self._unacknowledged: deque[_Push] = deque()
         self._n_pushes, self._first = 0, 0
 
@@ -197,8 +165,8 @@ class _Worker:
             self._exchange()
             step = self._replica.step
             self._replica.take_step()
-            if delay := self._delays.of(step):
-                self._link.rest(delay)
+            if self._delays is not None:
+                self._link.rest(self._delays.of(step))
 
     def _join(self) -> None:
         self._link.forget()
@@ -213,16 +181,15 @@ class _Worker:
 
     def _exchange(self) -> None:
         """Serve the verbs that are due before the next step."""
-        verbs = due(self._case.algorithm.cycle, self._replica.step, self._first)
-        match verbs:
-            case [Push(), Pull()]:
-                self._receive(self._send(Kind.EXCHANGE).sequence)
-                return
-        for one in verbs:
-            if isinstance(one, Pull):
-                self._receive(self._link.ask(Kind.PULL, step=self._replica.step))
-            else:
-                self._push()
+        step = self._replica.step
+        for kind in requests(self._sync.due(step, is_first=step == self._first)):
+            match kind:
+                case Kind.PULL:
+                    self._receive(self._link.ask(kind, step=step))
+                case Kind.EXCHANGE:  # rule 3
+                    self._receive(self._send(kind).sequence)
+                case _:
+                    self._push()
 
     def _receive(self, sequence: int) -> None:
         replies = self._link.wait(sequence)
@@ -231,14 +198,14 @@ class _Worker:
 
     def _push(self) -> None:
         push = self._send(Kind.PUSH)
-        if self._waits:
+        if self._sync.waits:  # rule 2
             self._link.wait(push.sequence)
         else:
             self._unacknowledged.append(push)
 
     def _send(self, kind: Kind) -> _Push:
         number = self._n_pushes
-        # the out-box is free when the push that used it last has been acknowledged
+        # rule 1 of columns: the push before the last has used this out-box
         while self._unacknowledged and self._unacknowledged[0].number <= number - 2:
             self._link.settle(self._unacknowledged.popleft().sequence)
         frames = self._vectors.post(self._number, number, self._replica.send())

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from distsgd.live.messages.link import Ended, Link, Peer
-from distsgd.live.messages.wire import State
+from distsgd.live.messages.wire import WORKER_SESSION, State
 from distsgd.live.peers.evaluator import Judged
 from distsgd.live.ray.session import package
 from distsgd.live.server.control import Instruction
@@ -81,7 +81,8 @@ def _relay(peer: Peer, pipe: Connection) -> None:
     ):
         while True:
             told: Instruction = pipe.recv()
-            asked = link.ask(told.kind, step=told.worker, version=told.session)
+            frame = WORKER_SESSION.pack(told.worker, told.session)
+            asked = link.ask(told.kind, frames=[(frame,)] if told.session else None)
             (reply,) = link.wait(asked)
             pipe.send((told, msgspec.json.decode(reply.frames[0], type=State)))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.live.ray.session import package
-from distsgd.live.server.standing import Rows
+from distsgd.live.server.records import Rows
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH
 
 EVERY_S = 1.0

@@ -22,12 +22,12 @@ from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
+from distsgd.live.options import LiveRequest
 from distsgd.live.ray.channels import Findings, Relay, offset
 from distsgd.live.ray.failures import refused
 from distsgd.live.ray.nodes import is_one_machine, shortage
 from distsgd.live.ray.roles import Common, Evaluator, Met, Server, Worker, boot
 from distsgd.live.ray.session import Session, package
-from distsgd.live.request import Launch
 
 _EVALUATOR = Role("evaluator")
 _KINDS = {"server": Server, "worker": Worker, "evaluator": Evaluator}
@@ -53,7 +53,7 @@ class Actors(Processes):
         The cluster.
     group : ray.util.placement_group.PlacementGroup
         Their bundles.
-    launch : Launch
+    launch : LiveRequest
         What is run.
     folder : Path
         Where checkpoints are written.
@@ -65,15 +65,15 @@ class Actors(Processes):
         self,
         session: Session,
         group: Any,  # noqa: ANN401 # ray ships no types
-        launch: Launch,
+        launch: LiveRequest,
         folder: Path,
         run: str,
     ) -> None:
-        super().__init__((*range(launch.workers), LAUNCHER, EVALUATOR, LEAD))
+        super().__init__((*range(launch.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
         self._launch, self._run = launch, run
         self._plan = Plan(launch, folder, self.sessions)
-        sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
+        sizes = message_bytes(launch.algorithm, launch.problem, launch.config.batch)
         common = Common(run, launch, self._plan.worker_case, self._plan.layout, sizes)
         self._sent = [self._ray.put(common)]
         self._actors: dict[Role, Any] = {}
@@ -152,16 +152,16 @@ class Actors(Processes):
     def _assemble(self) -> None:
         """Have all actors meet the driver before the time begins."""
         launch = self._launch
-        counts = {"server": launch.shards, "worker": launch.workers, "evaluator": 1}
+        counts = {"server": launch.fleet.shards, "worker": launch.fleet.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]
         waiting = {self._meeting(role): role for role in roles}
-        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.ray.patience)
+        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.fleet.ray.patience)
         if late:
             raise self._no_room(waiting[late[0]])
         self._meetings = {role: reference for reference, role in waiting.items()}
 
     def _start(self, role: Role) -> None:
-        deadline = time.monotonic() + self._launch.ray.patience
+        deadline = time.monotonic() + self._launch.fleet.ray.patience
         self._starting[self._meeting(role)] = _Start(role, deadline)
 
     def _meeting(self, role: Role) -> Any:  # noqa: ANN401 # ray ships no types for a reference
@@ -174,7 +174,7 @@ class Actors(Processes):
         self._n_started[role] += 1
         again = f"-{self._n_started[role]}" if self._n_started[role] > 1 else ""
         strategies = package("ray.util.scheduling_strategies")
-        resources = dict(getattr(self._launch.ray, role.name))
+        resources = dict(getattr(self._launch.fleet.ray, role.name))
         actor = (
             self._ray.remote(_KINDS[role.name])
             .options(
@@ -195,14 +195,14 @@ class Actors(Processes):
         return actor
 
     def _bundle(self, role: Role) -> int:
-        shards, workers = self._launch.shards, self._launch.workers
+        shards, workers = self._launch.fleet.shards, self._launch.fleet.workers
         return role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
 
     def _open_servers(self) -> list[float]:
         """Start all shards, and return how far their clocks are ahead; try again if one dies."""
-        roles = [Role("server", shard) for shard in range(self._launch.shards)]
+        roles = [Role("server", shard) for shard in range(self._launch.fleet.shards)]
         errors = package("ray.exceptions")
-        deadline = time.monotonic() + self._launch.ray.patience
+        deadline = time.monotonic() + self._launch.fleet.ray.patience
         while True:
             references = [self._meeting(role) for role in roles]
             left_s = max(0.0, deadline - time.monotonic())
@@ -281,6 +281,6 @@ class Actors(Processes):
 
     def _no_room(self, role: Role) -> WorkerLost:
         return WorkerLost(
-            f"{role} has found no room for {self._launch.ray.patience:g} s:"
+            f"{role} has found no room for {self._launch.fleet.ray.patience:g} s:"
             f" {shortage(self._session, self._launch)}; add a node, or use fewer workers"
         )

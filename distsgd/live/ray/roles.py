@@ -22,11 +22,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.live.local.roles import Post
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged, evaluate
-from distsgd.live.peers.worker import Case, work
+from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
-from distsgd.live.request import Launch
 from distsgd.live.server.serve import serve
 
 _HEARD_S = 1.0
@@ -38,8 +38,8 @@ class Common(NamedTuple):
 
     run: str
     """The run's name."""
-    launch: Launch
-    case: Case
+    launch: LiveRequest
+    case: WorkerCase
     layout: Layout
     sizes: tuple[float, float]
     """Of a pull's reply and of a push [bytes]."""
@@ -136,8 +136,8 @@ class Worker(Actor):
             common.case,
             FrameVectors(common.layout),
             peer._replace(is_over=lambda: self._peer is not peer),
-            delay=launch.delays[peer.number],
-            heartbeat_s=launch.heartbeat_s,
+            delay=launch.fleet.delays[peer.number],
+            heartbeat_s=launch.fleet.heartbeat,
         )
         return self._peer is not peer
 

@@ -1,7 +1,9 @@
 """Where the servers of a cluster keep checkpoints: a folder that all nodes share, or a URI.
 
 A checkpoint is written with a few methods of `Path`; `RemoteFolder` has them for what a URI names,
-so that the code that writes one does not know which it is.
+so that the code that writes one does not know which it is. The paths of universal_pathlib would not
+do: they cannot replace a file, they believe listings that are out of date, and they know no file
+system that pyarrow has opened.
 """
 
 import contextlib
@@ -39,10 +41,9 @@ class RemoteFolder:
         """The last part of the path."""
         return posixpath.basename(self._path)
 
-    def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
+    def mkdir(self, *, parents: bool, exist_ok: bool) -> None:  # noqa: ARG002 # parents are always made
         """Make the folder and its parents; many stores have none, and make nothing."""
-        if parents:
-            self._files.makedirs(self._path, exist_ok=exist_ok)
+        self._files.makedirs(self._path, exist_ok=exist_ok)
 
     def exists(self) -> bool:
         """Return whether it has been written."""
@@ -109,13 +110,13 @@ def remove(folder: Path) -> None:
 
 def _file_system(uri: str) -> tuple[Any, str]:
     """Return the file system of a URI, by fsspec or else by pyarrow, and the path there."""
-    from fsspec.core import url_to_fs  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 # comes with parts of ray
+    from fsspec.core import url_to_fs  # noqa: PLC0415 # comes with parts of ray
 
     try:
         found: tuple[Any, str] = url_to_fs(uri)
     except ImportError:
-        from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415
-        from pyarrow.fs import FileSystem  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415
+        from fsspec.implementations.arrow import ArrowFSWrapper  # noqa: PLC0415 # as above
+        from pyarrow.fs import FileSystem  # noqa: PLC0415 # as above
 
         files, path = FileSystem.from_uri(uri)
         return ArrowFSWrapper(files), path

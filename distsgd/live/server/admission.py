@@ -1,26 +1,34 @@
-"""Admission: what every shard checks of a message before it acts on it."""
+"""Admission: what every shard checks of a message before it acts on it.
+
+1. A peer is known by the number of its session. A process that shows a former one has been given
+   up, and is told the end; any other number is a stranger's, which gets no answer.
+2. A request is served once. If it comes again, so does its reply.
+3. What a worker has read from an earlier life of the servers may be undone: it has to join again.
+"""
 
 from typing import NamedTuple
 
 from distsgd.errors import WireError
 from distsgd.live.messages.wire import Frames, Header, Kind, decode
-from distsgd.live.server.sessions import Peer
+from distsgd.live.server.sessions import Session
 from distsgd.live.server.shard import Shard
 
 
-class Heard(NamedTuple):
-    """A request of a known peer."""
+class Request(NamedTuple):
+    """A request that has been admitted."""
 
-    peer: Peer
+    session: Session
     header: Header
     frames: Frames
     identity: bytes
 
 
 _OF_WORKERS = frozenset({Kind.JOIN, Kind.PULL, Kind.PUSH, Kind.EXCHANGE})
+_MOST_OPEN = 4
+"""Requests that a worker can have sent behind the last one that was accepted."""
 
 
-def hear(shard: Shard, parts: list[bytes], n_workers: int) -> Heard | None:
+def admitted(shard: Shard, parts: list[bytes]) -> Request | None:
     """Return a new request, or None if a message has been answered again, refused or dropped.
 
     Parameters
@@ -29,8 +37,6 @@ def hear(shard: Shard, parts: list[bytes], n_workers: int) -> Heard | None:
         The shard that has received it.
     parts : list of bytes
         Where it comes from, its header, and its frames.
-    n_workers : int
-        Workers of the run.
     """
     identity = parts[0]
     try:
@@ -38,35 +44,35 @@ def hear(shard: Shard, parts: list[bytes], n_workers: int) -> Heard | None:
     except WireError as error:
         shard.drops.add("malformed", error)
         return None
-    peer = shard.peers.get(header.peer)
-    if peer is None:
+    session = shard.sessions.get(header.peer)
+    if session is None:
         shard.drops.add("unknown peer", header.peer)
-    elif header.session != peer.session:
-        if header.session in peer.former:
+    elif header.session != session.number:  # rule 1
+        if header.session in session.former:
             shard.tell(identity, header, Kind.END)
         else:
             shard.drops.add("wrong session", header.peer)
-    elif (header.kind in _OF_WORKERS) != (header.peer < n_workers) and header.kind != Kind.BEAT:
+    elif (header.kind in _OF_WORKERS) != (header.peer < shard.n_workers) and header.kind != Kind.BEAT:
         shard.drops.add("not its request", Kind(header.kind).name.lower())
-    elif header.kind == Kind.BEAT or _is_new(shard, peer, header, identity):
-        return Heard(peer, header, frames, identity)
+    elif header.kind == Kind.BEAT or _is_new(shard, session, header, identity):
+        return Request(session, header, frames, identity)
     return None
 
 
-def _is_new(shard: Shard, peer: Peer, header: Header, identity: bytes) -> bool:
+def _is_new(shard: Shard, session: Session, header: Header, identity: bytes) -> bool:
     """Return whether a request is the next one of its session; answer it again if it is not."""
     is_worker = header.kind in _OF_WORKERS
-    if header.life > shard.life:
+    if header.life > shard.life:  # rule 3: this server is the one that has been replaced
         shard.drops.add("later life", header.life)
     elif is_worker and header.life < shard.life and header.kind != Kind.JOIN:
         shard.tell(identity, header, Kind.REJOIN)
-    elif header.sequence <= peer.accepted:
-        if header.sequence == peer.accepted:  # it may have connected again; a replay is older
-            peer.identity = identity
-        shard.send(peer, header.sequence, identity)
-    elif is_worker and header.kind != Kind.JOIN and header.sequence > peer.accepted + 4:
+    elif header.sequence <= session.accepted:  # rule 2
+        if header.sequence == session.accepted:  # it may have connected again; a replay is older
+            session.identity = identity
+        shard.send(session, header.sequence, identity)
+    elif is_worker and header.kind != Kind.JOIN and header.sequence > session.accepted + _MOST_OPEN:
         shard.drops.add("sequence", header.sequence)
     else:
-        peer.identity = identity
+        session.identity = identity
         return True
     return False

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.files import damaged, digest, sealed, unsealed
-from distsgd.live.server.standing import Memory
+from distsgd.live.server.records import Memory
 from distsgd.trace import ROW
 
 FORMAT = 2
@@ -78,7 +78,7 @@ class Checkpoint(NamedTuple):
 
 def write_file(folder: Path, name: str, data: bytes) -> None:
     """Write a file as a whole, or not at all."""
-    temporary = folder / f"{name}.part"
+    temporary = folder / f"{name}.part"  # rule 2
     try:
         temporary.write_bytes(data)
         temporary.replace(folder / name)
@@ -104,6 +104,7 @@ def save_columns(folder: Path, name: Name, shard: int, columns: Mapping[str, NDA
     buffer = io.BytesIO()
     np.savez(buffer, **columns)  # type: ignore[arg-type] # columns are arrays
     data = buffer.getvalue()
+    # rule 2: a description that is there says that its numbers are
     write_file(folder, f"{name}.{shard}.npz", data)
     write_file(folder, f"{name}.{shard}.json", sealed(Part(FORMAT, digest(data))))
 
@@ -111,7 +112,7 @@ def save_columns(folder: Path, name: Name, shard: int, columns: Mapping[str, NDA
 def save_rows(folder: Path, name: Name, first: int, rows: NDArray[np.void]) -> Segment:
     """Write the rows from number `first` on, and return what describes them."""
     buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
+    np.save(buffer, rows, allow_pickle=False)  # rule 4
     data = buffer.getvalue()
     write_file(folder, f"{name}.rows.npy", data)
     return Segment(first, f"{name}.rows.npy", digest(data))
@@ -130,8 +131,7 @@ def load(folder: Path) -> Checkpoint | None:
     ConfigError
         If it was written in another format, or a file is not what was written.
     """
-    names = sorted(_names(folder), reverse=True)
-    for name in names:
+    for name in sorted(_names(folder), reverse=True):
         description = _description(folder, name)
         if _is_complete(folder, name, description.shards):
             return Checkpoint(name, description, _load_rows(folder, description))
@@ -165,6 +165,7 @@ def is_complete(folder: Path, name: Name) -> bool:
 def remove_older(folder: Path, shard: int) -> None:
     """Remove a shard's part of what is older than the last complete checkpoint; rows stay."""
     last = max((name for name in _names(folder) if is_complete(folder, name)), default=None)
+    # rule 3: rows of older checkpoints are the beginning of the last one's
     patterns = [f"*.{shard}.*"] + ["*.lead.json"] * (shard == 0)
     for pattern in patterns if last else ():
         for path in folder.glob(pattern):
@@ -202,7 +203,7 @@ def _load_rows(folder: Path, description: Description) -> NDArray[np.void]:
     for segment in description.segments:
         data = _checked(folder, segment.file, segment.digest)
         more = np.load(io.BytesIO(data), allow_pickle=False)
-        rows = np.concatenate([rows[: segment.first], more])
+        rows = np.concatenate([rows[: segment.first], more])  # rule 3
     return rows
 
 

@@ -1,7 +1,8 @@
-"""What the lead decides, as all shards carry it out, in one order.
+"""What the lead decides, and all shards carry out in one order.
 
-A decision is a few numbers, so that it goes to other shards as it is: no shard decides anything by
-itself, and every one of them does the same things in the same order.
+1. No shard decides anything by itself: a decision has all numbers that an update or a reply needs
+   beside the columns, so that every shard computes the same.
+2. A decision is numbers only, so that it goes to other shards as it is.
 """
 
 import struct
@@ -32,11 +33,11 @@ class Action(IntEnum):
     LEAVE = 8
     """A worker has been given up; what it has pushed must outlast its out-box."""
     ADMIT = 9
-    """The session of a worker is now `version`."""
+    """The session of a worker is now `session`."""
     SNAPSHOT = 10
     """Answer the evaluator with the model as it is now, which has `step` gradients behind it."""
     CHECKPOINT = 11
-    """Write the checkpoint number `version`."""
+    """Write the checkpoint number `checkpoint`."""
     END = 12
     """The run is over: no worker is served any more."""
     STOP = 13
@@ -44,7 +45,7 @@ class Action(IntEnum):
 
 
 class Decision(NamedTuple):
-    """One action, and what it needs to know."""
+    """One action, and what it needs to know (rule 1)."""
 
     action: int
     worker: int = 0
@@ -60,14 +61,16 @@ class Decision(NamedTuple):
     """The schedule's factor for the round that closes."""
     time: float = 0.0
     """When this was decided; of a snapshot, when its model was made [s]."""
+    session: int = 0
+    checkpoint: int = 0
 
 
-DECISION = struct.Struct("<IIQQqqqdd")
+DECISION = struct.Struct("<IIQQqqqddQQ")
 """The fields of a `Decision`."""
 
 
 def encode_decisions(decisions: Iterable[Decision]) -> bytes:
-    """Return the frame of a `Kind.ORDER`."""
+    """Return the frame of a `Kind.DECISIONS`."""
     return b"".join(DECISION.pack(*decision) for decision in decisions)
 
 
@@ -80,10 +83,10 @@ def decode_decisions(frame: bytes | memoryview) -> list[Decision]:
         If the frame is not a whole number of decisions, or an action is unknown.
     """
     if len(frame) % DECISION.size:
-        msg = f"an order must be a multiple of {DECISION.size} bytes, not {len(frame)}"
+        msg = f"decisions must be a multiple of {DECISION.size} bytes, not {len(frame)}"
         raise WireError(msg)
     decisions = [Decision(*fields) for fields in DECISION.iter_unpack(frame)]
-    for decision in decisions:
+    for decision in decisions:  # of an unknown action, shards would do nothing, and then differ
         if decision.action not in _ACTIONS:
             msg = f"action must be one of {sorted(_ACTIONS)}, not {decision.action}"
             raise WireError(msg)

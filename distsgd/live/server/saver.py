@@ -11,7 +11,7 @@ import math
 
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint, Description, Evaluation, Name, Segment, Status
-from distsgd.live.server.service import Order
+from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
@@ -29,8 +29,8 @@ class Saver:
     ----------
     shard : Shard
         The lead's own part.
-    order : Order
-        Whose rows and standing are written.
+    service : Service
+        Whose rows and records are written.
     shards : int
         Of how many parts a checkpoint is made.
     every_s : float
@@ -39,8 +39,8 @@ class Saver:
         What the run goes on from.
     """
 
-    def __init__(self, shard: Shard, order: Order, shards: int, every_s: float, last: Checkpoint | None) -> None:
-        self._shard, self._order, self._shards, self._every_s = shard, order, shards, every_s
+    def __init__(self, shard: Shard, service: Service, shards: int, every_s: float, last: Checkpoint | None) -> None:
+        self._shard, self._service, self._shards, self._every_s = shard, service, shards, every_s
         self.n_failed, self.version = 0, None if last is None else last.description.memory.version
         self._segments: list[Segment] = [] if last is None else last.description.segments
         self._n_rows = 0 if last is None else len(last.rows)
@@ -54,13 +54,13 @@ class Saver:
         """Whether the last checkpoint is complete."""
         is_over = self._final is not None and self._is_complete(self._final)
         if is_over:
-            self.version = self._order.version
+            self.version = self._service.version
         return is_over
 
     def is_due(self, now: float) -> bool:
         """Return whether it is time for a checkpoint; a push that is held is in none."""
         self._next_at = min(self._next_at, now + self._every_s)  # infinite until the first tick
-        return now >= self._next_at and not self._order.n_held
+        return now >= self._next_at and not self._service.n_held
 
     def is_last_due(self, now: float) -> bool:
         """Return whether it is time for the last checkpoint, or to try it again."""
@@ -75,17 +75,17 @@ class Saver:
         self._number += 1
         name = Name(self._shard.life, self._number)
         self._next_at = now + self._every_s
-        if self._order.is_over:
+        if self._service.is_over:
             self._next_at = now + self._wait_s
-            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)  # rule 1
         try:
             self._write(name, status, evaluations)
         except Exception as error:  # noqa: BLE001 # a store raises what it likes
             checkpoint.discard(self._shard.folder, f"{name}.*")
             self.fail(error)
             return None
-        self._begun = name, self._order.version, now
-        self._final = name if self._order.is_over else None
+        self._begun = name, self._service.version, now
+        self._final = name if self._service.is_over else None
         return self._number
 
     def fail(self, error: Exception) -> None:
@@ -97,14 +97,14 @@ class Saver:
         self._is_failing = True
 
     def _write(self, name: Name, status: Status, evaluations: list[Evaluation]) -> None:
-        folder, order = self._shard.folder, self._order
-        rows = order.rows.since(self._n_rows)
+        folder, service = self._shard.folder, self._service
+        rows = service.rows.since(self._n_rows)
         segments = [*self._segments, checkpoint.save_rows(folder, name, self._n_rows, rows)]
         description = Description(
-            checkpoint.FORMAT, self._shards, order.is_over, status, order.memory(), segments, evaluations
+            checkpoint.FORMAT, self._shards, service.is_over, status, service.memory(), segments, evaluations
         )
         checkpoint.save_description(folder, name, description)
-        self._segments, self._n_rows = segments, order.first_open_row()
+        self._segments, self._n_rows = segments, service.first_open_row()
 
     def _look_back(self, now: float) -> None:
         """See what has become of the checkpoint before."""
@@ -113,7 +113,7 @@ class Saver:
         name, version, begun_at = self._begun
         if self._is_complete(name):
             self.version, self._is_failing = version, False
-        elif now - begun_at > LATE_S:
+        elif now - begun_at > LATE_S:  # rule 2
             self.fail(OSError(f"another shard has not written its part of {name}"))
 
     def _is_complete(self, name: Name) -> bool:

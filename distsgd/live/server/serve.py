@@ -23,28 +23,29 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
-from distsgd.live.messages.rings import Bells, Line
+from distsgd.live.messages.rings import Line, Rings
 from distsgd.live.messages.sockets import Door, Gate, knock, listen
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
 from distsgd.live.server.decisions import DECISION
 from distsgd.live.server.follower import Follower
-from distsgd.live.server.lags import Lags
 from distsgd.live.server.lead import Lead
-from distsgd.live.server.service import Order
-from distsgd.live.server.sessions import Peer
+from distsgd.live.server.records import Rows
+from distsgd.live.server.service import Service
+from distsgd.live.server.sessions import Session
+from distsgd.live.server.settings import Settings
 from distsgd.live.server.shard import Shard
-from distsgd.live.server.standing import Rows
+from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
-from distsgd.live.server.terms import Budget, Terms
+from distsgd.order.budget import Limits
 from distsgd.order.laws import Law
 
-__all__ = ["Budget", "ServerCase", "serve"]
+__all__ = ["ServerCase", "serve"]
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
 _OTHERS_BYTES = 1 << 16
-"""Room for a frame that is no column; an order has a few decisions for each worker."""
+"""Room for a frame that is no column; there are a few decisions for each worker."""
 
 
 class ServerCase(NamedTuple):
@@ -56,7 +57,7 @@ class ServerCase(NamedTuple):
     layout: Layout
     batch: int
     samples: int
-    budget: Budget
+    budget: Limits
     sessions: Mapping[int, int]
     """Session of every worker, `LAUNCHER`, `LEAD`, and `EVALUATOR` if there is one: random numbers
     > 0 and < 2**63."""
@@ -82,7 +83,7 @@ def serve(
     followers: Sequence[Door] = (),
     *,
     life: int = 0,
-    bells: Bells | None = None,
+    rings: Rings | None = None,
     control: Connection | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
@@ -107,7 +108,7 @@ def serve(
     life : int, default 0
         How often the servers have been started before. Above 0 the run goes on from its last
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
-    bells : Bells, optional
+    rings : Rings, optional
         How workers reach the shard if they share memory with it; otherwise through the gate.
     control : Connection, optional
         Of the lead alone: brings an `Instruction` of a supervisor on this machine now and then, and
@@ -124,30 +125,27 @@ def serve(
         If a shard cannot follow the lead, because a worker's message has come to the lead alone;
         all shards must then be started again with the next life.
     """
-    largest_bytes = _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers
-    if not vectors.is_shared:
-        largest_bytes += 8 * -(-case.layout.dimension // case.layout.shards)
     case.folder.mkdir(parents=True, exist_ok=True)
     # a run that diverges overflows, which is a result and no warning
     with (
         zmq.Context() as context,
-        listen(context, gate, largest_bytes) as router,
+        listen(context, gate, _largest_bytes(case, vectors)) as router,
         contextlib.ExitStack() as stack,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        last = checkpoint.load(case.folder) if life > 0 else None
-        line = router if bells is None else bells.desk(shard, router)
+        last = checkpoint.load(case.folder) if life > 0 else None  # rule 3
+        line = router if rings is None else rings.shard_end(shard, router)
         common = _shard(case, shard, vectors, line, life=life, last=last)
         if shard > 0:
             _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
             return
         sockets = [stack.enter_context(knock(context, door)) for door in followers]
         for one in sockets:
-            one.sndhwm, one.linger = 0, 1000
-        order = _order(case, last)
+            one.sndhwm, one.linger = 0, 1000  # the lead waits for no follower
+        service = _service(case, last)
         lead = Lead(
             common,
-            order,
+            service,
             sockets,
             heartbeat_s=case.heartbeat_s,
             checkpoint_every_s=case.checkpoint_every_s,
@@ -155,8 +153,13 @@ def serve(
             last=last,
             control=control,
         )
-        look = None if watch is None else partial(watch, order.rows)
-        _listen(lead, common, line, case.origin, look)
+        _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
+
+
+def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
+    """Return the size of the largest frame that a shard has to take."""
+    column_bytes = 0 if vectors.is_shared else 8 * -(-case.layout.dimension // case.layout.shards)
+    return _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers + column_bytes
 
 
 def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: int, last: Checkpoint | None) -> Shard:
@@ -168,30 +171,30 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
         case.algorithm,
         case.start[own],
         case.layout.workers,
-        n_past=_lags(case).longest,
+        n_past=_staleness(case).longest,
         columns=columns,
         version=version,
     )
-    peers = {number: Peer(number, session) for number, session in case.sessions.items()}
-    return Shard(shard, store, vectors, line, peers=peers, folder=case.folder, life=life)
+    sessions = {peer: Session(peer, number) for peer, number in case.sessions.items()}
+    return Shard(shard, store, vectors, line, sessions=sessions, folder=case.folder, life=life)
 
 
-def _order(case: ServerCase, last: Checkpoint | None) -> Order:
-    terms = Terms.of(
+def _service(case: ServerCase, last: Checkpoint | None) -> Service:
+    settings = Settings.of(
         case.algorithm,
         case.layout.workers,
         case.budget,
         case.batch / case.samples,
-        lags=_lags(case),
+        staleness=_staleness(case),
         shrinks=case.on_loss == "shrink",
     )
     if last is None:
-        return Order(terms)
-    return Order(terms, last.description.memory, last.rows)
+        return Service(settings)
+    return Service(settings, last.description.memory, last.rows)
 
 
-def _lags(case: ServerCase) -> Lags:
-    return Lags(case.staleness, case.seed, case.layout.workers)
+def _staleness(case: ServerCase) -> InjectedStaleness:
+    return InjectedStaleness(case.staleness, case.seed, case.layout.workers)
 
 
 def _listen(

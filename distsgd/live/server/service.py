@@ -10,6 +10,8 @@
    at its start. The first start of a worker is no row.
 5. Times come from the workers. They are moved as far as is needed for an order that a server can
    have served: no worker sends before it went on, nor after it was served.
+6. The evaluator is shown a model between two updates: the first that is as far as it has asked for,
+   or else the last one.
 """
 
 from collections import deque
@@ -18,32 +20,32 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.live.messages.wire import Header, Kind, State
+from distsgd.live.messages.wire import Header, Kind, State, requests
 from distsgd.live.server.decisions import Action, Decision
-from distsgd.live.server.standing import Held, Memory, Rows, Standing, WorkerMemory
-from distsgd.live.server.terms import Terms
+from distsgd.live.server.records import Held, Memory, Rows, WorkerMemory, WorkerRecord
+from distsgd.live.server.settings import Settings
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH
 
 _LATEST = 1000
 """Updates over which the mean staleness is taken."""
 
 
-class Order:
+class Service:
     """Decides which workers to serve.
 
     Parameters
     ----------
-    terms : Terms
-        What stays as it is.
+    settings : Settings
+        What it goes by.
     memory : Memory, optional
         Of a checkpoint.
     rows : ndarray, optional
         ``ROW[n]`` up to that checkpoint.
     """
 
-    def __init__(self, terms: Terms, memory: Memory | None = None, rows: NDArray[np.void] | None = None) -> None:
-        self._terms, self.rows = terms, Rows(rows)
-        self._workers = [Standing(w) for w in range(terms.workers)]
+    def __init__(self, settings: Settings, memory: Memory | None = None, rows: NDArray[np.void] | None = None) -> None:
+        self._settings, self._sync, self.rows = settings, settings.sync, Rows(rows)
+        self._workers = [WorkerRecord(w) for w in range(settings.workers)]
         self.version = self.gradients = self._closed_gradients = 0
         self._closed_at = self._time = 0.0
         self._oldest = 0 if memory is None else memory.version
@@ -113,23 +115,23 @@ class Order:
         worker = self._workers[header.peer]
         kind = header.kind
         if kind != Kind.JOIN:
-            worker.check(header)
+            worker.check(header)  # rule 2: before anything is changed
         self._time = now = max(now, self._time)
         if self.is_past(now):
             return self.end(now)
         if worker.open_row >= 0:
-            worker.went_on = max(worker.went_on, min(header.resumed, now))
+            worker.went_on = max(worker.went_on, min(header.resumed, now))  # rule 5
             self.rows.set_done(worker.open_row, worker.went_on)
             worker.open_row = -1
         worker.sequence = header.sequence
-        worker.sent = min(max(header.sent, worker.went_on), now)
+        worker.sent = min(max(header.sent, worker.went_on), now)  # rule 5
         if kind == Kind.JOIN:
             self._join(worker)
             return self._taken()
         worker.step = header.step
         worker.expected = worker.expected[1:]
         if not worker.expected:
-            self._expect(worker, self._terms.turns.after(worker.turn), is_first=False)
+            self._expect(worker, self._sync.next_due(worker.due_step), is_first=False)
         if kind == Kind.PULL:
             self._pull(worker)
         else:
@@ -147,13 +149,13 @@ class Order:
         worker.waits, worker.brings_pull, worker.open_row = "", False, -1
         worker.life += 1
         worker.sent, worker.step = now, worker.served
-        self._decide(Action.LEAVE, worker)
-        closes = not worker.has_left and 0 < len(self._held) >= self._needed()
+        self._decide(Action.LEAVE, worker)  # first: shards copy its push before the round closes
+        closes = not worker.has_left and 0 < len(self._held) >= self._needed()  # rule 3
         self.version += closes
         if not worker.has_left:  # a replacement may be lost before it begins
             self._write(worker, LEAVE, self.version, now)
             worker.has_left = True
-        is_enough = self.version >= self._terms.budget.updates
+        is_enough = self.version >= self._settings.limits.updates
         if closes:
             self._close(is_last=is_enough)
         if is_enough:
@@ -167,7 +169,7 @@ class Order:
         decisions = self.leave(number, now)
         worker = self._workers[number]
         worker.is_alive = True
-        self._decide(Action.ADMIT, worker, version=session)
+        self._decide(Action.ADMIT, worker, session=session)
         return decisions + self._taken()
 
     def show(self, header: Header) -> list[Decision]:
@@ -182,7 +184,7 @@ class Order:
 
     def is_past(self, now: float) -> bool:
         """Return whether the time of the run is over."""
-        return now > self._terms.budget.seconds
+        return now > self._settings.limits.seconds
 
     def end(self, now: float) -> list[Decision]:
         """End the run; workers that wait are not served any more."""
@@ -206,14 +208,14 @@ class Order:
                 worker.has_left = last["verb"][own[-1]] == LEAVE
                 self._time = max(self._time, float(last["time"][own[-1]]))
 
-    def _expect(self, worker: Standing, step: int, *, is_first: bool) -> None:
-        turns = self._terms.turns
-        worker.turn, worker.expected = step, turns.due(step, is_first=is_first)
+    def _expect(self, worker: WorkerRecord, step: int, *, is_first: bool) -> None:
+        sync = self._sync
+        worker.due_step, worker.expected = step, requests(sync.due(step, is_first=is_first))
         if not worker.expected:  # nothing is due in front of a first step that is not 0
-            worker.turn = turns.after(step)
-            worker.expected = turns.due(worker.turn, is_first=False)
+            worker.due_step = sync.next_due(step)
+            worker.expected = requests(sync.due(worker.due_step, is_first=False))
 
-    def _join(self, worker: Standing) -> None:
+    def _join(self, worker: WorkerRecord) -> None:
         worker.life += 1
         worker.is_started, worker.brings_pull = False, False
         worker.waits = "its start"
@@ -222,38 +224,38 @@ class Order:
             self._start(worker)
             self._release_waiting()  # steps that were lost are not waited for
 
-    def _may_start(self, worker: Standing) -> bool:
-        if self.version >= self._terms.others_after:
+    def _may_start(self, worker: WorkerRecord) -> bool:
+        if self.version >= self._sync.others_after:
             return True
         first = 0
-        if self._terms.shrinks:
+        if self._settings.shrinks:
             first = next((one.number for one in self._workers if one.is_alive), 0)
         return worker.number == first
 
-    def _start(self, worker: Standing) -> None:
+    def _start(self, worker: WorkerRecord) -> None:
         worker.waits, worker.is_started, worker.has_left = "", True, False
         worker.step = worker.pushed = worker.served
-        if worker.has_rows:
+        if worker.has_rows:  # rule 4
             self._decide(Action.JOIN, worker, version=self.version)
             self._write(worker, JOIN, self.version, self._time)
             worker.read = worker.oldest = worker.joins = self.version
             worker.open_row = worker.row
         else:
             self._decide(Action.START, worker)
-        self._expect(worker, worker.step, is_first=True)
+        self._expect(worker, worker.step, is_first=True)  # rule 4
 
     def _start_others(self) -> None:
         for worker in self._workers:
             if worker.waits == "its start" and not self.is_over and self._may_start(worker):
                 self._start(worker)
 
-    def _pull(self, worker: Standing) -> None:
-        if worker.pushed - self._slowest > self._terms.bound:
+    def _pull(self, worker: WorkerRecord) -> None:
+        if worker.pushed - self._slowest > self._sync.bound:
             worker.waits = "slower workers"
             return
         worker.waits = ""
-        lag = self._terms.lags.of(worker.number, worker.n_pulls)
-        read = max(self._oldest, self.version - lag)
+        lag = self._settings.staleness.lag_of(worker.number, worker.n_pulls)
+        read = max(self._oldest, self.version - lag)  # a restart has kept no version before it
         worker.n_pulls += 1
         worker.read, worker.joins = read, self.version
         if worker.step == worker.pushed:
@@ -262,10 +264,10 @@ class Order:
         worker.open_row = worker.row
         self._decide(Action.PULL, worker, version=read)
 
-    def _push(self, worker: Standing, push: int) -> None:
-        terms = self._terms
-        is_late = terms.drops_late and worker.joins < self.version
-        read = worker.read if terms.turns.pushes_before else worker.oldest
+    def _push(self, worker: WorkerRecord, push: int) -> None:
+        sync = self._sync
+        is_late = sync.drops_late and worker.joins < self.version
+        read = worker.read if sync.pushes_before_step else worker.oldest
         self._decide(Action.DROP if is_late else Action.HOLD, worker, push=push)
         if not is_late:
             self._held.append(Held(worker.number, worker.life, worker.step, read))
@@ -274,7 +276,7 @@ class Order:
         self._write(worker, DROP if is_late else PUSH, read, worker.sent)
         self._count(worker)
         worker.waits = "its round"
-        budget = terms.budget
+        budget = self._settings.limits
         is_enough = self.version >= budget.updates or self.gradients >= budget.gradients
         if is_late:
             self._release(worker, is_over=is_enough)
@@ -282,26 +284,26 @@ class Order:
             self._close(is_last=is_enough)
         if is_enough:
             self._finish()
-        elif terms.bound < float("inf"):
+        elif sync.bound < float("inf"):
             self._release_waiting()
 
-    def _count(self, worker: Standing) -> None:
+    def _count(self, worker: WorkerRecord) -> None:
         self.gradients += worker.step - worker.pushed
         worker.pushed, worker.oldest = worker.step, worker.read
-        if self._terms.bound < float("inf"):
+        if self._sync.bound < float("inf"):
             self._slowest = self._find_slowest()
 
     def _find_slowest(self) -> int:
-        counted = (w.pushed for w in self._workers if w.is_alive or not self._terms.shrinks)
+        counted = (w.pushed for w in self._workers if w.is_alive or not self._settings.shrinks)  # rule 3
         return min(counted, default=0)
 
     def _needed(self) -> int:
         """Return how many pushes close the round: all that can come, if workers are lost."""
-        terms = self._terms
-        if terms.quorum == 1 or not terms.shrinks:
-            return terms.quorum
-        n_alive = sum(one.is_alive for one in self._workers)
-        return min(terms.quorum, n_alive + sum(not self._is_waiting(one) for one in self._held))
+        sync = self._sync
+        if sync.quorum == 1 or not self._settings.shrinks:
+            return sync.quorum
+        n_alive = sum(one.is_alive for one in self._workers)  # rule 3; and pushes of the dead count
+        return min(sync.quorum, n_alive + sum(not self._is_waiting(one) for one in self._held))
 
     def _is_waiting(self, held: Held) -> bool:
         """Return whether the worker of a push that is held still waits for its round."""
@@ -310,13 +312,13 @@ class Order:
     def _close(self, *, is_last: bool = False) -> None:
         """Apply the round, which has raised the version, and release its members in order."""
         members, self._held = self._held, []
-        if len(members) > 1:
+        if len(members) > 1:  # rule 1: releases, and shards their sums, in worker order
             members.sort(key=lambda one: one.worker)
         met = self.version - 1
         staleness = met - min([one.read for one in members])
-        schedule, factor = self._terms.schedule, 1.0
+        schedule, factor = self._settings.schedule, 1.0
         if schedule is not None:
-            factor = schedule(self._closed_gradients * self._terms.epochs_per_step)
+            factor = schedule(self._closed_gradients * self._settings.epochs_per_step)
         self._closed_gradients, self._closed_at = self.gradients, self._time
         self._staleness.append(staleness)
         self._decisions.append(
@@ -324,7 +326,7 @@ class Order:
                 Action.CLOSE, step=members[-1].step, version=met, staleness=staleness, factor=factor, time=self._time
             )
         )
-        if self._snapshot is not None:
+        if self._snapshot is not None:  # rule 6: before a release lets the next push in
             self._offer()
         for held in members:
             if self._is_waiting(held):
@@ -332,24 +334,24 @@ class Order:
         if not is_last and self._n_starting:
             self._start_others()
 
-    def _release(self, worker: Standing, *, is_over: bool) -> None:
+    def _release(self, worker: WorkerRecord, *, is_over: bool) -> None:
         """Let a worker go on behind its push: with the pull that came along, or at once."""
         worker.joins = self.version
         if worker.brings_pull:
-            if not is_over:
+            if not is_over:  # an order ends with a push
                 worker.brings_pull = False
-                self._pull(worker)
+                self._pull(worker)  # rule 1: back to back
             return
         worker.waits = ""
         self._decide(Action.RELEASE, worker)
-        if self._terms.turns.waits:
+        if self._sync.waits:
             self.rows.set_done(worker.row, self._time)
             worker.went_on, worker.open_row = self._time, worker.row
 
     def _release_waiting(self) -> None:
         """Serve the pulls that waited for slower workers and wait no more, in worker order."""
         self._slowest = self._find_slowest()
-        for worker in self._workers:
+        for worker in self._workers:  # rule 1: in worker order
             if worker.waits == "slower workers" and not self.is_over:
                 self._pull(worker)
 
@@ -376,12 +378,14 @@ class Order:
         self._decisions.append(Decision(Action.END, version=self.version, time=self._time))
         self._offer()
 
-    def _decide(self, action: Action, worker: Standing, *, version: int = 0, push: int = 0) -> None:
+    def _decide(
+        self, action: Action, worker: WorkerRecord, *, version: int = 0, push: int = 0, session: int = 0
+    ) -> None:
         self._decisions.append(
-            Decision(action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0, self._time)
+            Decision(action, worker.number, worker.sequence, push, worker.step, version, 0, 1.0, self._time, session)
         )
 
-    def _write(self, worker: Standing, verb: int, read: int, done: float) -> None:
+    def _write(self, worker: WorkerRecord, verb: int, read: int, done: float) -> None:
         worker.row = self.rows.append(
             (self._time, worker.sent, done, worker.number, verb, worker.step, self.version, read)
         )

@@ -14,11 +14,12 @@ _REPLIES = 4
 
 
 @dataclass(slots=True)
-class Peer:
-    """One of the others, under its session of now."""
+class Session:
+    """What a shard knows of a peer's session; a new process of the peer has another one."""
 
+    peer: int
     number: int
-    session: int
+    """Random: what the peer shows to be admitted."""
     identity: bytes = b""
     """Where its last request came from, for the socket."""
     accepted: int = 0
@@ -28,12 +29,12 @@ class Peer:
     pushes: dict[int, Columns] = field(default_factory=dict)
     """What has come in frames and has not been taken, by sequence number."""
     former: set[int] = field(default_factory=set)
-    """Sessions that it had before; a process that still uses one has been given up."""
+    """Numbers that it had before; a process that still shows one has been given up."""
 
-    def renew(self, session: int) -> None:
+    def renew(self, number: int) -> None:
         """Begin another session: nothing of the one before counts."""
-        self.former.add(self.session)
-        self.session, self.identity, self.accepted = session, b"", 0
+        self.former.add(self.number)
+        self.number, self.identity, self.accepted = number, b"", 0
         self.replies.clear()
         self.pushes.clear()
 

@@ -1,15 +1,24 @@
-"""What every shard does: it carries decisions out, in order, and answers the workers."""
+"""What every shard does: it carries decisions out, in order, and answers the workers.
+
+1. A reply is kept until the worker can no longer ask for it again: a request is served once, and a
+   reply that got lost has the same bits when it is sent again.
+2. The last sequence number that was accepted never falls. A request and the decision on it come to
+   a follower in either order, and a reply may overtake a push that is held.
+3. A checkpoint that cannot be written does not end the run: the lead is told, and tries again.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from distsgd.errors import WireError
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.rings import Line
-from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, encode
+from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, State, encode
 from distsgd.live.server.checkpoint import Name, discard, remove_older, save_columns
 from distsgd.live.server.decisions import Action, Decision
-from distsgd.live.server.sessions import Drops, Peer
+from distsgd.live.server.sessions import Drops, Session
 from distsgd.live.server.store import Store
 
 _BRINGING = frozenset({Kind.PUSH, Kind.EXCHANGE})
@@ -28,8 +37,8 @@ class Shard:
         Where those of messages lie.
     socket : Line
         What it hears and answers through.
-    peers : dict of int to Peer
-        All that may speak to it, by number.
+    sessions : dict of int to Session
+        Those of all peers that it admits, by the peer's number.
     folder : Path
         Where checkpoints are written.
     life : int, default 0
@@ -43,12 +52,13 @@ class Shard:
         vectors: Vectors,
         socket: Line,
         *,
-        peers: dict[int, Peer],
+        sessions: dict[int, Session],
         folder: Path,
         life: int = 0,
     ) -> None:
         self.number, self.life, self.folder = number, life, folder
-        self.store, self.vectors, self.peers = store, vectors, peers
+        self.store, self.vectors, self.sessions = store, vectors, sessions
+        self.n_workers = sum(peer < LEAD for peer in sessions)
         self.drops = Drops(number)
         self.is_over = self.is_stopped = False
         self.unsaved: Exception | None = None
@@ -88,33 +98,19 @@ class Shard:
         if header.kind in _BRINGING:
             columns = self.vectors.message(self.number, header.peer, header.push, frames)
             if not self.vectors.is_shared:
-                self.peers[header.peer].pushes[header.sequence] = columns
+                self.sessions[header.peer].pushes[header.sequence] = columns
         elif frames:
             msg = f"a {Kind(header.kind).name.lower()} must have no frames, not {len(frames)}"
             raise WireError(msg)
 
-    def reply(
-        self,
-        peer: Peer,
-        kind: Kind,
-        sequence: int,
-        *,
-        step: int = 0,
-        version: int = 0,
-        time: float = 0.0,
-        frames: Frames = (),
-    ) -> None:
-        """Answer a request, and keep the answer in case that it comes again."""
-        header = Header(kind, peer.number, self.life, peer.session, sequence, 0, step, version, time)
-        reply = (encode(header), *frames)
-        peer.accepted = max(peer.accepted, sequence)
-        peer.keep(sequence, reply)
-        if peer.identity:
-            self._send(peer.identity, reply)
+    def report(self, session: Session, sequence: int, state: State) -> None:
+        """Answer the launcher or the evaluator: say how the run is going."""
+        header = Header(Kind.STATE, session.peer, self.life, session.number, sequence)
+        self._reply(session, header, (msgspec.json.encode(state),))
 
-    def send(self, peer: Peer, sequence: int, identity: bytes) -> None:
+    def send(self, session: Session, sequence: int, identity: bytes) -> None:
         """Send a reply again, if it is kept."""
-        reply = peer.replies.get(sequence)
+        reply = session.replies.get(sequence)
         if reply is not None:
             self._send(identity, reply)
 
@@ -126,80 +122,77 @@ class Shard:
         told = Header(kind, header.peer, self.life, header.session, header.sequence)
         self._socket.send_multipart((identity, encode(told)))
 
-    def tell_workers(self) -> None:
-        """Tell all workers that the run is over, whatever they wait for."""
-        for peer in self.peers.values():
-            if peer.number < LEAD and peer.identity:
-                header = Header(Kind.END, peer.number, 0, peer.session, peer.accepted)
-                self.tell(peer.identity, header, Kind.END)
-
     def _welcome(self, decision: Decision) -> None:
-        worker = self.peers[decision.worker]
         frames: Frames = ()
-        self.store.detach(worker.number)
+        self.store.detach(decision.worker)  # store's rule 3: it may have been restarted
         if decision.version > 0:
-            frames = self.vectors.answer(self.number, worker.number, [self.store.x])
-        self._reply_to(worker, Kind.WELCOME, decision, frames)
+            frames = self.vectors.answer(self.number, decision.worker, [self.store.x])
+        self._reply_to(self.sessions[decision.worker], Kind.WELCOME, decision, frames)
 
     def _answer(self, decision: Decision) -> None:
         columns = self.store.read(decision.version)
         frames = self.vectors.answer(self.number, decision.worker, columns)
-        self._reply_to(self.peers[decision.worker], Kind.VALUES, decision, frames)
+        self._reply_to(self.sessions[decision.worker], Kind.VALUES, decision, frames)
 
     def _hold(self, decision: Decision) -> None:
         self.store.hold(decision.worker, self._push_of(decision))
 
     def _push_of(self, decision: Decision) -> Columns:
-        worker = self.peers[decision.worker]
-        worker.accepted = max(worker.accepted, decision.sequence)
+        session = self.sessions[decision.worker]
+        session.accepted = max(session.accepted, decision.sequence)  # rule 2
         if self.vectors.is_shared:
             return self.vectors.message(self.number, decision.worker, decision.push, ())
-        return worker.pushes.pop(decision.sequence)
+        return session.pushes.pop(decision.sequence)
 
     def _drop(self, decision: Decision) -> None:
-        worker = self.peers[decision.worker]
-        worker.accepted = max(worker.accepted, decision.sequence)
-        worker.pushes.pop(decision.sequence, None)
+        session = self.sessions[decision.worker]
+        session.accepted = max(session.accepted, decision.sequence)  # rule 2
+        session.pushes.pop(decision.sequence, None)
 
     def _release(self, decision: Decision) -> None:
-        self._reply_to(self.peers[decision.worker], Kind.TAKEN, decision, ())
+        self._reply_to(self.sessions[decision.worker], Kind.TAKEN, decision)
 
     def _leave(self, decision: Decision) -> None:
         self.store.detach(decision.worker)
 
     def _admit(self, decision: Decision) -> None:
-        self.peers[decision.worker].renew(decision.version)
+        self.sessions[decision.worker].renew(decision.session)
 
     def _show(self, decision: Decision) -> None:
         frames = self.vectors.answer(self.number, None, [self.store.x])
-        self._reply_to(self.peers[EVALUATOR], Kind.VALUES, decision, frames)
+        self._reply_to(self.sessions[EVALUATOR], Kind.VALUES, decision, frames)
 
     def _save(self, decision: Decision) -> None:
-        name = Name(self.life, decision.version)
+        name = Name(self.life, decision.checkpoint)
         try:
             save_columns(self.folder, name, self.number, self.store.columns)
             remove_older(self.folder, self.number)
             self.unsaved = None
         except Exception as error:  # noqa: BLE001 # a store raises what it likes
-            self.unsaved = error
+            self.unsaved = error  # rule 3
             discard(self.folder, f"{name}.{self.number}.*")
 
     def _nothing(self, decision: Decision) -> None:
         """Do nothing: there is no action of this number."""
 
     def _end(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
+        """Tell all workers that the run is over, whatever they wait for."""
         self.is_over = True
+        for one in self.sessions.values():
+            if one.peer < LEAD and one.identity:
+                self.tell(one.identity, Header(Kind.END, one.peer, 0, one.number, one.accepted), Kind.END)
 
     def _stop(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
         self.is_stopped = True
 
-    def _reply_to(self, peer: Peer, kind: Kind, decision: Decision, frames: Frames) -> None:
-        self.reply(
-            peer,
-            kind,
-            decision.sequence,
-            step=decision.step,
-            version=decision.version,
-            time=decision.time,
-            frames=frames,
-        )
+    def _reply_to(self, session: Session, kind: Kind, decision: Decision, frames: Frames = ()) -> None:
+        about = decision.step, decision.version, decision.time
+        header = Header(kind, session.peer, self.life, session.number, decision.sequence, 0, *about)
+        self._reply(session, header, frames)
+
+    def _reply(self, session: Session, header: Header, frames: Frames) -> None:
+        reply = (encode(header), *frames)
+        session.accepted = max(session.accepted, header.sequence)  # rule 2
+        session.keep(header.sequence, reply)  # rule 1, also of a worker that cannot be reached now
+        if session.identity:
+            self._send(session.identity, reply)

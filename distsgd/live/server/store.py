@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
-from distsgd.kernels.fold.rules import Halves, loops
+from distsgd.kernels.fold.dense import server_source
+from distsgd.kernels.fold.rules import RuleSet, columns, loops
 from distsgd.live.messages.columns import Columns, Layout
 from distsgd.live.server.decisions import Decision
 from distsgd.rules.formulas import whole
@@ -63,9 +64,8 @@ class Store:
         self._workers, self.version = workers, version
         h = floats(algorithm)
         self._state: State = _state(algorithm, h, start, columns or {})
-        self._apply: _Compiled | _Interpreted = (_Compiled if start.size >= COMPILED_FROM else _Interpreted)(
-            algorithm, h
-        )
+        kind = _Compiled if start.size >= COMPILED_FROM else _Interpreted  # rule 2
+        self._apply: _Compiled | _Interpreted = kind(algorithm, h)
         self._reads = algorithm.server.reads
         self._held: list[_Held] = []
         self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
@@ -88,7 +88,7 @@ class Store:
 
     def detach(self, worker: int) -> None:
         """Copy what a worker has pushed, since its out-box will be written again."""
-        self._held = [
+        self._held = [  # rule 3
             _Held(one.worker, [np.array(column) for column in one.columns]) if one.worker == worker else one
             for one in self._held
         ]
@@ -96,7 +96,7 @@ class Store:
     def close(self, decision: Decision) -> None:
         """Apply the mean of what is held, and raise the version."""
         members = self._held
-        if len(members) > 1:  # two pushes of one worker stay in the order in which they came
+        if len(members) > 1:  # rule 1; two pushes of one worker stay in the order in which they came
             members.sort(key=lambda one: one.worker)
         at = At(decision.version, decision.staleness, self._workers, decision.step, decision.factor)
         self._state = self._apply(self._state, [one.columns for one in members], at)
@@ -110,6 +110,7 @@ class Store:
 
     def _keep(self) -> None:
         columns: Columns = [getattr(self._state, name) for name in self._reads]
+        # a loop in place would write over versions that are kept for pulls of the past
         if self._apply.is_in_place and self._past.maxlen != 1:
             columns = [np.array(column) for column in columns]
         self._past.append((self.version, columns))
@@ -139,7 +140,7 @@ class _Interpreted:
         total = members[0]
         for message in members[1:]:
             total = [np.add(one, other) for one, other in zip(total, message, strict=True)]
-        mean = self._message(*(column / len(members) for column in total))
+        mean = self._message(*(column / len(members) for column in total))  # rule 1
         found = self._rule(self._h, state, mean, at)
         return type(found)(*(whole(column, state.x.size) for column in found))
 
@@ -150,13 +151,13 @@ class _Compiled:
     is_in_place = True
 
     def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
-        generated = loops(Halves.of(algorithm))
-        self._h, self._state = generated.hyper(*h), generated.state
-        self._message, self._loops = generated.message, generated.by_name
+        rules = RuleSet.of(algorithm)
+        kinds, self._loops = columns(rules), loops(rules, server_source)
+        self._h, self._state, self._message = kinds.hyper(*h), kinds.state, kinds.message
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
         if len(members) > 1:
-            total = [np.array(column) for column in members[0]]
+            total = [np.array(column) for column in members[0]]  # rule 3: not into an out-box
             for message in members[1:]:
                 for column, other in zip(total, message, strict=True):
                     np.add(column, other, out=column)

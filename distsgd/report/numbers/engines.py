@@ -1,21 +1,24 @@
-"""Simulated and live runs: the clock of each, which are twins, and how far twins agree.
+"""Simulated and live runs: the clock of each, and how far runs of both kinds agree.
 
 Virtual and wall seconds never meet: not on an axis, not in a ratio, not in an order. What live and
 simulated runs share are updates, gradients, epochs and staleness.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from distsgd.experiment.sites import Engine
 from distsgd.run import Run
 from distsgd.statistics.spreads import Numbers
 
-Engine: TypeAlias = Literal["simulate", "local", "ray"]
 Clock: TypeAlias = Literal["virtual", "wall"]
+
+Place: TypeAlias = tuple[str, str, str]
+"""A problem, a fleet and an algorithm, by their names."""
 
 _ENGINES: dict[str, Engine] = {"local": "local", "shared_memory": "local", "ray": "ray"}
 
@@ -38,15 +41,7 @@ def seconds_column(run: Run) -> str:
 def live_fleets(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the live fleets of a comparison by label: ``fleet``, ``engine`` and ``machines``.
 
-    Parameters
-    ----------
-    settings : dict
-        Settings of the comparison.
-
-    Returns
-    -------
-    dict of str to dict
-        The label of the simulated fleet that each takes after, its engine, and its processes.
+    That is the label of the simulated fleet that each takes after, its engine, and its processes.
     """
     found: dict[str, dict[str, Any]] = settings.get("live", {})
     return found
@@ -77,22 +72,13 @@ class Agreement(msgspec.Struct, frozen=True):
     simulated_staleness: float | None
 
 
-class Runs(NamedTuple):
-    """The finished runs of one algorithm on one problem and fleet."""
-
-    problem: str
-    fleet: str
-    algorithm: str
-    runs: Sequence[Run]
-
-
-def agreements(cells: Sequence[Runs], settings: Mapping[str, Any]) -> list[Agreement]:
+def agreements(runs: Mapping[Place, Sequence[Run]], settings: Mapping[str, Any]) -> list[Agreement]:
     """Return how far live and simulated runs agree, for each pair of them.
 
     Parameters
     ----------
-    cells : sequence of Runs
-        All that ran.
+    runs : mapping of tuple to sequence of Run
+        All that finished, by problem, fleet and algorithm.
     settings : dict
         Settings of the comparison, which name the modelled fleet of each live one.
 
@@ -101,27 +87,20 @@ def agreements(cells: Sequence[Runs], settings: Mapping[str, Any]) -> list[Agree
     list of Agreement
         One per problem, live fleet and algorithm that ran on both.
     """
-    known = {cell[:3]: cell.runs for cell in cells}
-    return list(_agreements(known, live_fleets(settings)))
-
-
-def _agreements(
-    known: Mapping[tuple[str, str, str], Sequence[Run]], live: Mapping[str, dict[str, Any]]
-) -> Iterator[Agreement]:
-    for (problem, fleet, algorithm), runs in known.items():
-        against = live.get(fleet, {}).get("fleet", "")
-        simulated = known.get((problem, against, algorithm), ())
-        if not runs or not simulated:
-            continue
-        yield Agreement(
+    modelled = {name: own["fleet"] for name, own in live_fleets(settings).items()}
+    return [
+        Agreement(
             problem,
             fleet,
-            against,
+            modelled[fleet],
             algorithm,
-            *_factors(runs, simulated),
-            mean_staleness(runs),
+            *_factors(own, simulated),
+            mean_staleness(own),
             mean_staleness(simulated),
         )
+        for (problem, fleet, algorithm), own in runs.items()
+        if own and (simulated := runs.get((problem, modelled.get(fleet, ""), algorithm), ()))
+    ]
 
 
 def mean_staleness(runs: Sequence[Run]) -> float | None:
@@ -137,11 +116,10 @@ def stalenesses_of(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
 
 def _factors(live: Sequence[Run], simulated: Sequence[Run]) -> tuple[float | None, float | None, int | None]:
     """Return the typical and the largest factor between two losses, and where the latter is."""
-    twins = {run.settings["seed"]: run for run in simulated}
-    pairs = [(run, twins[seed]) for run in live if (seed := run.settings["seed"]) in twins]
+    by_seed = {run.settings["seed"]: run for run in simulated}
+    pairs = [(run, by_seed[seed]) for run in live if (seed := run.settings["seed"]) in by_seed]
     found = [_apart(_known(one), _known(other)) for one, other in pairs]
-    at = np.concatenate([np.empty(0), *(updates for updates, _ in found)])
-    factors = np.concatenate([np.empty(0), *(own for _, own in found)])
+    at, factors = np.hstack([np.empty((2, 0)), *found])
     if not len(factors):
         return None, None, None
     return float(np.median(factors)), float(factors.max()), int(at[factors.argmax()])
@@ -154,13 +132,13 @@ def _known(run: Run) -> tuple[Numbers, Numbers]:
     return updates[has_logarithm], np.log(losses[has_logarithm])
 
 
-def _apart(one: tuple[Numbers, Numbers], other: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
+def _apart(one: tuple[Numbers, Numbers], other: tuple[Numbers, Numbers]) -> Numbers:
     """Return the updates of `one` up to the end of `other`, and the factors between their losses.
 
     Between two evaluations the logarithm of a loss is a straight line.
     """
     if not len(other[0]):
-        return np.empty(0), np.empty(0)
+        return np.empty((2, 0))
     is_common = (one[0] > 0) & (one[0] >= other[0][0]) & (one[0] <= other[0][-1])
     at, mine = one[0][is_common], one[1][is_common]
-    return at, np.exp(np.abs(mine - np.interp(at, *other)))
+    return np.stack([at, np.exp(np.abs(mine - np.interp(at, *other)))])

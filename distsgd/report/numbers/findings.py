@@ -1,19 +1,20 @@
 """What the runs of a comparison say about each other: contrasts, growth, profiles, scaling.
 
-Everything here is a pure function of marks: a mark is what one run came to.
+Everything here is a pure function of measurements, one per run.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
 from distsgd.experiment.trials import UNKNOWN, Tuned
-from distsgd.report.numbers.marks import Mark
-from distsgd.statistics.contrasts import performance_profiles, speed_ups
+from distsgd.report.numbers.groups import grouped
+from distsgd.report.numbers.measurements import Measurement
 from distsgd.statistics.inference import SAME, Comparisons, Factors, Known, Ratio, alone, compare_all, quotients
+from distsgd.statistics.performance import performance_profiles, speed_ups
 from distsgd.statistics.spreads import median_time
 
 Quantity: TypeAlias = Literal["seconds", "machine_seconds", "loss_at_equal_time", "loss"]
@@ -133,21 +134,8 @@ class Compared(NamedTuple):
     comparisons: Comparisons
 
 
-def compared(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Compared]:  # noqa: B008 # immutable
-    """Return every quantity of every problem and fleet, each two algorithms compared once.
-
-    Parameters
-    ----------
-    marks : sequence of Mark
-        What ran.
-    tunings : Tunings, optional
-        What tuning leaves open.
-
-    Returns
-    -------
-    list of Compared
-        Quantity by quantity.
-    """
+def compared(measurements: Sequence[Measurement], tunings: Tunings = Tunings()) -> list[Compared]:  # noqa: B008 # immutable
+    """Return every quantity of every problem and fleet, each two algorithms compared once."""
     return [
         Compared(
             problem,
@@ -157,7 +145,7 @@ def compared(marks: Sequence[Mark], tunings: Tunings = Tunings()) -> list[Compar
             compare_all(table, tunings.noise(problem, fleet, quantity)),
         )
         for quantity in QUANTITIES
-        for (problem, fleet), case in by_case(marks).items()
+        for (problem, fleet), case in by_case(measurements).items()
     ]
 
 
@@ -185,28 +173,17 @@ def first_of(table: Table) -> str | None:
 
 def median_of(values: Mapping[int, Known]) -> float | None:
     """Return the median over seeds; None if half of them have no upper end."""
-    return median_time([one.high if math.isfinite(one.high) else None for one in values.values()])
+    return median_time([one.high for one in values.values()])
 
 
-def growths(marks: Sequence[Mark], fresh: str, fleet: str, tunings: Tunings) -> list[Growth]:
-    """Return by how much the final loss of each algorithm grew from one fleet to another.
+def growths(measurements: Sequence[Measurement], fresh: str, fleet: str, tunings: Tunings) -> list[Growth]:
+    """Return by how much the final loss of each algorithm grew from one fleet, `fresh`, to another.
 
-    Parameters
-    ----------
-    marks : sequence of Mark
-        What ran on one problem.
-    fresh, fleet : str
-        The two fleets.
-    tunings : Tunings
-        What tuning leaves open on each of them.
-
-    Returns
-    -------
-    list of Growth
-        The largest median first; algorithms that did not run on both are left out.
+    All measurements are of one problem. The largest median stands first; algorithms that did not
+    run on both fleets are left out.
     """
-    problem = marks[0].problem if marks else ""
-    before, after = (table_of([one for one in marks if one.fleet == name], "loss") for name in (fresh, fleet))
+    problem = measurements[0].problem if measurements else ""
+    before, after = (table_of([one for one in measurements if one.fleet == name], "loss") for name in (fresh, fleet))
     table = {name: quotients(after[name], before[name]) for name in after if name in before}
     table = {name: own for name, own in table.items() if own}
     noises = [tunings.noise(problem, name, "loss") for name in (fleet, fresh)]
@@ -236,10 +213,13 @@ def _rivals(name: str, table: Table, compared: Comparisons) -> list[str]:
     return [other for other in table if other != name and not compared.is_settled(name, other)]
 
 
-def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
+def profiles(measurements: Sequence[Measurement]) -> list[ProfileLine]:
     """Return each algorithm's performance profile of median times to the target."""
-    times = [_medians(case) for case in by_case(marks).values()]
-    algorithms = dict.fromkeys(mark.algorithm for mark in marks)
+    times = [
+        {name: median_of(own) for name, own in table_of(case, "seconds").items()}
+        for case in by_case(measurements).values()
+    ]
+    algorithms = dict.fromkeys(one.algorithm for one in measurements)
     costs = {name: [one.get(name) for one in times] for name in algorithms}
     if not any(cost is not None for row in costs.values() for cost in row):
         return []
@@ -247,27 +227,18 @@ def profiles(marks: Sequence[Mark]) -> list[ProfileLine]:
     return [ProfileLine(name, one.factor.tolist(), one.share.tolist()) for name, one in found.items()]
 
 
-def scaling(marks: Sequence[Mark], fleets: Mapping[str, dict[str, Any]]) -> list[Scaling]:
+def scaling(measurements: Sequence[Measurement], fleets: Mapping[str, dict[str, Any]]) -> list[Scaling]:
     """Return what more workers bring, on fleets whose settings differ in their number only.
 
-    Parameters
-    ----------
-    marks : sequence of Mark
-        What ran.
-    fleets : mapping of str to dict
-        Settings of each fleet.
-
-    Returns
-    -------
-    list of Scaling
-        One per problem and algorithm that met the target somewhere, for each group of such fleets.
+    One finding per problem and algorithm that met the target somewhere, for each group of such
+    fleets.
     """
-    times = {place: table_of(case, "seconds") for place, case in by_case(marks).items()}
+    times = {place: table_of(case, "seconds") for place, case in by_case(measurements).items()}
     return [
         line
         for group in _families(fleets)
-        for problem in dict.fromkeys(mark.problem for mark in marks)
-        for name in dict.fromkeys(mark.algorithm for mark in marks)
+        for problem in dict.fromkeys(one.problem for one in measurements)
+        for name in dict.fromkeys(one.algorithm for one in measurements)
         for line in _scaled(
             problem, name, {count: (fleet, times.get((problem, fleet), {}).get(name, {})) for count, fleet in group}
         )
@@ -312,23 +283,16 @@ def _families(fleets: Mapping[str, dict[str, Any]]) -> list[list[tuple[int, str]
     return [list(group.items()) for group in groups.values() if len(group) > 1]
 
 
-def by_case(marks: Sequence[Mark]) -> dict[tuple[str, str], list[Mark]]:
-    """Return the marks of each problem and fleet."""
-    cases: dict[tuple[str, str], list[Mark]] = {}
-    for mark in marks:
-        cases.setdefault((mark.problem, mark.fleet), []).append(mark)
-    return cases
+def by_case(measurements: Iterable[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
+    """Return the measurements of each problem and fleet."""
+    return grouped(measurements, lambda one: (one.problem, one.fleet))
 
 
-def table_of(case: Sequence[Mark], quantity: Quantity) -> Table:
+def table_of(case: Sequence[Measurement], quantity: Quantity) -> Table:
     """Return a quantity by algorithm and seed, where it is known."""
     values: Table = {}
-    for mark in case:
-        own: Known | None = getattr(mark, quantity)
+    for one in case:
+        own: Known | None = getattr(one, quantity)
         if own is not None:
-            values.setdefault(mark.algorithm, {})[mark.seed] = own
+            values.setdefault(one.algorithm, {})[one.seed] = own
     return values
-
-
-def _medians(case: Sequence[Mark]) -> dict[str, float | None]:
-    return {name: median_of(own) for name, own in table_of(case, "seconds").items()}

@@ -6,20 +6,19 @@ diverged run has no final loss. Nothing is null for lack of trying.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
 from distsgd.experiment.outcome import Outcome
+from distsgd.experiment.sites import Engine
 from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial, Tuned, choose
 from distsgd.report.numbers.engines import (
     Agreement,
     Clock,
-    Engine,
-    Runs,
     agreements,
     clock_of,
     engine_of,
@@ -42,12 +41,11 @@ from distsgd.report.numbers.findings import (
     scaling,
     unsettled,
 )
-from distsgd.report.numbers.marks import Mark, marks, reached, workers_of
+from distsgd.report.numbers.groups import finished, grouped
+from distsgd.report.numbers.measurements import Measurement, measurements, reached, workers_of
 from distsgd.run import Run
 from distsgd.statistics.inference import Known
 from distsgd.statistics.spreads import Numbers, Spread, band_name, median_time, spread
-
-__all__ = ["Outcome", "Summary", "summarise"]
 
 FORMAT = 2
 """Number of the layout of ``summary.json``."""
@@ -163,7 +161,7 @@ class Summary(msgspec.Struct, frozen=True):
         return list(dict.fromkeys((result.problem, result.fleet) for result in self.results))
 
     @property
-    def twins(self) -> dict[str, str]:
+    def simulated_of(self) -> dict[str, str]:
         """The live fleets that have results, with the simulated ones that they take after."""
         seen = {result.fleet for result in self.results}
         pairs = {name: own["fleet"] for name, own in live_fleets(self.settings).items()}
@@ -206,31 +204,28 @@ def summarise(
     Summary
         Results per problem, fleet and algorithm, contrasts between them, and a line per run.
     """
-    cells: dict[tuple[str, str, str], list[Outcome]] = {}
-    for one in outcomes:
-        cells.setdefault((one.problem, one.fleet, one.algorithm), []).append(one)
-    finished = _pairs(outcomes)
+    cells = grouped(outcomes, lambda one: (one.problem, one.fleet, one.algorithm))
+    runs = {place: [run for _, run in finished(cell)] for place, cell in cells.items()}
+    ran = finished(outcomes)
     known = _given(outcomes, settings) if targets is None else dict(targets)
     losses = {problem: target.loss for problem, target in known.items()}
-    found, tuned = marks(outcomes, losses), choose(trials)
-    live = {name: own["machines"] for name, own in live_fleets(settings).items()}
+    found, tuned = measurements(outcomes, losses), choose(trials)
     # A live run has what has a meaning for its algorithm; its fleet is described as a whole.
-    fleets = {one.fleet: live[one.fleet] if one.fleet in live else run.settings["fleet"] for one, run in finished}
+    live = {name: own["machines"] for name, own in live_fleets(settings).items()}
+    fleets: dict[str, Settings] = {one.fleet: live.get(one.fleet) or run.settings["fleet"] for one, run in ran}
     tunings = Tunings(tuned, _tuned_on(fleets, settings))
     orders = compared(found, tunings)
-    results = [
-        _result(cell, found, losses.get(cell[0].problem), engine_on(settings, cell[0].fleet)) for cell in cells.values()
-    ]
+    results = [_result(cell, found, losses.get(cell[0].problem), settings) for cell in cells.values()]
     return Summary(
         is_complete=is_complete,
-        band=band_name(max([1, *(len(_runs(cell)) for cell in cells.values())])),
+        band=band_name(max([1, *map(len, runs.values())])),
         settings=settings,
-        versions=finished[0][1].versions if finished else {},
-        algorithms={one.algorithm: run.settings["algorithm"] for one, run in finished},
+        versions=ran[0][1].versions if ran else {},
+        algorithms={one.algorithm: run.settings["algorithm"] for one, run in ran},
         fleets=fleets,
         results=results,
         runs=[_line(one, losses.get(one.problem), engine_on(settings, one.fleet)) for one in outcomes],
-        problems={one.problem: run.settings.get("problem", {}) for one, run in finished},
+        problems={one.problem: run.settings.get("problem", {}) for one, run in ran},
         targets=known,
         contrasts=contrasts(orders),
         unsettled=unsettled(orders),
@@ -239,7 +234,7 @@ def summarise(
         scaling=scaling(found, fleets),
         tuned=tuned,
         trials=list(trials),
-        agreements=agreements([Runs(*key, _runs(cell)) for key, cell in cells.items()], settings),
+        agreements=agreements(runs, settings),
     )
 
 
@@ -257,48 +252,35 @@ def _tuned_on(fleets: Mapping[str, Any], settings: Settings) -> dict[str, str]:
     return own if everywhere == "each" else dict.fromkeys(fleets, everywhere)
 
 
-def _growths(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+def _growths(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
     """Return what staleness did to the losses of the algorithms that it reached, per problem."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.problem, result.engine), []).append(result)
-    return [line for own in groups.values() for line in _grown(found, own, tunings)]
+    groups = grouped(results, lambda one: (one.problem, one.engine)).values()
+    return [line for own in groups for line in _grown(found, own, tunings)]
 
 
-def _grown(found: Sequence[Mark], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
-    levels: dict[str, float] = {}
-    for one in results:
-        mean = 0.0 if one.staleness is None else one.staleness.mean
-        levels[one.fleet] = max(mean, levels.get(one.fleet, 0.0))
+def _grown(found: Sequence[Measurement], results: Sequence[Result], tunings: Tunings) -> list[Growth]:
+    means = {(one.fleet, one.algorithm): one.staleness.mean if one.staleness else 0.0 for one in results}
+    on_fleets = grouped(means, lambda place: place[0])
+    levels = {fleet: max(means[place] for place in places) for fleet, places in on_fleets.items()}
     fresh, worst = (extreme(levels, key=levels.__getitem__) for extreme in (min, max))
-    are_stale = {
-        one.algorithm for one in results if one.fleet == worst and one.staleness is not None and one.staleness.mean > 0
-    }
+    are_stale = {algorithm for (fleet, algorithm), mean in means.items() if fleet == worst and mean > 0}
     problem = results[0].problem
     own = [one for one in found if one.problem == problem and one.algorithm in are_stale]
     return growths(own, fresh, worst, tunings) if fresh != worst else []
 
 
-def _of_first_engine(marks: Sequence[Mark], settings: Settings) -> list[Mark]:
-    """Return the marks of one engine: times of different engines must not be compared."""
-    engines = [engine_on(settings, mark.fleet) for mark in marks]
-    return [mark for mark, engine in zip(marks, engines, strict=True) if engine == engines[0]]
+def _of_first_engine(measurements: Sequence[Measurement], settings: Settings) -> list[Measurement]:
+    """Return the measurements of one engine: times of different engines must not be compared."""
+    engines = [engine_on(settings, one.fleet) for one in measurements]
+    return [one for one, engine in zip(measurements, engines, strict=True) if engine == engines[0]]
 
 
 def _column(run: Run, name: str) -> Numbers:
     return run.history[name].to_numpy().astype(np.float64)
 
 
-def _runs(cell: Sequence[Outcome]) -> list[Run]:
-    return [outcome.run for outcome in cell if outcome.run is not None]
-
-
-def _pairs(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Run]]:
-    return [(outcome, outcome.run) for outcome in outcomes if outcome.run is not None]
-
-
-def _result(cell: Sequence[Outcome], found: Sequence[Mark], target: float | None, engine: Engine) -> Result:
-    runs = _runs(cell)
+def _result(cell: Sequence[Outcome], found: Sequence[Measurement], target: float | None, settings: Settings) -> Result:
+    runs = [run for _, run in finished(cell)]
     first = cell[0]
     counts = Result(
         problem=first.problem,
@@ -307,17 +289,17 @@ def _result(cell: Sequence[Outcome], found: Sequence[Mark], target: float | None
         finished=len(runs),
         failed=len(cell) - len(runs),
         status=dict(Counter(run.status for run in runs)),
-        engine=engine,
+        engine=engine_on(settings, first.fleet),
     )
     place = (first.problem, first.fleet, first.algorithm)
-    own = [mark for mark in found if mark[:3] == place]
+    own = [one for one in found if one[:3] == place]
     return msgspec.structs.replace(counts, **_measured(runs, own, target)) if runs else counts
 
 
-def _measured(runs: Sequence[Run], found: Sequence[Mark], target: float | None) -> dict[str, Any]:
+def _measured(runs: Sequence[Run], found: Sequence[Measurement], target: float | None) -> dict[str, Any]:
     staleness, mean = stalenesses_of(runs), mean_staleness(runs)
     is_live = engine_of(runs[0]) != "simulate"
-    equal = [one.high for mark in found if (one := mark.loss_at_equal_time) is not None]
+    equal = [one.loss_at_equal_time.high for one in found if one.loss_at_equal_time is not None]
     return {
         "loss": _final(runs, "loss"),
         "test_loss": _final(runs, "test_loss"),
@@ -349,33 +331,29 @@ def _utilisation(runs: Sequence[Run]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _time_to_target(runs: Sequence[Run], found: Sequence[Mark], target: float) -> TimeToTarget:
-    seconds = [mark.seconds for mark in found if mark.seconds is not None]
+def _time_to_target(runs: Sequence[Run], found: Sequence[Measurement], target: float) -> TimeToTarget:
+    seconds = [one.seconds for one in found if one.seconds is not None]
     met = [time for time in seconds if math.isfinite(time.high)]
-    machine = [mark.machine_seconds.high for mark in found if mark.machine_seconds is not None]
+    machine = [one.machine_seconds.high for one in found if one.machine_seconds is not None]
     updates, gradients, epochs = (
         _ends([reached(run, target, name) for run in runs]) for name in ("update", "gradients", "epoch")
     )
     return TimeToTarget(
         target,
         len(met),
-        _median(time.high for time in seconds),
+        median_time([time.high for time in seconds]),
         _ends(seconds),
         updates,
         gradients,
         epochs,
         clock_of(engine_of(runs[0])),
-        _median(machine),
+        median_time(machine),
         max((1.0 - time.low / time.high for time in met if time.high > 0), default=0.0),
     )
 
 
 def _ends(times: Sequence[Known]) -> Spread:
     return spread(np.array([time.high for time in times]))
-
-
-def _median(times: Iterable[float]) -> float | None:
-    return median_time([time if math.isfinite(time) else None for time in times])
 
 
 def _line(outcome: Outcome, target: float | None, engine: Engine) -> Line:

@@ -5,21 +5,27 @@ differ in both, so that a picture can be read without seeing colours.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import altair as alt
 
-from distsgd.report.numbers.engines import Engine
-from distsgd.report.numbers.summary import Outcome, Summary
+from distsgd.experiment.outcome import Outcome
+from distsgd.report.numbers.groups import finished, grouped
+from distsgd.report.numbers.summary import Summary
 from distsgd.run import Run
 
 Row: TypeAlias = dict[str, Any]
+Case: TypeAlias = tuple[str, str]
+"""A problem and a fleet, by their names."""
+
 COLOURS = ("#5f6368", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#56b4e9", "#882255", "#999933")
 """Okabe and Ito's palette on white, with a neutral grey first and two of Tol's colours behind."""
 COLOURS_ON_DARK = ("#b4b8bd", "#4c9be8", "#f0b429", "#ff7f50", "#e79ac8", "#2fc79a", "#8fd3ff", "#d06a9c", "#c5c552")
 """The same hues, light enough to be read on black."""
 DASHES = ((1, 0), (7, 3), (2, 2))
+GRAY = alt.ColorValue("gray")
+"""Of what is no algorithm's."""
 
 BOTH = "both-"
 """With this the names of pictures begin that show live and simulated runs together."""
@@ -39,16 +45,8 @@ UNITS = {
     "bytes": Unit("bytes", "traffic [bytes]"),
 }
 """By the name that a reader can choose, for simulated runs."""
-
-
-def units_on(engine: Engine) -> dict[str, Unit]:
-    """Return the units of runs on an engine: a live one has wall seconds."""
-    wall = {"seconds": Unit("wall_seconds", "wall time [s]")}
-    return UNITS if engine == "simulate" else UNITS | wall
-
-
-Case: TypeAlias = tuple[str, str]
-"""A problem and a fleet, by their names."""
+WALL = Unit("wall_seconds", "wall time [s]")
+"""Of live runs, instead of virtual seconds."""
 
 
 class View(NamedTuple):
@@ -75,6 +73,54 @@ class Picture(NamedTuple):
     views: Mapping[str, View]
 
 
+class Subject(NamedTuple):
+    """What a picture of one problem on one fleet is drawn from: the comparison, and which of it."""
+
+    summary: Summary
+    outcomes: Sequence[Outcome]
+    case: Case
+
+    @property
+    def algorithms(self) -> list[str]:
+        """All algorithms of the comparison."""
+        return list(self.summary.algorithms)
+
+    @property
+    def runs(self) -> dict[str, list[Run]]:
+        """The finished runs of each algorithm."""
+        own = [pair for pair in finished(self.outcomes) if (pair[0].problem, pair[0].fleet) == self.case]
+        found = grouped(own, lambda pair: pair[0].algorithm)
+        return {name: [run for _, run in pairs] for name, pairs in found.items()}
+
+    @property
+    def simulated(self) -> "Subject | None":
+        """The same on the simulated fleet that a live one takes after, None if there is none."""
+        problem, fleet = self.case
+        simulated = self.summary.simulated_of.get(fleet)
+        return None if simulated is None else self._replace(case=(problem, simulated))
+
+    @property
+    def target(self) -> float | None:
+        """The training loss to reach, None if there is no target."""
+        target = self.summary.targets.get(self.case[0])
+        return None if target is None else target.loss
+
+    def by_unit(self) -> Iterator[tuple[str, Unit, dict[str, list[Run]]]]:
+        """Yield each unit in which a run has moved: its name, itself, and the runs that have it.
+
+        Shared memory counts no bytes.
+        """
+        is_live = self.summary.engine_on(self.case[1]) != "simulate"
+        for name, unit in (UNITS | {"seconds": WALL} if is_live else UNITS).items():
+            runs = {
+                label: own
+                for label, several in self.runs.items()
+                if (own := [run for run in several if math.isfinite(run.history[unit.column][-1])])
+            }
+            if any(run.history[unit.column][-1] > 0 for own in runs.values() for run in own):
+                yield name, unit, runs
+
+
 class Style(NamedTuple):
     """How an algorithm is drawn."""
 
@@ -95,31 +141,10 @@ def styles(algorithms: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def by_algorithm(outcomes: Sequence[Outcome], case: Case) -> dict[str, list[Run]]:
-    """Return the finished runs of each algorithm in `case`."""
-    runs: dict[str, list[Run]] = {}
-    for outcome in outcomes:
-        if outcome.run is not None and (outcome.problem, outcome.fleet) == case:
-            runs.setdefault(outcome.algorithm, []).append(outcome.run)
-    return runs
-
-
-def measured(runs: Mapping[str, Sequence[Run]], unit: Unit) -> dict[str, list[Run]]:
-    """Return the runs of each algorithm that have a `unit`: shared memory counts no bytes."""
-    known = {name: [run for run in own if math.isfinite(run.history[unit.column][-1])] for name, own in runs.items()}
-    return {name: own for name, own in known.items() if own}
-
-
 def case_name(summary: Summary, case: Case) -> str:
     """Return what a reader calls `case`: its fleet, and its problem if there are several."""
     problem, fleet = case
     return f"{problem}, {fleet}" if len(summary.problems) > 1 else fleet
-
-
-def target_of(summary: Summary, case: Case) -> float | None:
-    """Return the training loss to reach in `case`, None if there is no target."""
-    target = summary.targets.get(case[0])
-    return None if target is None else target.loss
 
 
 def drawn(table: str) -> alt.Chart:
@@ -171,6 +196,12 @@ def per_algorithm(algorithms: Sequence[str], shown: Iterable[str]) -> alt.Y:
     return alt.Y("algorithm:N", sort=names, title=None, scale=alt.Scale(domain=names))
 
 
+def scaled(low: float, high: float, **more: Any) -> alt.Scale:  # noqa: ANN401 # what Vega-Lite allows
+    """Return a scale that ends where it is told to: logarithmic, unless it reaches down to 0."""
+    kind: Literal["log", "linear"] = "log" if low > 0 else "linear"
+    return alt.Scale(type=kind, domain=[low, high], **more)
+
+
 def logarithmic(field: str, title: str, domain: Sequence[float], labels: str = "~s") -> alt.X:
     """Return a horizontal logarithmic axis that fits a narrow screen."""
     axis = alt.Axis(format=labels, labelOverlap=True, labelSeparation=8)
@@ -178,9 +209,10 @@ def logarithmic(field: str, title: str, domain: Sequence[float], labels: str = "
     return alt.X(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
-def told(*fields: str) -> list[alt.Tooltip]:
-    """Return what a pointer is told: the algorithm, and the numbers in `fields`."""
-    return [alt.Tooltip("algorithm:N"), *(alt.Tooltip(f"{field}:Q", format=".4~g") for field in fields)]
+def told(*numbers: str, words: Sequence[str] = ()) -> list[alt.Tooltip]:
+    """Return what a pointer is told: the algorithm, the numbers and the words in these fields."""
+    texts, rest = ([alt.Tooltip(f"{field}:N") for field in fields] for fields in (["algorithm"], words))
+    return [*texts, *(alt.Tooltip(f"{field}:Q", format=".4~g") for field in numbers), *rest]
 
 
 def short(value: float) -> float:

@@ -2,32 +2,19 @@
 
 import altair as alt
 
-from distsgd.report.numbers.summary import Summary
-from distsgd.report.pictures.charts import Case, Picture, Row, marks, view
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject
 
 WORKERS = 40
 """Workers shown, at most."""
 
 
-def class_picture(summary: Summary, case: Case) -> Picture | None:
-    """Return how many samples of each class each worker has in `case`.
-
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison; its settings hold the counts.
-    case : tuple of str
-        Problem and fleet.
-
-    Returns
-    -------
-    Picture or None
-        A cell per worker and class; None where the data are not skewed.
-    """
-    known = [one for one in summary.settings.get("histograms", ()) if (one["problem"], one["fleet"]) == case]
-    if not known:
+def class_picture(subject: Subject) -> Picture | None:
+    """Return how many samples of each class each worker has, None where the data are not skewed."""
+    known = subject.summary.settings.get("histograms", ())
+    own = next((one for one in known if (one["problem"], one["fleet"]) == subject.case), None)
+    if own is None:
         return None
-    (own,) = known
     rows: list[Row] = [
         {"worker": worker, "class": label, "samples": count}
         for worker, counts in enumerate(own["counts"][:WORKERS])
@@ -39,7 +26,7 @@ def class_picture(summary: Summary, case: Case) -> Picture | None:
         legend=alt.Legend(title="samples", orient="top", gradientLength=160),
     )
     cell = (
-        marks("cells")
+        charts.marks("cells")
         .mark_rect()
         .encode(
             x=alt.X("class:O", title="class", axis=alt.Axis(labelAngle=0)),
@@ -48,10 +35,11 @@ def class_picture(summary: Summary, case: Case) -> Picture | None:
             tooltip=[alt.Tooltip(f"{name}:Q") for name in ("worker", "class", "samples")],
         )
     )
-    height = 16 * min(WORKERS, len(own["counts"]))
+    n_workers = len(own["counts"])
+    n_shown = min(WORKERS, n_workers)
     note = (
         f"Samples of each class in each worker's part of the data, with seed {own['seed']}; "
-        f"{min(WORKERS, len(own['counts']))} of {len(own['counts'])} workers."
+        f"{n_shown} of {n_workers} workers."
     )
-    views = {"": view({"cells": rows}, cell, height=height)}
-    return Picture("classes", case, "Classes per worker", note, views)
+    views = {"": charts.view({"cells": rows}, cell, height=16 * n_shown)}
+    return Picture("classes", subject.case, "Classes per worker", note, views)

@@ -1,71 +1,48 @@
 """How stale updates were, in versions and in seconds, and what it did to the loss."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import altair as alt
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distsgd.report.numbers.summary import Outcome, Result, Summary
-from distsgd.report.pictures.charts import (
-    Case,
-    Picture,
-    Row,
-    View,
-    by_algorithm,
-    colour,
-    dashes,
-    drawn,
-    per_algorithm,
-    short,
-    told,
-    view,
-)
+from distsgd.experiment.outcome import Outcome
+from distsgd.report.numbers.groups import finished, grouped
+from distsgd.report.numbers.summary import Result, Summary
+from distsgd.report.pictures import charts
+from distsgd.report.pictures.charts import Picture, Row, Subject, View
 from distsgd.statistics.spreads import shares
 from distsgd.trace import JOIN, PULL, PUSH, Trace
 
 BINS = 40
 """Bins of a distribution, at most."""
 
+Share: TypeAlias = Callable[[npt.NDArray[Any], Any], list[Row]]
+"""From numbers, and the highest that the bins must hold, to a row per bin that holds any."""
 
-def staleness_picture(summary: Summary, outcomes: Sequence[Outcome], case: Case) -> Picture | None:
-    """Return how stale the server's updates were in `case`, None if none of them was.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison.
-    outcomes : sequence of Outcome
-        Its runs; the seeds are taken together.
-    case : tuple of str
-        Problem and fleet.
+def staleness_picture(subject: Subject) -> Picture | None:
+    """Return how stale the server's updates were, None if none of them was.
 
-    Returns
-    -------
-    Picture or None
-        A strip per algorithm: the darker a cell, the larger its share of the updates.
+    A strip per algorithm, all seeds together: the darker a cell, the larger its share of the
+    updates.
     """
-    traces = {name: [run.trace for run in runs] for name, runs in by_algorithm(outcomes, case).items()}
-    versions = {name: _joined([one.staleness for one in own]) for name, own in traces.items()}
+    traces = {name: [run.trace for run in runs] for name, runs in subject.runs.items()}
+    versions = {name: np.concatenate([one.staleness for one in own]) for name, own in traces.items()}
     if not any(values.any() for values in versions.values()):
         return None
-    ages = {name: _joined([read_ages(one) for one in own]) for name, own in traces.items()}
-    algorithms = list(summary.algorithms)
+    ages = {name: np.concatenate([read_ages(one) for one in own]) for name, own in traces.items()}
     views = {
-        "versions": _strips(algorithms, versions, _whole(versions), "staleness [versions]"),
-        "seconds": _strips(algorithms, ages, _divided(ages), "staleness [s]"),
+        "versions": _strips(subject.algorithms, versions, share_of_versions, "staleness [versions]"),
+        "seconds": _strips(subject.algorithms, ages, _share_of_seconds, "staleness [s]"),
     }
     note = (
-        "How old the parameters were behind each update of the server, from their pull on, all "
-        "seeds together: the darker, the more updates; the bar is the mean."
+        "How old the parameters were behind each update of the server, from their pull on, all seeds together: "
+        "the darker, the more updates; the bar is the mean."
     )
-    return Picture("staleness", case, "Staleness", note, views)
-
-
-def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.concatenate(parts)
+    return Picture("staleness", subject.case, "Staleness", note, views)
 
 
 def read_ages(trace: Trace) -> npt.NDArray[np.float64]:
@@ -97,90 +74,81 @@ def read_ages(trace: Trace) -> npt.NDArray[np.float64]:
     return ages
 
 
-def _whole(values: Mapping[str, npt.NDArray[np.int64]]) -> list[Row]:
-    highest = max(int(own.max()) for own in values.values() if len(own))
+def share_of_versions(staleness: npt.NDArray[np.int64], highest: int) -> list[Row]:
+    """Return which share of some staleness falls into each bin of whole versions, as rows."""
     return [
-        _cell(name, low - 0.5, high - 0.5, share) | {"bin": str(low) if high == low + 1 else f"{low} to {high - 1}"}
-        for name, own in values.items()
-        for low, high, share in zip(*shares(own, bins=BINS, highest=highest), strict=True)
+        {
+            "low": low - 0.5,
+            "high": high - 0.5,
+            "share": charts.short(share),
+            "bin": str(low) if high == low + 1 else f"{low} to {high - 1}",
+        }
+        for low, high, share in zip(*shares(staleness, bins=BINS, highest=int(highest)), strict=True)
         if share > 0
     ]
 
 
-def _divided(values: Mapping[str, npt.NDArray[np.float64]]) -> list[Row]:
-    highest = max(float(own.max()) for own in values.values() if len(own))
-    edges = np.linspace(0.0, highest or 1.0, BINS + 1)
+def _share_of_seconds(ages: npt.NDArray[np.float64], highest: float) -> list[Row]:
+    counts, edges = np.histogram(ages, BINS, (0.0, highest or 1.0))
+    ends = [charts.short(edge) for edge in edges]
     return [
-        _cell(name, low, high, count / max(1, len(own))) | {"bin": f"{short(low):g} to {short(high):g}"}
-        for name, own in values.items()
-        for low, high, count in zip(edges, edges[1:], np.histogram(own, edges)[0], strict=False)
+        {"low": low, "high": high, "share": charts.short(count / len(ages)), "bin": f"{low:g} to {high:g}"}
+        for low, high, count in zip(ends, ends[1:], counts, strict=False)
         if count > 0
     ]
 
 
-def _cell(algorithm: str, low: float, high: float, share: float) -> Row:
-    return {"algorithm": algorithm, "low": short(low), "high": short(high), "share": short(share)}
-
-
-def _strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], cells: list[Row], title: str) -> View:
-    means = [{"algorithm": name, "mean": short(float(own.mean()))} for name, own in values.items() if len(own)]
-    vertical = per_algorithm(algorithms, values)
-    opacity = alt.Opacity("share:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, 1]))
+def _strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], share: Share, title: str) -> View:
+    known = {name: own for name, own in values.items() if len(own)}
+    highest = max(own.max() for own in known.values())
+    cells = [{"algorithm": name} | row for name, own in known.items() for row in share(own, highest)]
+    means = [{"algorithm": name, "mean": charts.short(float(own.mean()))} for name, own in known.items()]
+    vertical = charts.per_algorithm(algorithms, values)
     axis = alt.Axis(tickMinStep=1) if title.endswith("[versions]") else alt.Axis()
     ends = [min(cell["low"] for cell in cells), max(cell["high"] for cell in cells)]
-    horizontal = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(domain=ends, nice=False))
     strip = (
-        drawn("cells")
+        charts.drawn("cells")
         .mark_rect()
         .encode(
-            x=horizontal,
+            x=alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(domain=ends, nice=False)),
             x2=alt.X2("high:Q"),
             y=vertical,
-            color=colour(algorithms),
-            opacity=opacity,
-            tooltip=[*told(), alt.Tooltip("bin:N"), alt.Tooltip("share:Q", format=".1%")],
+            color=charts.colour(algorithms),
+            opacity=alt.Opacity("share:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, 1])),
+            tooltip=[*charts.told(words=["bin"]), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    mean = (
-        drawn("means").mark_tick(thickness=2, bandSize=18).encode(x=alt.X("mean:Q"), y=vertical, tooltip=told("mean"))
-    )
-    return view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
+    tick = charts.drawn("means").mark_tick(thickness=2, bandSize=18)
+    mean = tick.encode(x=alt.X("mean:Q"), y=vertical, tooltip=charts.told("mean"))
+    return charts.view({"cells": cells, "means": means}, strip, mean, height=24 * len(values))
 
 
-def suffering_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
+def loss_against_staleness_picture(summary: Summary, outcomes: Sequence[Outcome]) -> Picture | None:
     """Return the final loss against staleness, None if all fleets are equally stale.
 
-    Parameters
-    ----------
-    summary : Summary
-        The numbers of the comparison.
-    outcomes : sequence of Outcome
-        Its runs, which know the loss at their start.
-
-    Returns
-    -------
-    Picture or None
-        A line per algorithm over the fleets, by its own mean staleness there. An algorithm that
-        reads nothing stale is drawn on the freshest fleet only: others do not affect it so.
+    A line per algorithm over the fleets, by its own mean staleness there. An algorithm that reads
+    nothing stale is drawn on the freshest fleet only: others do not affect it so.
     """
     levels = stalenesses(summary)
-    rows: dict[tuple[str, bool], list[Row]] = {}
-    for result in summary.results:
-        has_loss = result.loss is not None and np.isfinite(result.loss.median)
-        if has_loss and (result.fleet, result.algorithm) in levels:
-            same = rows.setdefault((result.problem, result.engine != "simulate"), [])
-            same.append(_point(result, levels[result.fleet, result.algorithm]))
-    if all(len({row["staleness"] for row in own}) < 2 for own in rows.values()):
+    own = [
+        one
+        for one in summary.results
+        if one.loss is not None and np.isfinite(one.loss.median) and (one.fleet, one.algorithm) in levels
+    ]
+    groups = grouped(own, lambda one: (one.problem, one.engine != "simulate"))
+    rows = {
+        place: [_point(one, levels[one.fleet, one.algorithm]) for one in several] for place, several in groups.items()
+    }
+    if all(len({row["staleness"] for row in several}) < 2 for several in rows.values()):
         return None
     note = (
-        "Median over seeds at the end of each run, and its band, at the mean staleness that the "
-        "algorithm itself had on a fleet. What read nothing stale is drawn at 0 alone, as it ran "
-        "on the freshest fleet. What leaves through the top has a loss above that of the start."
+        "Median over seeds at the end of each run, and its band, at the mean staleness that the algorithm itself had"
+        " on a fleet. What read nothing stale is drawn at 0 alone, as it ran on the freshest fleet. What leaves"
+        " through the top has a loss above that of the start."
     )
-    algorithms = list(summary.algorithms)
     views = {
-        problem + ", live" * is_live: _lines(algorithms, own, _start(outcomes, problem))
-        for (problem, is_live), own in rows.items()
+        problem + ", live" * is_live: _lines(list(summary.algorithms), several, _start(outcomes, problem))
+        for (problem, is_live), several in rows.items()
     }
     return Picture("loss-against-staleness", None, "Final loss against staleness", note, views)
 
@@ -194,49 +162,40 @@ def stalenesses(summary: Summary) -> dict[tuple[str, str], float]:
     for result in summary.results:
         if result.staleness is not None:
             place = result.fleet, result.algorithm
-            own[place] = max(own.get(place, 0.0), short(result.staleness.mean))
+            own[place] = max(own.get(place, 0.0), charts.short(result.staleness.mean))
     highest = {fleet: max(level for (name, _), level in own.items() if name == fleet) for fleet, _ in own}
     freshest = min(highest.values(), default=0.0)
     return {place: own[place] for place in own if own[place] or highest[place[0]] == freshest}
 
 
 def _point(result: Result, level: float) -> Row:
-    low, median, high = result.loss or (np.nan,) * 3
-    return {
-        "algorithm": result.algorithm,
-        "fleet": result.fleet,
-        "staleness": level,
-        "low": short(low),
-        "median": short(median),
-        "high": short(high),
-    }
+    low, median, high = map(charts.short, result.loss or (np.nan,) * 3)
+    labels = {"algorithm": result.algorithm, "fleet": result.fleet, "staleness": level}
+    return labels | {"low": low, "median": median, "high": high}
 
 
 def _start(outcomes: Sequence[Outcome], problem: str) -> float:
     """Return the largest loss that a run of `problem` started with."""
-    runs = [one.run for one in outcomes if one.run is not None and one.problem == problem]
-    return max((float(run.history["loss"][0]) for run in runs), default=1.0)
+    starts = [float(run.history["loss"][0]) for one, run in finished(outcomes) if one.problem == problem]
+    return max(starts, default=1.0)
 
 
 def _lines(algorithms: Sequence[str], rows: list[Row], start: float) -> View:
     low = min(row["low"] for row in rows)
     high = min(start, max(row["high"] for row in rows))
-    ends = [low / 1.1, high * 1.1] if low > 0 else [low, high]
-    scale = alt.Scale(type="log" if low > 0 else "linear", domain=ends, nice=False)
-    for row in rows:
-        # A band without an end leaves through the top.
-        row["top"] = min(row["high"], 2 * ends[1])
-    base = drawn("points").encode(
-        x=alt.X(
-            "staleness:Q", title="mean staleness [versions]", scale=alt.Scale(type="symlog", nice=False, padding=12)
-        ),
-        color=colour(algorithms),
+    ends = (low / 1.1, high * 1.1) if low > 0 else (low, high)
+    scale = charts.scaled(*ends, nice=False)
+    # A band without an end leaves through the top.
+    points = [row | {"top": min(row["high"], 2 * ends[1])} for row in rows]
+    across = alt.Scale(type="symlog", nice=False, padding=12)
+    base = charts.drawn("points").encode(
+        x=alt.X("staleness:Q", title="mean staleness [versions]", scale=across), color=charts.colour(algorithms)
     )
     line = base.mark_line(strokeWidth=2, clip=True).encode(
-        y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=dashes(algorithms)
+        y=alt.Y("median:Q", title="final training loss", scale=scale), strokeDash=charts.dashes(algorithms)
     )
     bar = base.mark_rule(opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("top:Q"))
     dot = base.mark_circle(size=60, opacity=1, clip=True).encode(
-        y=alt.Y("median:Q", scale=scale), tooltip=[*told("staleness", "median", "low", "high"), alt.Tooltip("fleet:N")]
+        y=alt.Y("median:Q", scale=scale), tooltip=charts.told("staleness", "median", "low", "high", words=["fleet"])
     )
-    return view({"points": rows}, line, bar, dot, height=320)
+    return charts.view({"points": points}, line, bar, dot, height=320)
