@@ -184,6 +184,16 @@ def test_a_file_stays_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 400
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_function_stays_readable(path: Path) -> None:
+    """A function has at most 40 lines, those of its docstring and its arguments left out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = 1 + (node.end_lineno or 0) - body[0].lineno if body else 0
+            assert length <= 40, f"{path.name}: {node.name} has {length} lines"
+
+
 def modules() -> list[ModuleType]:
     """Return every module of the package."""
     names = [
