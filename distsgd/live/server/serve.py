@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
 from distsgd.live.messages.rings import Line, Rings
-from distsgd.live.messages.sockets import Door, Gate, knock, listen
+from distsgd.live.messages.sockets import Context, Door, Gate, Socket, knock, listen
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
 from distsgd.live.server.decisions import DECISION
@@ -139,9 +139,7 @@ def serve(
         if shard > 0:
             _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
             return
-        sockets = [stack.enter_context(knock(context, door)) for door in followers]
-        for one in sockets:
-            one.sndhwm, one.linger = 0, 1000  # the lead waits for no follower
+        sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
         service = _service(case, last)
         lead = Lead(
             common,
@@ -154,6 +152,12 @@ def serve(
             control=control,
         )
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
+
+
+def _to_follower(context: Context, door: Door) -> Socket:
+    socket = knock(context, door)
+    socket.sndhwm, socket.linger = 0, 1000  # the lead waits for no follower
+    return socket
 
 
 def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
