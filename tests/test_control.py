@@ -1,10 +1,17 @@
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
+from small_server import SmallServer
 
+from distsgd import algorithms
 from distsgd.live.messages.wire import Kind, State
 from distsgd.live.server import control as module
 from distsgd.live.server.control import Control, Instruction
+from distsgd.live.server.serve import serve
+from distsgd.order.budget import Limits
 
 STATUS, STOP = Instruction(Kind.STATUS), Instruction(Kind.STOP)
 RUNNING = State("running")
@@ -69,3 +76,38 @@ def test_questions_have_their_time() -> None:
     assert control.ask() == module.ASK_S
     assert 0.0 < control.ask() <= module.ASK_S
     assert told(lead) == [STATUS]
+
+
+class Piped(SmallServer):
+    """A small server whose lead has a pipe to the test."""
+
+    control: Control
+
+    def thread(self, do: Callable[..., None], *arguments: object, **options: object) -> None:
+        """Do something in a thread that ends with the run."""
+        options |= {"control": self.control.renew()} if do is serve else {}
+        super().thread(do, *arguments, **options)
+
+
+def test_the_lead_obeys_its_pipe(tmp_path: Path, control: Control) -> None:
+    """A lead acts on each instruction, and answers it with the state that it has led to."""
+
+    def told(instruction: Instruction) -> State:
+        control.send(instruction)
+        while not (answers := control.answers()):
+            time.sleep(0.001)
+        ((echo, state),) = answers
+        assert echo == instruction
+        return state
+
+    server = Piped(algorithms.downpour(0.1), tmp_path, budget=Limits(seconds=1e6))
+    server.control = control
+    with server:
+        server.work()
+        session = server.sessions[1]
+        assert told(Instruction(Kind.GONE, 1, session + 1)).lost == []
+        assert told(Instruction(Kind.GONE, 1, session)).lost == [1]
+        assert told(Instruction(Kind.ADMIT, 1, session + 1)).lost == []
+        assert told(STOP).phase != "running"
+        while told(STATUS).phase != "over":
+            pass
