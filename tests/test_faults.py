@@ -202,7 +202,7 @@ class Program:
         while not int(self.process.stdout.readline()):
             pass
         self.children = psutil.Process(self.process.pid).children(recursive=True)
-        assert len(self.children) >= 6
+        assert len(self.children) >= 5
 
     def end(self, number: int) -> int:
         """Send a signal to the group, as a terminal does, and return the exit code."""

@@ -111,7 +111,7 @@ def row_of(case: LiveRequest, row: int) -> tuple[list[int], list[float]]:
 
 def processes() -> list[psutil.Process]:
     """Return the workers of the run that is going on."""
-    return [worker for nursery in psutil.Process().children() for worker in nursery.children()]
+    return [worker for launcher in psutil.Process().children() for worker in launcher.children()]
 
 
 def private_kb(process: psutil.Process) -> int:

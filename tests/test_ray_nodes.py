@@ -10,7 +10,7 @@ from distsgd.fold.request import Request, RunConfig
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.live.ray.nodes import _look, check_room
-from distsgd.live.ray.placement import Actors, _Start
+from distsgd.live.ray.processes import Actors, _Start
 from distsgd.order.budget import Budget
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0], noise=0.1)
@@ -54,11 +54,11 @@ def test_a_process_must_fit_on_one_node() -> None:
 
 def test_a_run_that_has_lost_its_room_ends() -> None:
     """Whoever finds no room in time, after a node was lost, ends the run in a sentence."""
-    crew = Actors.__new__(Actors)
-    crew._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
-    crew._launch, crew._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
+    actors = Actors.__new__(Actors)
+    actors._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
+    actors._launch, actors._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
     with pytest.raises(WorkerLost) as caught:
-        crew.wait()
+        actors.wait()
     assert str(caught.value) == (
         "worker 1 has found no room for 60 s: the run needs 6 CPUs (1 server shard + 4 workers +"
         " 1 evaluator), the cluster has 3 CPUs (0 free); add a node, or use fewer workers"

@@ -1,11 +1,11 @@
 """Live runs on one machine, seen from the program that wants them.
 
-1. All processes of the run are in a nursery; this one asks how it goes, and says when to stop.
+1. The launcher (`distsgd.live.machine.forking`) forks all processes of the run and supervises it;
+   this one asks how it goes, and says when to stop.
 2. The run is made of the servers' last checkpoint, however it has ended, and of what the evaluator
    has found. Its order is verified before it is returned.
 """
 
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,15 @@ from distsgd.algorithm import Push, verb
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import Point, history
 from distsgd.fold.request import Hooks
-from distsgd.live.local.forked import Job, supervise
+from distsgd.live.local.processes import Job, supervise
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Outcome
 from distsgd.live.machine.folder import run_folder
-from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveRequest
 from distsgd.live.server.checkpoint import load, load_model
 from distsgd.run import Run
 from distsgd.trace import Trace
-
-ASK_S = 0.2
-"""Time between two questions to the supervisor."""
 
 
 def launch_local(case: LiveRequest, hooks: Hooks) -> Run:
@@ -58,23 +55,9 @@ def launch_local(case: LiveRequest, hooks: Hooks) -> Run:
         what = f"a run of {case.fleet.workers} workers on {case.problem.dimension} parameters"
         check_memory(layout_of(case).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
-        with nursery(supervise, Job(case, folder)) as pipe:
-            outcome = _watched(pipe, hooks)
+        with launcher(supervise, Job(case, folder)) as pipe:
+            outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
         return run_of(case, outcome, folder)
-
-
-def _watched(pipe: Connection, hooks: Hooks) -> Outcome:
-    """Ask how the run goes until it is over."""
-    while True:
-        pipe.send(bool(hooks.stop()))
-        answer = receive(pipe)
-        if isinstance(answer, Outcome):
-            return answer
-        if hooks.watch is not None:
-            hooks.watch(answer)
-        if pipe.poll(ASK_S):  # nothing else comes unasked
-            outcome: Outcome = receive(pipe)
-            return outcome
 
 
 def run_of(case: LiveRequest, outcome: Outcome, folder: Path) -> Run:

@@ -25,7 +25,6 @@ Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG
 """
 
 import math
-from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +37,7 @@ from distsgd.errors import ConfigError
 from distsgd.fold.interleaved import needs_no_server
 from distsgd.fold.request import Hooks
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
-from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.run import HISTORY, Run
 from distsgd.sparse import Support
@@ -53,8 +52,6 @@ EVALUATIONS = 50
 
 _FEWEST_BLOCKS = 1024
 """Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
-_POLL_S = 0.2
-"""How often the caller is asked whether to stop, and told how far the run has come."""
 _MEANINGLESS = ("staleness", "delay", "shards", "on_loss", "address")
 """Arguments of `launch` that only a run with a server has."""
 
@@ -90,8 +87,8 @@ def launch_lock_free(case: LiveRequest, hooks: Hooks, *, block: int | None = Non
         f"{case.algorithm.name} on {case.problem.name}",
         "use fewer samples or features, or another machine",
     )
-    with nursery(keep, job) as pipe:
-        outcome = _followed(pipe, hooks)
+    with launcher(keep, job) as pipe:
+        outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
     return _run(case, outcome)
 
 
@@ -182,18 +179,6 @@ def needed_bytes(case: LiveRequest, support: Support) -> float:
     arrays = (*support.rows[:3], support.labels, support.shrink)
     samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
     return 8.0 * case.problem.dimension * (n_columns + 1) + samples
-
-
-def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
-    """Ask and tell the caller until the run is over."""
-    while True:
-        pipe.send(bool(hooks.stop()))
-        message = receive(pipe)
-        if isinstance(message, Outcome):
-            return message
-        if hooks.watch is not None:
-            hooks.watch(message)
-        pipe.poll(_POLL_S)
 
 
 def _run(case: LiveRequest, outcome: Outcome) -> Run:

@@ -82,8 +82,8 @@ class Outcome(NamedTuple):
     """Workers that were replaced."""
 
 
-def keep(job: Job, pipe: Connection) -> None:
-    """Run `job` in the nursery, and send its `Outcome` to the parent.
+def keep(job: Job, pipe: Connection) -> Outcome:
+    """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -100,7 +100,7 @@ def keep(job: Job, pipe: Connection) -> None:
         crew.work(epoch)
         if epoch.is_evaluated or crew.is_stopped:
             status = crew.judge(epoch.end)
-    pipe.send(Outcome(crew.tools.x.copy(), status, crew.points, crew.lost))
+    return Outcome(crew.tools.x.copy(), status, crew.points, crew.lost)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class Crew:
     def _replace(self, process: int, end: End, epoch: Epoch, busy: set[int]) -> None:
         worker = self._workers.pop(process)
         self.lost += 1
-        if end.report or self.lost > MOST_LOSSES:
+        if end.failure or self.lost > MOST_LOSSES:
             msg = f"worker {worker} {end}"
             raise WorkerLost(msg)
         self.tools.free(worker)
@@ -323,7 +323,7 @@ class Crew:
 
 
 def _work(tools: Tools, worker: int, pipe: Connection) -> None:
-    """Be a worker until the nursery ends."""
+    """Be a worker until the launcher ends."""
     for epoch in _received(pipe):
         tools.take(worker, epoch)
         pipe.send(None)

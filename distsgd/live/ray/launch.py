@@ -20,7 +20,7 @@ from distsgd.live.local.roles import stream_of
 from distsgd.live.local.supervision import Outcome, Supervision
 from distsgd.live.options import LiveRequest
 from distsgd.live.ray.nodes import kept, reserved
-from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.processes import Actors
 from distsgd.live.ray.session import connected
 from distsgd.run import Run
 

@@ -9,15 +9,15 @@
 
 import contextlib
 import math
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsgd.errors import ConfigError, DistsgdError
+from distsgd.errors import ConfigError
 from distsgd.live.machine.folder import run_folder
 from distsgd.live.options import LiveRequest
+from distsgd.live.ray.failures import refused
 from distsgd.live.ray.session import Session, package
 from distsgd.live.ray.storage import opened, remove
 from distsgd.run import versions
@@ -207,15 +207,6 @@ def _answer(session: Session, visit: Any, node: str) -> Found:  # noqa: ANN401 #
     except package("ray.exceptions").RayError as error:
         raise refused(f"node {node}", error) from None
     return found
-
-
-def refused(who: str, error: Any) -> DistsgdError:  # noqa: ANN401 # a class of ray
-    """Return the error for a process of Ray that could not even begin."""
-    missing = re.search(r"No module named '([^']+)'", str(error))
-    if missing:
-        return ConfigError(f"{who} has no package {missing[1]}; install distsgd and all it needs")
-    *_, last = str(error).strip().splitlines() or [type(error).__name__]
-    return DistsgdError(f"{who} failed: {last}")
 
 
 def _look(folder: Path, token: bytes) -> Found:

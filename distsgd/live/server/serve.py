@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
 from distsgd.live.messages.rings import Line, Rings
-from distsgd.live.messages.sockets import Door, Gate, knock, listen
+from distsgd.live.messages.sockets import Context, Door, Gate, Socket, knock, listen
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
 from distsgd.live.server.decisions import DECISION
@@ -83,6 +84,7 @@ def serve(
     *,
     life: int = 0,
     rings: Rings | None = None,
+    control: Connection | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
@@ -108,6 +110,10 @@ def serve(
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
     rings : Rings, optional
         How workers reach the shard if they share memory with it; otherwise through the gate.
+    control : Connection, optional
+        Of the lead alone: brings an `Instruction` of a supervisor on this machine now and then, and
+        takes an `Answer` to each (`distsgd.live.server.control`). Elsewhere the launcher sends
+        messages.
     watch : callable, optional
         Of the lead alone: shown the rows of the trace at every look at the clock.
 
@@ -133,9 +139,7 @@ def serve(
         if shard > 0:
             _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
             return
-        sockets = [stack.enter_context(knock(context, door)) for door in followers]
-        for one in sockets:
-            one.sndhwm, one.linger = 0, 1000  # the lead waits for no follower
+        sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
         service = _service(case, last)
         lead = Lead(
             common,
@@ -145,8 +149,15 @@ def serve(
             checkpoint_every_s=case.checkpoint_every_s,
             target=case.target,
             last=last,
+            control=control,
         )
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
+
+
+def _to_follower(context: Context, door: Door) -> Socket:
+    socket = knock(context, door)
+    socket.sndhwm, socket.linger = 0, 1000  # the lead waits for no follower
+    return socket
 
 
 def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
