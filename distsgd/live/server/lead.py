@@ -40,13 +40,13 @@ from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
 
 MISSED_BEATS = 5
-"""A worker that was not request for so many heartbeats is given up."""
+"""A worker that was not heard for so many heartbeats is given up."""
 
 _ASKS = {LAUNCHER: {Kind.STATUS, Kind.GONE, Kind.ADMIT, Kind.STOP}, EVALUATOR: {Kind.SNAPSHOT, Kind.EVALUATED}}
 
 
 class Lead:
-    """Decides, and acts on what is request.
+    """Decides, and acts on what is heard.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class Lead:
         was_away = now - self._ticked_at > self._heartbeat_s
         self._ticked_at = now
         for worker, seen in self._seen.items():
-            if was_away:  # what has been sent meanwhile has not been request yet
+            if was_away:  # what has been sent meanwhile has not been heard yet
                 self._seen[worker] = now
             elif now - seen > MISSED_BEATS * self._heartbeat_s and self._service.is_alive(worker):
                 self._carry_out(self._service.leave(worker, now))

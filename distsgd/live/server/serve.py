@@ -40,8 +40,6 @@ from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
 from distsgd.order.laws import Law
 
-__all__ = ["ServerCase", "serve"]
-
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
 _OTHERS_BYTES = 1 << 16
