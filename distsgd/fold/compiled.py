@@ -1,8 +1,11 @@
 """The compiled drivers: generated loops call each rule per coordinate.
 
-`Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`) it
-keeps the versions that workers hold, otherwise a state for each worker. `OnSupport` takes sparse
-gradients, and keeps what each worker has in flight on the support of its batch.
+1. `Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`)
+   it keeps the versions that workers hold, otherwise a state for each worker.
+2. `OnSupport` takes sparse gradients, and keeps what each worker has in flight on the support of
+   its batch.
+3. A wave has its gradients when its rows are served, and they are not needed again: a driver keeps
+   those of one wave, also between two calls of `advance`, which may end inside a wave.
 """
 
 from typing import Any
@@ -31,6 +34,7 @@ class Dense:
             self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared_kernels(rules)
         else:
             self._held, self._kernels = _private(case), folds.private_kernels(rules)
+        # Rule 3; rows that need no gradient may come before the first wave that does.
         self._gradients = np.empty((0, case.start.size))
 
     @property
@@ -83,6 +87,7 @@ class OnSupport:
 
     def __init__(self, case: Case, support: Support) -> None:
         kinds, dimension = columns(RuleSet.of(case.algorithm)), case.start.size
+        # A kernel checks no bound: this is the largest support that a batch can have.
         n_entries = int(support.rows.lengths.max(initial=0)) * case.stream.batch_size
         most = min(n_entries, dimension)
         self._numbers = sparse.Numbers(

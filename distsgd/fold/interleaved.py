@@ -74,10 +74,12 @@ class Interleaved:
     def counts(self) -> Counts:
         """What has been written, and lost."""
         writes = int(self._progress.n_stores[0])
+        # Rule 3: what a coordinate's value does not contain was overwritten.
         return Counts(writes, writes - int(self._progress.kept.sum()))
 
     def advance(self, stop: int) -> None:
         """Have all accesses up to the time of the row in front of `stop`."""
+        # A row's time, and not its place: accesses have times of their own, and no rows.
         until = float(self._times[stop - 1]) if stop else -inf
         self._run(self._memory, *self._known, until)
 
@@ -112,10 +114,12 @@ def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
 def steps_of(trace: Trace, n_rows: int) -> kernels.Steps:
     """Return the steps whose pushes are among the first `n_rows` rows; a worker's alternate."""
     rows = trace.rows[:n_rows]
+    # Rule 5: a push behind these rows ends no step. Each has its pull in the row before it.
     order = np.argsort(rows["worker"], kind="stable")
     pushes = np.flatnonzero(rows["verb"][order] == PUSH)
     pull, push = order[pushes - 1], order[pushes]
     first = np.searchsorted(rows["worker"][push], np.arange(trace.workers + 1))
+    # Rule 1: between a pull's return and the push that is sent its worker computes.
     start, end = rows["done"][pull].copy(), rows["sent"][push].copy()
     return kernels.Steps(pull, push, start, end, first)
 
