@@ -31,10 +31,10 @@ from distsgd.experiment.sites import (
 )
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
-from distsgd.fold.checks import check_problem
 from distsgd.fold.fold import ReadsName, check_reads
 from distsgd.fold.interleaved import check_interleavable
-from distsgd.fold.plausible import of_fleet, of_problem
+from distsgd.fold.problem_check import check_problem
+from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.fold.simulate import run_settings
 from distsgd.live.options import Live, LiveFleet
 from distsgd.live.request import Launch

@@ -3,7 +3,7 @@
 1. Rules are pure, so a pull is a reference to the arrays of that version, and a version lives as
    long as a worker holds it. Nothing here writes into an array of a state.
 2. All gradients of a level are evaluated at once: they have the bits of single ones, which
-   `distsgd.fold.checks` demands of a problem.
+   `distsgd.fold.problem_check` demands of a problem.
 3. Messages of a round are added in the order of the plan, the first to nothing, and divided by
    their number, one too: the compiled drivers do the same.
 """

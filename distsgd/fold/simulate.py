@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.algorithm import Algorithm, check_algorithm, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_batch, check_budget, check_count, check_number, check_seed, warn
-from distsgd.fold.agreement import check_equal, check_replayable, check_same
 from distsgd.fold.fold import DriverName, ReadsName, State, check_reads, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
-from distsgd.fold.plausible import of_fleet, of_problem
+from distsgd.fold.replay_check import check_equal, check_replayable, check_same
+from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem, problem_settings

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, warn
-from distsgd.fold.plausible import of_fleet, of_problem
+from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.live.options import MOST_PROCESSES, LiveEngine, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
 from distsgd.live.request import Budget, Hooks, Launch, Progress

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from distsgd.algorithm import Algorithm, Push, Start, verb
 from distsgd.data.partition import Partition
-from distsgd.fold.checks import check_problem
+from distsgd.fold.problem_check import check_problem
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem
 
@@ -22,7 +22,7 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
     Raises
     ------
     ConfigError
-        If it is no problem that could be run, see `distsgd.fold.checks.check_problem`.
+        If it is no problem that could be run, see `distsgd.fold.problem_check.check_problem`.
     """
     found = list(check_problem(problem))
     if batch > problem.samples:
