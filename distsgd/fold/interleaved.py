@@ -31,7 +31,7 @@ from distsgd.fold.compiled import server_columns
 from distsgd.kernels.fold import interleave as kernels
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
-from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.kernels.order.heap import ENTRY
 from distsgd.problem import Problem
 from distsgd.sparse import Support
@@ -52,15 +52,12 @@ class Interleaved:
 
     def __init__(self, case: Case, trace: Trace, *, is_atomic: bool) -> None:
         support = check_interleavable(case.algorithm, case.problem)
-        workers, dimension, batch = case.workers, case.start.size, case.stream.batch_size
-        n_entries = int(support.rows.lengths.max(initial=0)) * batch
-        self._memory = _memory(case, min(n_entries, dimension))
-        self._progress = kernels.progress(workers, dimension, np.zeros(workers, ENTRY))
+        space, sampling = workspace(case.workers, support.rows, case.stream.batch_size), case.stream.sampling
+        self._memory = _memory(case, space.most)
+        self._progress = kernels.progress(case.workers, case.start.size, np.zeros(case.workers, ENTRY))
         steps = steps_of(trace, len(case.plan.rows))
-        space, sampling = workspace(workers, dimension, n_entries, batch), case.stream.sampling
         kernels.start(case.plan, steps, support.rows, space, sampling, self._progress, is_atomic)
-        compiled = support._replace(slope=compiled_slope(support.slope))
-        self._known = case.plan, steps, compiled, space, sampling, self._progress, is_atomic
+        self._known = case.plan, steps, compiled_support(support), space, sampling, self._progress, is_atomic
         self._run = kernels.interleaved_kernel(RuleSet.of(case.algorithm))
         self._times = trace.rows["time"]
 
