@@ -29,10 +29,10 @@ from distsgd.experiment.sites import (
 )
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
-from distsgd.fold.checks import check_problem
 from distsgd.fold.interleaved import check_interleavable
-from distsgd.fold.plausible import of_fleet, of_problem
+from distsgd.fold.problem_check import check_problem
 from distsgd.fold.request import ModelFleet, Request, RunConfig
+from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.live.options import Live, LiveFleet
 from distsgd.problem import Problem, problem_settings
 

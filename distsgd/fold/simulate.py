@@ -14,8 +14,8 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import warn
 from distsgd.fold.fold import DriverName, State, check_driver, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
-from distsgd.fold.plausible import doubts
 from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, Request, RunConfig
+from distsgd.fold.settings_check import doubts
 from distsgd.order.budget import Budget
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule

@@ -19,7 +19,7 @@ from distsgd.errors import WorkerLost
 from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
-from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.kernels.lock_free import steps as kernels
 from distsgd.kernels.lock_free.gather import Gathered, gathered_kernel
 from distsgd.live.lock_free.popular import Layout, period_of, popular_first
@@ -121,9 +121,8 @@ class Tools:
         """Return the tools for `job`, compiled."""
         case, support = job.case, job.case.problem.support
         assert support is not None  # checked by the launcher
-        support = support._replace(slope=compiled_slope(support.slope))
         make = cls._gathering if is_gathered(case) else cls._sharing
-        tools = make(job, support)
+        tools = make(job, compiled_support(support))
         tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
         kernels.pass_turn(tools.memory.turn, 0)
         return tools
@@ -131,10 +130,9 @@ class Tools:
     @classmethod
     def _sharing(cls, job: Job, support: Support) -> "Tools":
         case = job.case
-        most = int(support.rows.lengths.max(initial=0)) * case.config.batch
         kernel = kernels.row_kernel if case.config.batch == 1 else kernels.batch_kernel
         steps = kernel(RuleSet.of(case.algorithm), case.fleet.writes)
-        return cls(job, _memory(case), _own(case, most), support, steps)
+        return cls(job, _memory(case), _own(case, support), support, steps)
 
     @classmethod
     def _gathering(cls, job: Job, support: Support) -> "Tools":
@@ -213,16 +211,16 @@ def _memory(case: LiveRequest) -> kernels.Memory:
     return kernels.Memory(kinds.state(*state), locks, turn, taken)
 
 
-def _own(case: LiveRequest, most: int) -> kernels.Own:
+def _own(case: LiveRequest, support: Support) -> kernels.Own:
     kinds = columns(RuleSet.of(case.algorithm))
-    size = min(most, case.problem.dimension)
+    space = workspace(1, support.rows, case.config.batch)
     return kernels.Own(
         h=kinds.hyper(*case.hyper),
-        read=empty_columns(kinds.reads, size),
-        messages=empty_columns(kinds.message, (1, size)),
-        point=np.empty(size),
-        gradient=np.empty(size),
-        space=workspace(1, case.problem.dimension, most, case.config.batch),
+        read=empty_columns(kinds.reads, space.most),
+        messages=empty_columns(kinds.message, (1, space.most)),
+        point=np.empty(space.most),
+        gradient=np.empty(space.most),
+        space=space,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distsgd.algorithm import Push, Start, verb
-from distsgd.fold.checks import check_problem
+from distsgd.fold.problem_check import check_problem
 from distsgd.fold.request import Request
 from distsgd.order.fleet import Fleet
 from distsgd.problem import Problem
@@ -23,7 +23,7 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
     Raises
     ------
     ConfigError
-        If it is no problem that could be run, see `distsgd.fold.checks.check_problem`.
+        If it is no problem that could be run, see `distsgd.fold.problem_check.check_problem`.
     """
     found = list(check_problem(problem))
     if batch > problem.samples:
