@@ -22,6 +22,7 @@ from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
+from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
@@ -76,13 +77,12 @@ def measure(job: Job, pipe: Connection) -> None:
         algorithm,
         np.zeros(d),
         layout,
-        1,
-        1,
+        LiveFleet("local", job.workers, checkpoint_every=1e9),
         Limits(seconds=job.seconds),
+        1.0,
         sessions,
         origin,
         job.folder,
-        checkpoint_every_s=1e9,
     )
     rings = Rings(job.workers, shards=1)
     server = forking.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])

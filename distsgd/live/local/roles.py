@@ -8,9 +8,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
 from distsgd.live.machine import forking
@@ -42,34 +39,6 @@ def stream_of(case: LiveRequest) -> Stream:
     data = problem.data if partition.is_divided else None
     parts = partition.divide(data, case.fleet.workers, case.seed)
     return Stream(problem.samples, case.config.batch, case.seed, parts=parts, sampler=partition.sampler)
-
-
-def server_case(  # noqa: PLR0917 # what a server is told, in the order of `ServerCase`
-    case: LiveRequest,
-    start: NDArray[np.float64],
-    layout: Layout,
-    sessions: Mapping[int, int],
-    origin: float,
-    folder: Path,
-) -> ServerCase:
-    """Return a run as its servers see it."""
-    return ServerCase(
-        algorithm=case.algorithm,
-        start=start,
-        layout=layout,
-        batch=case.config.batch,
-        samples=case.problem.samples,
-        budget=case.budget.limits,
-        sessions=sessions,
-        origin=origin,
-        folder=folder,
-        seed=case.seed,
-        staleness=case.fleet.staleness,
-        target=case.config.target,
-        on_loss=case.fleet.on_loss,
-        heartbeat_s=case.fleet.heartbeat,
-        checkpoint_every_s=case.fleet.checkpoint_every,
-    )
 
 
 class Post(NamedTuple):
@@ -113,7 +82,20 @@ class Plan:
 
     def post(self, shard: int, origin: float) -> Post:
         """Return what a shard is told, by whose clock the run began at `origin` [s]."""
-        case = server_case(self.case, self.start, self.layout, self._sessions, origin, self._folder)
+        wanted = self.case
+        case = ServerCase(
+            wanted.algorithm,
+            self.start,
+            self.layout,
+            wanted.fleet,
+            wanted.budget.limits,
+            wanted.config.batch / wanted.problem.samples,
+            self._sessions,
+            origin,
+            self._folder,
+            wanted.seed,
+            wanted.config.target,
+        )
         followers = () if shard else self._doors(LEAD)[1:]
         return Post(case, shard, gates(self._listening, self.keys)[shard], followers)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zmq
@@ -25,6 +25,7 @@ from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
 from distsgd.live.messages.rings import Line, Rings
 from distsgd.live.messages.sockets import Context, Door, Gate, Socket, knock, listen
+from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
 from distsgd.live.server.decisions import DECISION
@@ -38,7 +39,6 @@ from distsgd.live.server.shard import Shard
 from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
-from distsgd.order.laws import Law
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
@@ -53,9 +53,10 @@ class ServerCase(NamedTuple):
     start: NDArray[np.float64]
     """The starting point, float64[d]."""
     layout: Layout
-    batch: int
-    samples: int
-    budget: Limits
+    fleet: LiveFleet
+    limits: Limits
+    epochs_per_step: float
+    """Passes over the samples that a step is."""
     sessions: Mapping[int, int]
     """Session of every worker, `LAUNCHER`, `LEAD`, and `EVALUATOR` if there is one: random numbers
     > 0 and < 2**63."""
@@ -64,13 +65,8 @@ class ServerCase(NamedTuple):
     folder: Path
     """Where checkpoints are written; it need not exist."""
     seed: int = 0
-    staleness: Law | int | None = None
-    """How many versions ago pulls read [versions]."""
     target: float | None = None
     """Training loss at which the run ends."""
-    on_loss: Literal["replace", "shrink"] = "replace"
-    heartbeat_s: float = 1.0
-    checkpoint_every_s: float = 5.0
 
 
 def serve(
@@ -135,7 +131,7 @@ def serve(
         line = router if rings is None else rings.shard_end(shard, router)
         common = _shard(case, shard, vectors, line, life=life, last=last)
         if shard > 0:
-            _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
+            _listen(Follower(common, case.fleet.heartbeat), common, line, case.origin)
             return
         sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
         service = _service(case, last)
@@ -143,8 +139,8 @@ def serve(
             common,
             service,
             sockets,
-            heartbeat_s=case.heartbeat_s,
-            checkpoint_every_s=case.checkpoint_every_s,
+            heartbeat_s=case.fleet.heartbeat,
+            checkpoint_every_s=case.fleet.checkpoint_every,
             target=case.target,
             last=last,
             control=control,
@@ -185,10 +181,10 @@ def _service(case: ServerCase, last: Checkpoint | None) -> Service:
     settings = Settings.of(
         case.algorithm,
         case.layout.workers,
-        case.budget,
-        case.batch / case.samples,
+        case.limits,
+        case.epochs_per_step,
         staleness=_staleness(case),
-        shrinks=case.on_loss == "shrink",
+        shrinks=case.fleet.on_loss == "shrink",
     )
     if last is None:
         return Service(settings)
@@ -196,7 +192,7 @@ def _service(case: ServerCase, last: Checkpoint | None) -> Service:
 
 
 def _staleness(case: ServerCase) -> InjectedStaleness:
-    return InjectedStaleness(case.staleness, case.seed, case.layout.workers)
+    return InjectedStaleness(case.fleet.staleness, case.seed, case.layout.workers)
 
 
 def _listen(
