@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 import distsgd as ds
-from distsgd.fold.request import Request, RunConfig
+from distsgd.fold.request import RunRequest, RunConfig
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
@@ -43,7 +43,7 @@ def test_points_are_equally_spaced(
 ) -> None:
     """A history has as many points as were asked for, equally spaced in the budget's unit."""
     config = RunConfig(budget, evaluate_every=evaluate_every, evaluations=None if evaluate_every else 4)
-    case = Request(DOWNPOUR, SimpleNamespace(samples=3456), TWO, config)
+    case = RunRequest(DOWNPOUR, SimpleNamespace(samples=3456), TWO, config)
     points, found = Points(case), []
     for _ in range(4):
         found.append(points.next)
@@ -53,7 +53,7 @@ def test_points_are_equally_spaced(
 
 def test_points_that_have_passed_are_counted() -> None:
     """Points up to what has been reached are left out, and counted."""
-    points = Points(Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 50))))
+    points = Points(RunRequest(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 50))))
     assert points.pass_by(7) == 7
     assert points.next == 8
 
@@ -92,7 +92,7 @@ def state(updates: int = 0) -> bytes:
 
 def case_of(**options: object) -> LiveRequest:
     """Return a run that is evaluated every 10 updates."""
-    return Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 100), evaluate_every=10, **options))
+    return RunRequest(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 100), evaluate_every=10, **options))
 
 
 def test_the_starting_point_comes_first() -> None:

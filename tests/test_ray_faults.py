@@ -14,7 +14,7 @@ from small_cluster import LIMIT_S, Machines, check_nothing_is_left, started
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
-from distsgd.fold.request import Progress, Request, RunConfig
+from distsgd.fold.request import Progress, RunRequest, RunConfig
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet
@@ -217,7 +217,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
         return found
 
     problem = ds.problems.softmax(ds.data.digits())
-    case = Request(SYNCHRONOUS, problem, LiveFleet("ray", 2), RunConfig(Budget("updates", 1)))
+    case = RunRequest(SYNCHRONOUS, problem, LiveFleet("ray", 2), RunConfig(Budget("updates", 1)))
     shared = WorkerCase(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
     ray, here = (machines.ray, package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy)
     sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]

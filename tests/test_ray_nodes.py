@@ -6,7 +6,7 @@ import pytest
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
 from distsgd.errors import WorkerLost
-from distsgd.fold.request import Request, RunConfig
+from distsgd.fold.request import RunRequest, RunConfig
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.live.ray.nodes import _look, check_room
@@ -31,7 +31,7 @@ def case_of(**given: object) -> LiveRequest:
     """Return a small run."""
     algorithm = ds.algorithms.downpour(0.1)
     fleet = LiveFleet("ray", **{"workers": 4} | given)
-    return Request(algorithm, PROBLEM, fleet, RunConfig(Budget("updates", 10)))
+    return RunRequest(algorithm, PROBLEM, fleet, RunConfig(Budget("updates", 10)))
 
 
 def test_a_cluster_that_is_too_small_is_told_so_in_numbers() -> None:

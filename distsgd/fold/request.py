@@ -137,7 +137,7 @@ F = TypeVar("F", bound=_AnyFleet)
 
 
 @dataclass(frozen=True)
-class Request(Generic[F]):
+class RunRequest(Generic[F]):
     """A run that is wanted.
 
     Parameters
