@@ -2,7 +2,7 @@
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
-from distsgd.fold.request import RunRequest, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.options import LiveFleet, LiveRequest, Writes
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem

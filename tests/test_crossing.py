@@ -19,7 +19,7 @@ from distsgd.errors import ConfigError
 from distsgd.fold import crossing
 from distsgd.fold import simulate as simulation
 from distsgd.fold.crossing import Crossing, find_crossing, search, with_crossing
-from distsgd.fold.request import RunRequest, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.options import LiveFleet
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem

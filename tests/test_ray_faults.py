@@ -14,7 +14,7 @@ from small_cluster import LIMIT_S, Machines, check_nothing_is_left, started
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
-from distsgd.fold.request import Progress, RunRequest, RunConfig
+from distsgd.fold.request import Progress, RunConfig, RunRequest
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet

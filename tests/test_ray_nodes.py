@@ -6,7 +6,7 @@ import pytest
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
 from distsgd.errors import WorkerLost
-from distsgd.fold.request import RunRequest, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.live.ray.nodes import _look, check_room
@@ -27,7 +27,7 @@ def cluster_of(*nodes: dict[str, float], free: float) -> SimpleNamespace:
     return SimpleNamespace(ray=ray)
 
 
-def case_of(**given: object) -> LiveRequest:
+def request_of(**given: object) -> LiveRequest:
     """Return a small run."""
     algorithm = ds.algorithms.downpour(0.1)
     fleet = LiveFleet("ray", **{"workers": 4} | given)
@@ -37,26 +37,26 @@ def case_of(**given: object) -> LiveRequest:
 def test_a_cluster_that_is_too_small_is_told_so_in_numbers() -> None:
     """A run that can never have its room is refused with what it needs, what is there, and free."""
     with pytest.raises(ConfigError) as caught:
-        check_room(cluster_of({"CPU": 3.0}, {"CPU": 1.0}, free=3.0), case_of())
+        check_room(cluster_of({"CPU": 3.0}, {"CPU": 1.0}, free=3.0), request_of())
     assert str(caught.value) == (
         "the run needs 6 CPUs (1 server shard + 4 workers + 1 evaluator), the cluster has 4 CPUs"
         " (3 free); use fewer workers or shards, or add nodes"
     )
-    check_room(cluster_of({"CPU": 3.0}, {"CPU": 3.0}, free=0.0), case_of())
+    check_room(cluster_of({"CPU": 3.0}, {"CPU": 3.0}, free=0.0), request_of())
 
 
 def test_a_process_must_fit_on_one_node() -> None:
     """Two halves on two nodes are no room for a process that needs the whole."""
-    case = case_of(workers=1, ray=RayOptions(worker={"CPU": 4}))
+    request = request_of(workers=1, ray=RayOptions(worker={"CPU": 4}))
     with pytest.raises(ConfigError, match="kind worker needs 4 CPUs on one node, which none of"):
-        check_room(cluster_of({"CPU": 3.0}, {"CPU": 3.0}, free=6.0), case)
+        check_room(cluster_of({"CPU": 3.0}, {"CPU": 3.0}, free=6.0), request)
 
 
 def test_a_run_that_has_lost_its_room_ends() -> None:
     """Whoever finds no room in time, after a node was lost, ends the run in a sentence."""
     actors = Actors.__new__(Actors)
     actors._starting = {None: _Start(Role("worker", 1), deadline=0.0)}
-    actors._launch, actors._session = case_of(), cluster_of({"CPU": 3.0}, free=0.0)
+    actors._request, actors._session = request_of(), cluster_of({"CPU": 3.0}, free=0.0)
     with pytest.raises(WorkerLost) as caught:
         actors.wait()
     assert str(caught.value) == (

@@ -31,7 +31,7 @@ from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.fold.interleaved import check_interleavable
 from distsgd.fold.problem_check import check_problem
-from distsgd.fold.request import ModelFleet, RunRequest, RunConfig
+from distsgd.fold.request import ModelFleet, RunConfig, RunRequest
 from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.live.options import Live, LiveFleet
 from distsgd.problem import Problem, problem_settings

@@ -14,7 +14,7 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import warn
 from distsgd.fold.fold import DriverName, State, check_driver, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
-from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, RunRequest, RunConfig
+from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, RunConfig, RunRequest
 from distsgd.fold.settings_check import doubts
 from distsgd.order.budget import Budget
 from distsgd.order.fleet import Fleet, StaleReads

@@ -7,7 +7,7 @@ from typing import get_args
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, unknown_name, warn
-from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunRequest, RunConfig
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunConfig, RunRequest
 from distsgd.fold.settings_check import doubts
 from distsgd.live.options import Kind, LiveEngine, LiveFleet, LiveRequest, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions

@@ -24,7 +24,7 @@ _LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 class Job(NamedTuple):
     """A run, and where it may write."""
 
-    case: LiveRequest
+    request: LiveRequest
     folder: Path
     """Private, and short enough for socket files."""
 
@@ -44,7 +44,7 @@ def supervise(job: Job, pipe: Connection) -> Outcome:
         If workers or servers are lost again and again.
     """
     processes = ForkedProcesses(job, pipe)
-    supervision = Supervision(job.case, processes)
+    supervision = Supervision(job.request, processes)
     supervision.start()
     while not supervision.is_over:
         supervision.heed(processes.wait())
@@ -68,9 +68,9 @@ class ForkedProcesses(Processes):
     """
 
     def __init__(self, job: Job, pipe: Connection) -> None:
-        super().__init__((*range(job.case.fleet.workers), EVALUATOR, LEAD))
-        self._roles = Roles(Plan(job.case, job.folder, self.sessions), job.folder)
-        self._n_shards = job.case.fleet.shards
+        super().__init__((*range(job.request.fleet.workers), EVALUATOR, LEAD))
+        self._roles = Roles(Plan(job.request, job.folder, self.sessions), job.folder)
+        self._n_shards = job.request.fleet.shards
         self.origin = self._roles.origin
         self._parent, self._messages = pipe, list[bool]()
         self._running: dict[int, Role] = {}

@@ -26,19 +26,19 @@ _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
 
 
-def layout_of(case: LiveRequest) -> Layout:
+def layout_of(request: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
-    algorithm = case.algorithm
+    algorithm = request.algorithm
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(case.problem.dimension, case.fleet.workers, case.fleet.shards, n_reads, n_message)
+    return Layout(request.problem.dimension, request.fleet.workers, request.fleet.shards, n_reads, n_message)
 
 
-def stream_of(case: LiveRequest) -> Stream:
+def stream_of(request: LiveRequest) -> Stream:
     """Return the samples of all workers, or raise a `ConfigError` if they cannot be divided."""
-    partition, problem = case.config.partition, case.problem
+    partition, problem = request.config.partition, request.problem
     data = problem.data if partition.is_divided else None
-    parts = partition.divide(data, case.fleet.workers, case.seed)
-    return Stream(problem.samples, case.config.batch, case.seed, parts=parts, sampler=partition.sampler)
+    parts = partition.divide(data, request.fleet.workers, request.seed)
+    return Stream(problem.samples, request.config.batch, request.seed, parts=parts, sampler=partition.sampler)
 
 
 class Post(NamedTuple):
@@ -55,7 +55,7 @@ class Plan:
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What is run.
     folder : Path
         For checkpoints.
@@ -68,10 +68,12 @@ class Plan:
         If the samples cannot be divided.
     """
 
-    def __init__(self, case: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
-        self.case, self._folder, self._sessions = case, folder, sessions
-        self.layout, self.start = layout_of(case), case.problem.start(case.seed)
-        self.worker_case = WorkerCase(case.algorithm, case.problem, stream_of(case), self.start, case.fleet.workers)
+    def __init__(self, request: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
+        self.request, self._folder, self._sessions = request, folder, sessions
+        self.layout, self.start = layout_of(request), request.problem.start(request.seed)
+        self.worker_case = WorkerCase(
+            request.algorithm, request.problem, stream_of(request), self.start, request.fleet.workers
+        )
         self.keys: Keys | None = None
         self._listening: list[str] = []
 
@@ -82,19 +84,19 @@ class Plan:
 
     def post(self, shard: int, origin: float) -> Post:
         """Return what a shard is told, by whose clock the run began at `origin` [s]."""
-        wanted = self.case
+        request = self.request
         case = ServerCase(
-            wanted.algorithm,
+            request.algorithm,
             self.start,
             self.layout,
-            wanted.fleet,
-            wanted.budget.limits,
-            wanted.config.batch / wanted.problem.samples,
+            request.fleet,
+            request.budget.limits,
+            request.config.batch / request.problem.samples,
             self._sessions,
             origin,
             self._folder,
-            wanted.seed,
-            wanted.config.target,
+            request.seed,
+            request.config.target,
         )
         followers = () if shard else self._doors(LEAD)[1:]
         return Post(case, shard, gates(self._listening, self.keys)[shard], followers)
@@ -124,8 +126,8 @@ class Roles:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._case = plan, plan.case
-        fleet, layout = self._case.fleet, plan.layout
+        self._plan, self._request = plan, plan.request
+        fleet, layout = self._request.fleet, plan.layout
         plan.listen(endpoints(fleet.address, fleet.shards, folder), is_secret=needs_keys(fleet.address))
         self._vectors = (
             SharedVectors(layout, memoryview(forking.shared(layout.shared_bytes)))
@@ -140,8 +142,8 @@ class Roles:
     def _compile(self) -> None:
         """Compile once what all processes would compile."""
         with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
-            self._case.problem.gradient(self._plan.start, self._plan.worker_case.stream.batch(0, 0))
-        prepare(self._case.algorithm, self._plan.layout)
+            self._request.problem.gradient(self._plan.start, self._plan.worker_case.stream.batch(0, 0))
+        prepare(self._request.algorithm, self._plan.layout)
 
     def serve(self, shard: int, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""
@@ -152,10 +154,10 @@ class Roles:
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
-        delay, heartbeat_s = self._case.fleet.delays[worker], self._case.fleet.heartbeat
+        delay, heartbeat_s = self._request.fleet.delays[worker], self._request.fleet.heartbeat
         peer = self._plan.peer(worker, self.origin)
         if self._rings is not None:
-            shards = range(self._case.fleet.shards)
+            shards = range(self._request.fleet.shards)
             peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
         work(self._plan.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
@@ -163,7 +165,7 @@ class Roles:
         """Be the evaluator."""
         _call_it("evaluator")
         peer = self._plan.peer(EVALUATOR, self.origin)
-        evaluate(self._case, self._vectors, peer, pipe, is_again=is_again)
+        evaluate(self._request, self._vectors, peer, pipe, is_again=is_again)
 
 
 def _call_it(name: str) -> None:

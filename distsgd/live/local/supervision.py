@@ -119,18 +119,18 @@ class Supervision:
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What is run.
     processes : Processes
         What runs it.
     """
 
-    def __init__(self, case: LiveRequest, processes: Processes) -> None:
-        self._case, self._processes = case, processes
+    def __init__(self, request: LiveRequest, processes: Processes) -> None:
+        self._request, self._processes = request, processes
         self._state = State("running")
         self._judged: list[Judged] = []
-        self._workers = {Role("worker", worker) for worker in range(case.fleet.workers)}
-        self._others = {Role("server", shard) for shard in range(case.fleet.shards)}
+        self._workers = {Role("worker", worker) for worker in range(request.fleet.workers)}
+        self._others = {Role("server", shard) for shard in range(request.fleet.shards)}
         self._others.add(Role("evaluator"))
         self._given_up: set[int] = set()
         self._losses: Counter[Role] = Counter()
@@ -144,7 +144,7 @@ class Supervision:
     def start(self) -> None:
         """Start all processes of the run."""
         self._start_servers()
-        for worker in range(self._case.fleet.workers):
+        for worker in range(self._request.fleet.workers):
             self._processes.start_worker(worker)
 
     def stop(self) -> None:
@@ -217,7 +217,7 @@ class Supervision:
         self._processes.start_servers(self._life)
         # the lead before may have been told, but not saved it
         for worker in sorted(self._given_up):
-            replaces = self._case.fleet.on_loss == "replace"
+            replaces = self._request.fleet.on_loss == "replace"
             kind = Kind.ADMIT if replaces else Kind.GONE
             self._processes.tell(Instruction(kind, worker, self._processes.sessions[worker]))
         if self._is_stopping:
@@ -245,9 +245,9 @@ class Supervision:
         # one that hangs may wake up: no two processes may be this worker
         self._processes.kill({role})
         self._losses[role] += 1
-        if self._case.fleet.on_loss == "shrink":
+        if self._request.fleet.on_loss == "shrink":
             self._processes.tell(Instruction(Kind.GONE, worker, session))
-            if len(self._given_up) == self._case.fleet.workers:
+            if len(self._given_up) == self._request.fleet.workers:
                 msg = f"all workers are lost, the last one {how}; use on_loss='replace'"
                 raise WorkerLost(msg)
         else:

@@ -53,7 +53,7 @@ class Actors(Processes):
         The cluster.
     group : ray.util.placement_group.PlacementGroup
         Their bundles.
-    launch : LiveRequest
+    request : LiveRequest
         What is run.
     folder : Path
         Where checkpoints are written.
@@ -65,16 +65,16 @@ class Actors(Processes):
         self,
         session: Session,
         group: Any,  # noqa: ANN401 # ray ships no types
-        launch: LiveRequest,
+        request: LiveRequest,
         folder: Path,
         run: str,
     ) -> None:
-        super().__init__((*range(launch.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
+        super().__init__((*range(request.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
-        self._launch, self._run = launch, run
-        self._plan = Plan(launch, folder, self.sessions)
-        sizes = message_bytes(launch.algorithm, launch.problem, launch.config.batch)
-        common = Common(run, launch, self._plan.worker_case, self._plan.layout, sizes)
+        self._request, self._run = request, run
+        self._plan = Plan(request, folder, self.sessions)
+        sizes = message_bytes(request.algorithm, request.problem, request.config.batch)
+        common = Common(run, request, self._plan.worker_case, self._plan.layout, sizes)
         self._sent = [self._ray.put(common)]
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
@@ -151,17 +151,17 @@ class Actors(Processes):
 
     def _assemble(self) -> None:
         """Have all actors meet the driver before the time begins."""
-        launch = self._launch
-        counts = {"server": launch.fleet.shards, "worker": launch.fleet.workers, "evaluator": 1}
+        request = self._request
+        counts = {"server": request.fleet.shards, "worker": request.fleet.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]
         waiting = {self._meeting(role): role for role in roles}
-        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.fleet.ray.patience)
+        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=request.fleet.ray.patience)
         if late:
             raise self._no_room(waiting[late[0]])
         self._meetings = {role: reference for reference, role in waiting.items()}
 
     def _start(self, role: Role) -> None:
-        deadline = time.monotonic() + self._launch.fleet.ray.patience
+        deadline = time.monotonic() + self._request.fleet.ray.patience
         self._starting[self._meeting(role)] = _Start(role, deadline)
 
     def _meeting(self, role: Role) -> Any:  # noqa: ANN401 # ray ships no types for a reference
@@ -174,7 +174,7 @@ class Actors(Processes):
         self._n_started[role] += 1
         again = f"-{self._n_started[role]}" if self._n_started[role] > 1 else ""
         strategies = package("ray.util.scheduling_strategies")
-        resources = dict(getattr(self._launch.fleet.ray, role.name))
+        resources = dict(getattr(self._request.fleet.ray, role.name))
         actor = (
             self._ray.remote(_KINDS[role.name])
             .options(
@@ -195,14 +195,14 @@ class Actors(Processes):
         return actor
 
     def _bundle(self, role: Role) -> int:
-        shards, workers = self._launch.fleet.shards, self._launch.fleet.workers
+        shards, workers = self._request.fleet.shards, self._request.fleet.workers
         return role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
 
     def _open_servers(self) -> list[float]:
         """Start all shards, and return how far their clocks are ahead; try again if one dies."""
-        roles = [Role("server", shard) for shard in range(self._launch.fleet.shards)]
+        roles = [Role("server", shard) for shard in range(self._request.fleet.shards)]
         errors = package("ray.exceptions")
-        deadline = time.monotonic() + self._launch.fleet.ray.patience
+        deadline = time.monotonic() + self._request.fleet.ray.patience
         while True:
             references = [self._meeting(role) for role in roles]
             left_s = max(0.0, deadline - time.monotonic())
@@ -281,6 +281,6 @@ class Actors(Processes):
 
     def _no_room(self, role: Role) -> WorkerLost:
         return WorkerLost(
-            f"{role} has found no room for {self._launch.fleet.ray.patience:g} s:"
-            f" {shortage(self._session, self._launch)}; add a node, or use fewer workers"
+            f"{role} has found no room for {self._request.fleet.ray.patience:g} s:"
+            f" {shortage(self._session, self._request)}; add a node, or use fewer workers"
         )

@@ -38,7 +38,7 @@ class Common(NamedTuple):
 
     run: str
     """The run's name."""
-    launch: LiveRequest
+    request: LiveRequest
     case: WorkerCase
     layout: Layout
     sizes: tuple[float, float]
@@ -131,13 +131,13 @@ class Worker(Actor):
 
     def _works(self, peer: Peer) -> bool:
         """Work for the servers that `peer` reaches; return whether there are others by now."""
-        common, launch = self._common, self._common.launch
+        common, request = self._common, self._common.request
         work(
             common.case,
             FrameVectors(common.layout),
             peer._replace(is_over=lambda: self._peer is not peer),
-            delay=launch.fleet.delays[peer.number],
-            heartbeat_s=launch.fleet.heartbeat,
+            delay=request.fleet.delays[peer.number],
+            heartbeat_s=request.fleet.heartbeat,
         )
         return self._peer is not peer
 
@@ -152,9 +152,9 @@ class Evaluator(Actor):
     @reported
     def evaluate(self, peer: Peer, *, is_again: bool) -> None:
         """Judge models until the run is over."""
-        launch, vectors = self._common.launch, FrameVectors(self._common.layout)
+        request, vectors = self._common.request, FrameVectors(self._common.layout)
         self._mailbox.meters = Meters(self._common.run, "evaluator")
-        evaluate(launch, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
+        evaluate(request, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
 
     def judged(self, wait_s: float = _HEARD_S) -> Judged | None:
         """Return what has been found next, None if nothing has for a while."""

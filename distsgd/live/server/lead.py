@@ -16,6 +16,8 @@ import math
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+import numpy as np
+
 from distsgd.errors import WireError
 from distsgd.live.messages.sockets import Socket
 from distsgd.live.messages.wire import (
@@ -38,7 +40,10 @@ from distsgd.live.server.decisions import Action, Decision, encode_decisions
 from distsgd.live.server.saver import Saver
 from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
+from distsgd.status import status_after
 
+_UNKNOWN = np.empty(0)
+"""Parameters, of which the lead has a slice at most: where they are not finite, the loss is NaN."""
 MISSED_BEATS = 5
 """A worker that was not heard for so many heartbeats is given up."""
 
@@ -192,12 +197,9 @@ class Lead:
         found = unpack(LOSSES, request.frames)
         loss, test, accuracy = (value if math.isfinite(value) else None for value in found)
         self._evaluations.append((request.header.version, loss, test, accuracy))
-        if loss is None:
-            self._status = "diverged"
-        elif self._target is not None and loss <= self._target:
-            self._status = "target"
-        if self._status in {"diverged", "target"}:
-            self._is_judged = True
+        status = status_after(_UNKNOWN, found[0], self._target)
+        if status != "done":
+            self._status, self._is_judged = status, True
             self._carry_out(self._service.end(now))
         self._is_judged |= self._service.is_over and request.header.version == self._service.version
         if self._service.is_over:

@@ -28,13 +28,13 @@ from distsgd.live.messages.sockets import Context, Door, Gate, Socket, knock, li
 from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
+from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import DECISION
 from distsgd.live.server.follower import Follower
 from distsgd.live.server.lead import Lead
 from distsgd.live.server.records import Rows
 from distsgd.live.server.service import Service
 from distsgd.live.server.sessions import Session
-from distsgd.live.server.settings import Settings
 from distsgd.live.server.shard import Shard
 from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
@@ -178,7 +178,7 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
 
 
 def _service(case: ServerCase, last: Checkpoint | None) -> Service:
-    settings = Settings.of(
+    config = ServiceConfig.of(
         case.algorithm,
         case.layout.workers,
         case.limits,
@@ -187,8 +187,8 @@ def _service(case: ServerCase, last: Checkpoint | None) -> Service:
         shrinks=case.fleet.on_loss == "shrink",
     )
     if last is None:
-        return Service(settings)
-    return Service(settings, last.description.memory, last.rows)
+        return Service(config)
+    return Service(config, last.description.memory, last.rows)
 
 
 def _staleness(case: ServerCase) -> InjectedStaleness:
