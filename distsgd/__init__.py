@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distsgd.experiment.values import Range as Range
     from distsgd.experiment.values import Tunable as Tunable
     from distsgd.experiment.values import Tuning as Tuning
-    from distsgd.fold.simulate import replay as replay
+    from distsgd.fold.replay import replay as replay
     from distsgd.fold.simulate import simulate as simulate
     from distsgd.live.launch import launch as launch
     from distsgd.live.options import Live as Live
@@ -69,7 +69,8 @@ _NAMES = {
     "experiment.target": ("Reference",),
     "run": ("Run", "load"),
     "experiment.values": ("Range", "Tunable", "Tuning"),
-    "fold.simulate": ("replay", "simulate"),
+    "fold.replay": ("replay",),
+    "fold.simulate": ("simulate",),
     "trace": ("Trace",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,12 +24,10 @@ import polars as pl
 
 from distsgd.errors import ConfigError
 from distsgd.files import damaged, digest, read, replacing, save_or_keep, sealed, unsealed, unwritable
+from distsgd.status import Status
 from distsgd.trace import ROW, Trace
 from distsgd.version import VERSION
 
-Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
-"""How a run ended: its budget is spent, its target is met, its numbers left the finite ones, or
-its caller stopped it."""
 Settings: TypeAlias = dict[str, Any]
 """What identifies a run, as JSON: algorithm, problem, fleet, batch, seed, budget, evaluations."""
 

@@ -23,8 +23,9 @@ from distsgd.live.messages.rings import Bells
 from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import Budget, ServerCase, serve
+from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
+from distsgd.order.budget import Limits
 from distsgd.trace import PUSH
 
 SIZES = {"1 k": 1_000, "100 k": 100_000, "1 M": 1_000_000, "10 M": 10_000_000}
@@ -77,7 +78,7 @@ def measure(job: Job, pipe: Connection) -> None:
         layout,
         1,
         1,
-        Budget(seconds=job.seconds),
+        Limits(seconds=job.seconds),
         sessions,
         origin,
         job.folder,

@@ -13,6 +13,8 @@ import distsgd as ds
 from distsgd.experiment.pool import n_processes, work
 from distsgd.experiment.runs import Place, outcome_of, run_folder, run_jobs, run_once
 from distsgd.experiment.setup import Job, Setup
+from distsgd.fold.request import RunConfig
+from distsgd.order.budget import Budget
 from distsgd.report.comparison import Comparison
 from distsgd.run import Run, identify
 
@@ -28,11 +30,11 @@ def short_runs(count: int) -> tuple[Setup, list[Job]]:
         {"Downpour": algorithm},
         ds.problems.softmax(ds.data.digits()),
         {"machines": ds.Fleet(8, ds.exponential(1.0))},
-        {"epochs": 2.0},
-        seeds=count,
+        RunConfig(Budget("epochs", 2.0), evaluations=40),
+        seeds=range(count),
         target=0.5,
     )
-    return setup, [Job("softmax", "machines", "Downpour", seed, algorithm) for seed in setup.cases]
+    return setup, [Job("softmax", "machines", "Downpour", seed, algorithm) for seed in setup.seeds]
 
 
 def run_and_save(common: tuple[Setup, Path], job: Job) -> float:
@@ -81,7 +83,7 @@ def beside(count: int, folder: Path) -> Line:
     runs = [run for _, run in run_jobs(setup, jobs, Place()) if isinstance(run, Run)]
     found = [outcome_of(*pair) for pair in zip(jobs, runs, strict=True)]
     alone = median_s(lambda job: run_once(setup, job), jobs)
-    ours = median_s(lambda job: identify(setup.run_settings(job)), jobs)
+    ours = median_s(lambda job: identify(setup.request(job).settings), jobs)
     ours += median_s(lambda run: run.save(run_folder(folder, run.hash)), runs)
     ours += median_s(lambda one: Comparison(one, found).summary, [setup.settings]) / count
     return Line(

@@ -80,9 +80,9 @@ def measured(setup: Setup, job: Job, target: float) -> Row:
         problem,
         setup.fleets[job.fleet],
         seed=job.seed,
-        batch=setup.batch,
+        batch=setup.config.batch,
         evaluate_every=1,
-        **setup.budget,
+        **setup.config.budget.settings,
     )
     truth = exact.crossing(target).update
     times = [_seconds(run, one) for one in (run.crossing(target).update, found.update, truth)]
@@ -118,7 +118,7 @@ def rows(setup: Setup) -> Iterator[Row]:
     target = setup.settings["target"]
     trials = tune(setup, Place(processes=None), targets=dict.fromkeys(setup.problems, target))
     for group, algorithm in chosen(setup, trials).items():
-        for seed in setup.cases:
+        for seed in setup.seeds:
             yield measured(setup, Job(*group, seed, algorithm), target)
 
 

@@ -16,7 +16,7 @@ import psutil
 import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.errors import DistsgdError
-from distsgd.live.request import Progress
+from distsgd.fold.request import Progress
 from distsgd.report.terminal import console, print_table
 from distsgd.run import Run
 

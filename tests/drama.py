@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from distsgd.live.request import Progress
+from distsgd.fold.request import Progress
 
 
 class Drama:

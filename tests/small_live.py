@@ -1,18 +1,18 @@
 """A small comparison of simulated and live runs; the live ones have no processes."""
 
 from functools import cache
-from unittest.mock import patch
 
 from small_comparison import Small
-from stand_in import launch
+from small_setup import setup_of
+from stand_in import made_without_processes
 
 from distsgd.algorithms import downpour, hogwild, synchronous
-from distsgd.experiment import runs as jobs
+from distsgd.experiment.execution import Execution
 from distsgd.live.options import Live
 from distsgd.order.fleet import Fleet
 from distsgd.order.laws import constant, lognormal
 from distsgd.problems import quadratic
-from distsgd.report.comparison import compare
+from distsgd.report.comparison import Comparison
 
 TWO, FIVE = "2 machines", "5 machines"
 
@@ -22,16 +22,17 @@ def small_live() -> Small:
     """Return the comparison; everybody shares it."""
     fleets = {TWO: Fleet(2, constant(1.0)), FIVE: Fleet(5, lognormal(1.0, 0.5))}
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), "racing": hogwild(0.2)}
-    with patch.object(jobs, "launch", launch):
-        found = compare(
-            algorithms,
-            quadratic([1.0, 0.2], noise=0.1),
-            fleets,
-            gradients=120,
-            seeds=3,
-            target=0.2,
-            evaluations=20,
-            engine=["simulate", "local"],
-            live=Live(shards=2),
-        )
-    return Small(found.summary, list(found.outcomes))
+    setup = setup_of(
+        algorithms,
+        quadratic([1.0, 0.2], noise=0.1),
+        fleets,
+        {"gradients": 120},
+        seeds=range(3),
+        target=0.2,
+        evaluations=20,
+        engine=["simulate", "local"],
+        live=Live(shards=2),
+    )
+    found = Execution(setup)
+    found.carry_out(make=made_without_processes)
+    return Small(Comparison.of(found).summary, list(found.outcomes))

@@ -1,10 +1,10 @@
 """Small lock-free runs: an algorithm, problems on few sparse samples, and one worker's run."""
 
-import dataclasses
-
 import distsgd as ds
 from distsgd.algorithm import Algorithm
-from distsgd.live.request import Budget, Launch
+from distsgd.fold.request import Request, RunConfig
+from distsgd.live.options import LiveFleet, LiveRequest, Writes
+from distsgd.order.budget import Budget
 from distsgd.problem import Problem
 
 HOGWILD = ds.algorithms.hogwild(0.3, backoff=0.8)
@@ -17,7 +17,9 @@ PROBLEMS = {
 }
 
 
-def case_of(problem: Problem, *, algorithm: Algorithm = HOGWILD, **others: object) -> Launch:
+def request_of(
+    problem: Problem, *, algorithm: Algorithm = HOGWILD, workers: int = 1, writes: Writes = "racy", **others: object
+) -> LiveRequest:
     """Return a run of one worker on single samples, for three epochs and a half."""
-    case = Launch(algorithm, problem, 1, Budget("epochs", 3.5), batch=1, seed=3)
-    return dataclasses.replace(case, **others)
+    config = RunConfig(**{"budget": Budget("epochs", 3.5), "batch": 1} | others)
+    return Request(algorithm, problem, LiveFleet("shared_memory", workers, writes=writes), config, seed=3)

@@ -21,7 +21,8 @@ from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, Kind, State
 from distsgd.live.peers.worker import Case, work
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import Budget, ServerCase, serve
+from distsgd.live.server.serve import ServerCase, serve
+from distsgd.order.budget import Limits
 from distsgd.trace import Trace
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0, 3.0, 0.5, 1.5], noise=0.1)
@@ -55,7 +56,7 @@ class SmallServer:
         peers = [*range(workers), LAUNCHER, LEAD] + [EVALUATOR] * evaluates
         self.sessions = {peer: 1000 + peer for peer in peers}
         self.start, self.origin = PROBLEM.start(SEED), time.monotonic()
-        self.options = {"budget": Budget(updates=40), "heartbeat_s": 5.0} | options
+        self.options = {"budget": Limits(updates=40), "heartbeat_s": 5.0} | options
         self.threads: list[threading.Thread] = []
         self.life, self.is_closing = 0, False
         self.stack = ExitStack()

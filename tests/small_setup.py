@@ -1,10 +1,21 @@
 """A small comparison on two workers, as a setup and as a file."""
 
+import dataclasses
+
 import distsgd as ds
 from distsgd.experiment.setup import Setup
+from distsgd.fold.request import RunConfig
+from distsgd.order.budget import Budget
 
 QUADRATIC = ds.problems.quadratic([1.0, 2.0])
 DOWNPOUR, SERIAL = ds.algorithms.downpour(0.1), ds.algorithms.serial(0.1)
+
+
+def setup_of(algorithms: object, problem: object, fleets: object, budget: dict[str, float], **others: object) -> Setup:
+    """Return a set-up from settings as `distsgd.compare` takes them."""
+    names = {field.name for field in dataclasses.fields(RunConfig)} - {"target"}
+    manner = {"evaluations": 40} | {name: others.pop(name) for name in names & others.keys()}
+    return Setup(algorithms, problem, fleets, RunConfig(Budget.of(budget), **manner), **others)
 
 
 def setup(**changes: object) -> Setup:
@@ -16,7 +27,7 @@ def setup(**changes: object) -> Setup:
         "budget": {"updates": 20},
         "seeds": 1,
     }
-    return Setup(**known | changes)
+    return setup_of(**known | changes)
 
 
 TOML = """

@@ -20,7 +20,7 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "lives", "version"},
+        {"errors", "lives", "status", "version"},
         {"files", "rules", "sparse", "statistics", "trace"},
         {"algorithm", "run", "samples"},
         {"algorithms", "kernels", "problem"},
@@ -34,8 +34,9 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "kernels": [{"__init__"}, {"atomic", "draws"}, {"gradients", "order"}, {"fold"}, {"lock_free"}],
     "live": [
-        {"machine", "options", "ray_options"},
-        {"messages", "request"},
+        {"machine", "ray_options"},
+        {"options"},
+        {"messages"},
         {"launch", "lock_free", "peers"},
         {"server"},
         {"local"},

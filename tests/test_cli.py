@@ -16,6 +16,9 @@ from distsgd.commands import actions as commands
 from distsgd.commands.actions import whole_numbers
 from distsgd.experiment import runs as jobs
 from distsgd.experiment.pool import locked
+from distsgd.fold.request import Hooks, Request
+from distsgd.order.fleet import Fleet
+from distsgd.run import Run
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -68,7 +71,7 @@ def test_the_same_command_computes_nothing_again(
     out = tmp_path / "out"
     call("compare", file, "--out", out)
     page = (out / "report.html").read_bytes()
-    monkeypatch.setattr(jobs, "simulate", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(jobs, "simulated", lambda *_, **__: pytest.fail("computed again"))
     assert call("compare", file, "--out", out)[0] == 0
     assert (out / "report.html").read_bytes() == page
     assert {path.name for path in out.iterdir()} == {"report.html", "summary.json", "runs"}
@@ -227,7 +230,7 @@ def test_an_unwritable_folder_is_found_before_computing(
     def fail(*_: object, **__: object) -> None:
         pytest.fail("it has begun")
 
-    monkeypatch.setattr(jobs, "simulate", fail)
+    monkeypatch.setattr(jobs, "simulated", fail)
     assert call("compare", file, "--out", "/proc/none")[0] == 2
     assert call("run", "mine", "--experiment", file, "--out", "/proc/none/run")[0] == 2
 
@@ -243,14 +246,14 @@ def test_an_unexpected_error_of_a_run_is_told(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison with a failed run writes its report, names the error, and exits with 1."""
-    simulate = jobs.simulate
+    simulate = jobs.simulated
 
-    def fail_once(algorithm: object, *arguments: object, **settings: object) -> object:
-        if algorithm.name == "serial":
+    def fail_once(request: Request[Fleet], hooks: Hooks) -> Run:
+        if request.algorithm.name == "serial":
             raise ZeroDivisionError("oh")
-        return simulate(algorithm, *arguments, **settings)
+        return simulate(request, hooks)
 
-    monkeypatch.setattr(jobs, "simulate", fail_once)
+    monkeypatch.setattr(jobs, "simulated", fail_once)
     code, said, _ = call("compare", file, "--out", tmp_path / "out")
     assert code == 1
     assert "other on machines, seed 0: failed ZeroDivisionError: oh" in said
@@ -260,14 +263,14 @@ def test_an_interruption_keeps_what_has_finished(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the second run leaves the first one and a report that says so; exit code 130."""
-    simulate = jobs.simulate
+    simulate = jobs.simulated
 
-    def interrupt(algorithm: object, *arguments: object, **settings: object) -> object:
-        if algorithm.name == "serial":
+    def interrupt(request: Request[Fleet], hooks: Hooks) -> Run:
+        if request.algorithm.name == "serial":
             raise KeyboardInterrupt
-        return simulate(algorithm, *arguments, **settings)
+        return simulate(request, hooks)
 
-    monkeypatch.setattr(jobs, "simulate", interrupt)
+    monkeypatch.setattr(jobs, "simulated", interrupt)
     code, said, errors = call("compare", file, "--out", tmp_path / "out")
     assert code == 130
     assert "1 of 2 runs had finished" in errors
@@ -284,7 +287,7 @@ def test_an_interruption_before_the_first_run(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "simulate", interrupt)
+    monkeypatch.setattr(jobs, "simulated", interrupt)
     assert call("compare", file, "--out", tmp_path / "out")[0] == 130
     monkeypatch.setattr(commands, "compare", interrupt)
     assert call("compare", file) == (130, "", "")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_setup import setup_of
 
 import distsgd as ds
 from distsgd import ConfigError
 from distsgd.experiment import runs as jobs
+from distsgd.experiment.execution import outcomes
 from distsgd.experiment.runs import Place
-from distsgd.experiment.setup import Setup
-from distsgd.report.comparison import load_comparison, outcomes
+from distsgd.fold.request import Hooks, Request
+from distsgd.report.comparison import load_comparison
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
@@ -121,14 +123,14 @@ def test_one_failure_does_not_stop_the_others(
     problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A run that ends in an unexpected error is listed with it, and all others are there."""
-    simulate = jobs.simulate
+    simulate = jobs.simulated
 
-    def fail_once(algorithm: object, *arguments: object, **settings: object) -> ds.Run:
-        if algorithm is ALGORITHMS["Downpour"] and settings["seed"] == 1:
+    def fail_once(request: Request[ds.Fleet], hooks: Hooks) -> ds.Run:
+        if request.algorithm is ALGORITHMS["Downpour"] and request.seed == 1:
             raise ZeroDivisionError("just once")
-        return simulate(algorithm, *arguments, **settings)
+        return simulate(request, hooks)
 
-    monkeypatch.setattr(jobs, "simulate", fail_once)
+    monkeypatch.setattr(jobs, "simulated", fail_once)
     found = ds.compare(ALGORITHMS, problem, FLEETS["stale"], updates=4, seeds=2)
     *others, last = (one.error for one in found.outcomes)
     assert others == [""] * 3
@@ -145,14 +147,14 @@ def test_a_comparison_of_failures_alone_can_be_saved(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("always")
 
-    monkeypatch.setattr(jobs, "simulate", fail)
+    monkeypatch.setattr(jobs, "simulated", fail)
     ds.compare(ALGORITHMS, problem, FLEETS, updates=4, seeds=1).save(tmp_path)
     assert "ZeroDivisionError: always" in (tmp_path / "report.html").read_text()
 
 
 def test_finished_runs_survive_an_interruption(problem: ds.problems.Problem, tmp_path: Path) -> None:
     """Each run is on disk before the next one begins."""
-    setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 3}, seeds=1)
+    setup = setup_of(ALGORITHMS, problem, FLEETS, {"updates": 3}, seeds=1)
     running = outcomes(setup, Place(tmp_path))
     for n_finished in (1, 2):
         last = next(running).run
@@ -199,7 +201,7 @@ def test_nothing_that_can_run_is_an_error(problem: ds.problems.Problem) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, "the budget must be exactly one of"),
+        ({}, "exactly one of .* as the budget"),
         ({"updates": 1, "epochs": 1.0}, "exactly one of"),
         ({"updates": 1, "seeds": 0}, "seeds"),
         ({"updates": 1, "batch": 0}, "batch"),

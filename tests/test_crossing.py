@@ -11,7 +11,7 @@ from drama import Drama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
-from stand_in import launch
+from stand_in import launched
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
@@ -19,6 +19,9 @@ from distsgd.errors import ConfigError
 from distsgd.fold import crossing
 from distsgd.fold import simulate as simulation
 from distsgd.fold.crossing import Crossing, find_crossing, search, with_crossing
+from distsgd.fold.request import Request, RunConfig
+from distsgd.live.options import LiveFleet
+from distsgd.order.budget import Budget
 from distsgd.problem import Problem
 from distsgd.run import Run
 from distsgd.trace import JOIN, LEAVE
@@ -339,7 +342,8 @@ def test_a_live_run_s_crossing_is_found_in_its_order(options: dict[str, object])
 def test_a_lock_free_run_has_its_history_alone() -> None:
     """Without an order the interval is that of the history, and times are read off it."""
     problem, one = PROBLEMS["logistic"], make.hogwild(0.5)
-    run = launch(one, problem, workers=2, on="local", seed=0, batch=1, evaluations=6, updates=300)
+    config = RunConfig(Budget("updates", 300), batch=1, evaluations=6)
+    run = launched(Request(one, problem, LiveFleet("shared_memory", 2), config))
     losses, updates = run.history["loss"].to_list(), run.history["update"].to_list()
     target = losses[3]
     first = next(place for place, loss in enumerate(losses) if loss <= target)

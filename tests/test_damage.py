@@ -11,18 +11,18 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 from damage import outcomes
+from small_setup import setup_of
 
 import distsgd as ds
 from distsgd import ConfigError
 from distsgd.experiment import file as experiment
+from distsgd.experiment.execution import outcomes as compared
 from distsgd.experiment.runs import Place, run_folder
-from distsgd.experiment.setup import Setup
 from distsgd.files import sealed
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name
 from distsgd.live.server.standing import Memory, WorkerMemory
 from distsgd.report.comparison import load_comparison
-from distsgd.report.comparison import outcomes as compared
 from distsgd.run import Run, load
 from distsgd.trace import ROW
 
@@ -108,7 +108,7 @@ def test_damaged_data_are_read_or_refused(tmp_path: Path, ending: str) -> None:
 def compare(folder: Path) -> list[Run | None]:
     """Make a small comparison in `folder`, or find it there."""
     problem = ds.problems.quadratic([1.0], noise=0.1)
-    setup = Setup({"serial": ds.algorithms.serial(0.1)}, problem, {"two": ds.Fleet(2)}, {"updates": 4}, seeds=3)
+    setup = setup_of({"serial": ds.algorithms.serial(0.1)}, problem, {"two": ds.Fleet(2)}, {"updates": 4}, seeds=3)
     return [one.run for one in compared(setup, Place(folder))]
 
 

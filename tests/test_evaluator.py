@@ -13,15 +13,18 @@ import pytest
 import zmq
 
 import distsgd as ds
+from distsgd.fold.request import Request, RunConfig
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import EVALUATOR, LOSSES, Header, Kind, Message, State, decode, encode
+from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.live.peers.evaluator import Points, evaluate
-from distsgd.live.request import Budget, Launch
+from distsgd.order.budget import Budget
 
 DOWNPOUR = ds.algorithms.downpour(0.1)
 PROBLEM = ds.problems.quadratic([1.0, 2.0])
+TWO = LiveFleet("local", 2)
 START_LOSS = PROBLEM.loss(PROBLEM.start(0))
 
 
@@ -39,14 +42,8 @@ def test_points_are_equally_spaced(
     budget: Budget, evaluate_every: int | None, expected: tuple[str, list[float]]
 ) -> None:
     """A history has as many points as were asked for, equally spaced in the budget's unit."""
-    case = Launch(
-        DOWNPOUR,
-        SimpleNamespace(samples=3456),
-        2,
-        budget,
-        evaluate_every=evaluate_every,
-        evaluations=None if evaluate_every else 4,
-    )
+    config = RunConfig(budget, evaluate_every=evaluate_every, evaluations=None if evaluate_every else 4)
+    case = Request(DOWNPOUR, SimpleNamespace(samples=3456), TWO, config)
     points, found = Points(case), []
     for _ in range(4):
         found.append(points.next)
@@ -56,13 +53,13 @@ def test_points_are_equally_spaced(
 
 def test_points_that_have_passed_are_counted() -> None:
     """Points up to what has been reached are left out, and counted."""
-    points = Points(Launch(DOWNPOUR, PROBLEM, 2, Budget("updates", 50)))
+    points = Points(Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 50))))
     assert points.pass_by(7) == 7
     assert points.next == 8
 
 
 @contextmanager
-def evaluating(case: Launch, *, is_again: bool = False) -> Iterator[tuple[zmq.Socket, Connection]]:
+def evaluating(case: LiveRequest, *, is_again: bool = False) -> Iterator[tuple[zmq.Socket, Connection]]:
     """Run the evaluator in a thread; give the lead's socket, and the pipe to the supervisor."""
     with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
         endpoint = f"ipc://{Path(folder, '0')}"
@@ -93,9 +90,9 @@ def state(updates: int = 0) -> bytes:
     return msgspec.json.encode(State("running", updates=updates))
 
 
-def case_of(**options: object) -> Launch:
+def case_of(**options: object) -> LiveRequest:
     """Return a run that is evaluated every 10 updates."""
-    return Launch(DOWNPOUR, PROBLEM, 2, Budget("updates", 100), evaluate_every=10, **options)
+    return Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 100), evaluate_every=10, **options))
 
 
 def test_the_starting_point_comes_first() -> None:

@@ -56,7 +56,7 @@ def test_a_file_builds_what_it_says() -> None:
     alone = registry["downpour"].constructor(0.1, local_rate=0.2)
     assert setup.algorithms["mine"].hyper == alone.hyper
     assert setup.problem.dimension == 2
-    assert (setup.budget, setup.cases) == ({"updates": 3}, (4, 7))
+    assert (setup.config.budget, setup.seeds) == (("updates", 3), (4, 7))
 
 
 def test_a_law_per_worker() -> None:
@@ -72,7 +72,7 @@ def test_the_built_in_experiment_uses_every_algorithm() -> None:
     assert {algorithm.lowest.name for algorithm in setup.tunables.values()} == set(registry)
     assert [fixed_staleness(tau) in setup.fleets.values() for tau in (0, 4, 16)] == [True] * 3
     assert [one.settings["name"] for one in setup.problems.values()] == ["softmax", "network"]
-    assert len(setup.cases) == 5
+    assert len(setup.seeds) == 5
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_a_misspelt_word_is_answered_with_the_nearest(wrong: str, right: str, sa
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [
-        ("updates = 3", "", "exactly one of epochs"),
-        ("updates = 3", "updates = 3\nepochs = 1.0", "exactly one of .* not epochs and updates"),
-        ("updates = 3", "updates = 0", "updates must be > 0"),
+        ("updates = 3", "", "exactly one of updates, gradients, epochs, seconds .* not none"),
+        ("updates = 3", "updates = 3\nepochs = 1.0", "exactly one of .* not updates and epochs"),
+        ("updates = 3", "updates = 0", "updates must be a whole number >= 1, not 0"),
         ("updates = 3", 'updates = "3"', "(?i)expected.*int.*str.*updates"),
         ("[4, 7]", "0", "seeds must be a whole number >= 1, not 0"),
         ("[4, 7]", "[]", "number of seeds"),
@@ -239,9 +239,9 @@ def test_workers_need_machines() -> None:
 
 def test_quick_is_a_fifth() -> None:
     """A quick experiment has a fifth of the budget, at least one update, and two seeds at most."""
-    assert builtin().quick().build().budget == {"epochs": pytest.approx(builtin().epochs / 5)}
-    assert parse(SMALL, "small.toml").quick().build().budget == {"updates": 1}
-    assert builtin().quick().build().cases == (0, 1)
+    assert builtin().quick().build().config.budget == ("epochs", pytest.approx(builtin().epochs / 5))
+    assert parse(SMALL, "small.toml").quick().build().config.budget == ("updates", 1)
+    assert builtin().quick().build().seeds == (0, 1)
     assert builtin().quick().tuning.trials == 4
 
 
@@ -324,7 +324,7 @@ def test_partition_and_reads_are_those_of_every_run(rest: str, more: str, kept: 
     setup = parse(SPARSE.format(rest=rest, more=more), "sparse.toml").build()
     ((job, run),) = run_jobs(setup, [Job("logistic", "cores", "racing", 0, *setup.algorithms.values())], NOWHERE)
     assert kept.items() <= run.settings.items()
-    assert run.settings == setup.run_settings(job)
+    assert run.settings == setup.request(job).settings
 
 
 def test_skewed_data_are_counted_class_by_class() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rules_of_users import Decay, Locked, Plain, Point, power, scaled
+from small_setup import setup_of
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm, check_algorithm, settings
@@ -14,7 +15,7 @@ from distsgd.algorithms.parts import Parameters, sgd
 from distsgd.errors import ConfigError
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import Place, run_jobs
-from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.setup import Job
 from distsgd.problem import Evaluation, Problem, problem_settings
 from distsgd.report.numbers.summary import summarise
 from distsgd.report.warnings import warnings
@@ -172,7 +173,7 @@ def test_a_run_that_cannot_be_identified_is_never_shared(
     algorithm: Algorithm, problem: Problem, says: str, tmp_path: Path
 ) -> None:
     """It is made for each label and made again each time, and a replay of it is refused."""
-    setup = Setup({"one": algorithm, "two": algorithm}, {"p": problem}, {"f": FLEET}, {"updates": 5}, seeds=1)
+    setup = setup_of({"one": algorithm, "two": algorithm}, {"p": problem}, {"f": FLEET}, {"updates": 5}, seeds=1)
     jobs = [Job("p", "f", label, 0, algorithm) for label in setup.algorithms]
     runs = [run for _ in range(2) for _, run in run_jobs(setup, jobs, Place(tmp_path))]
     assert len({run.hash for run in runs}) == 4

@@ -1,14 +1,17 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from stand_in import launch
+from small_setup import setup_of
+from stand_in import launched
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs
-from distsgd.experiment.runs import Place, run_folder, run_jobs, worthwhile
+from distsgd.experiment.runs import Place, made, run_folder, run_jobs, worthwhile
 from distsgd.experiment.setup import Job, Setup
 from distsgd.fold.crossing import find_crossing
+from distsgd.fold.request import Hooks, Request
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
@@ -18,7 +21,7 @@ FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_stalen
 def setup() -> Setup:
     """Return two algorithms, two fleets and two seeds on softmax with few epochs."""
     problem = ds.problems.softmax(ds.data.digits(), l2=1e-4)
-    return Setup(ALGORITHMS, problem, FLEETS, {"updates": 30}, seeds=2, evaluations=3)
+    return setup_of(ALGORITHMS, problem, FLEETS, {"updates": 30}, seeds=2, evaluations=3)
 
 
 @pytest.fixture
@@ -28,22 +31,26 @@ def planned(setup: Setup) -> list[Job]:
         Job("softmax", fleet, label, seed, algorithm)
         for fleet in FLEETS
         for label, algorithm in ALGORITHMS.items()
-        for seed in setup.cases
+        for seed in setup.seeds
     ]
 
 
+class Counting:
+    """An engine that counts the runs that it makes."""
+
+    def __init__(self) -> None:
+        self.n_made = 0
+
+    def __call__(self, request: Request[Any], hooks: Hooks) -> ds.Run:
+        """Make a run."""
+        self.n_made += 1
+        return made(request, hooks)
+
+
 @pytest.fixture
-def n_simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the simulations in this process."""
-    count = [0]
-    simulate = jobs.simulate
-
-    def counted(*arguments: object, **settings: object) -> ds.Run:
-        count[0] += 1
-        return simulate(*arguments, **settings)
-
-    monkeypatch.setattr(jobs, "simulate", counted)
-    return count
+def engine() -> Counting:
+    """Return an engine that counts the runs of this process."""
+    return Counting()
 
 
 def test_processes_do_not_change_bits(setup: Setup, planned: list[Job], tmp_path: Path) -> None:
@@ -62,39 +69,39 @@ def test_processes_do_not_change_bits(setup: Setup, planned: list[Job], tmp_path
 def test_the_hash_is_known_before_the_run(setup: Setup, planned: list[Job]) -> None:
     """The settings from which a run is found again are those that it has."""
     for job, run in run_jobs(setup, planned, Place()):
-        assert setup.run_settings(job) == run.settings
+        assert setup.request(job).settings == run.settings
 
 
-def test_nothing_is_computed_twice(setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]) -> None:
+def test_nothing_is_computed_twice(setup: Setup, planned: list[Job], tmp_path: Path, engine: Counting) -> None:
     """Equal runs are made once, saved ones not again, and a fresh start makes all of them."""
     doubled = [*planned, planned[0]._replace(label="again")]
-    assert len(list(run_jobs(setup, doubled, Place(tmp_path)))) == len(doubled)
-    assert n_simulated == [len(planned)]
-    assert len(list(run_jobs(setup, doubled, Place(tmp_path)))) == len(doubled)
-    assert n_simulated == [len(planned)]
-    list(run_jobs(setup, planned, Place(tmp_path, is_fresh=True)))
-    assert n_simulated == [2 * len(planned)]
+    assert len(list(run_jobs(setup, doubled, Place(tmp_path, make=engine)))) == len(doubled)
+    assert engine.n_made == len(planned)
+    assert len(list(run_jobs(setup, doubled, Place(tmp_path, make=engine)))) == len(doubled)
+    assert engine.n_made == len(planned)
+    list(run_jobs(setup, planned, Place(tmp_path, is_fresh=True, make=engine)))
+    assert engine.n_made == 2 * len(planned)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_runs_come_with_the_crossings_of_their_targets(
-    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int], processes: int
+    setup: Setup, planned: list[Job], tmp_path: Path, engine: Counting, processes: int
 ) -> None:
     """A run that is made or found has the crossing of its problem's target, and keeps it."""
-    here, target = Place(tmp_path, processes), 1.5
-    list(run_jobs(setup, planned[:2], Place(tmp_path)))
+    here, target = Place(tmp_path, processes, make=engine), 1.5
+    list(run_jobs(setup, planned[:2], Place(tmp_path, make=engine)))
     crossed = list(run_jobs(setup, planned, here, {"softmax": target, "other": 1.0}))
     assert len(crossed) == len(planned)
     for job, run in crossed:
         found = find_crossing(run, job.algorithm, setup.problem, target)
         assert run.crossings == (found,)
         assert ds.load(run_folder(tmp_path, run.hash)).crossings == (found,)
-    n_runs = n_simulated[0]
+    n_runs = engine.n_made
     again = dict(run_jobs(setup, planned, here, {"softmax": target}))
     assert all(again[job].crossings == run.crossings for job, run in crossed)
     other = list(run_jobs(setup, planned, here, {"softmax": 2.0}))
     assert all([one.target for one in run.crossings] == [target, 2.0] for _, run in other)
-    assert n_simulated == [n_runs]
+    assert engine.n_made == n_runs
 
 
 def test_equal_runs_know_all_of_their_targets(setup: Setup, tmp_path: Path) -> None:
@@ -115,38 +122,34 @@ def test_a_live_run_is_kept_without_its_crossing(setup: Setup, tmp_path: Path, m
     live = replace(setup, engine="local", fleets={"machines": ds.Fleet(2)}, seeds=1)
     (fleet,) = live.sites
     jobs_of_it = [Job("softmax", fleet, "Downpour", 0, ALGORITHMS["Downpour"])]
-    monkeypatch.setattr(jobs, "launch", launch)
     targets = {"softmax": 1.5}
     with monkeypatch.context() as broken_for_now:
         broken_for_now.setattr(jobs, "with_crossing", broken)
-        ((_, error),) = run_jobs(live, jobs_of_it, Place(tmp_path), targets)
+        ((_, error),) = run_jobs(live, jobs_of_it, Place(tmp_path, make=launched), targets)
     assert error.startswith("ValueError: no crossing (")
-    monkeypatch.setattr(jobs, "launch", broken)
-    ((_, run),) = run_jobs(live, jobs_of_it, Place(tmp_path), targets)
+    ((_, run),) = run_jobs(live, jobs_of_it, Place(tmp_path, make=broken), targets)
     assert [one.target for one in run.crossings] == [1.5]
 
 
-def test_an_interrupted_comparison_goes_on(
-    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int]
-) -> None:
+def test_an_interrupted_comparison_goes_on(setup: Setup, planned: list[Job], tmp_path: Path, engine: Counting) -> None:
     """What had finished before an interruption is found, and only the rest is computed."""
-    running = run_jobs(setup, planned, Place(tmp_path))
+    running = run_jobs(setup, planned, Place(tmp_path, make=engine))
     next(running), next(running), next(running)
     running.close()
-    assert len(list(run_jobs(setup, planned, Place(tmp_path)))) == len(planned)
-    assert n_simulated == [len(planned)]
+    assert len(list(run_jobs(setup, planned, Place(tmp_path, make=engine)))) == len(planned)
+    assert engine.n_made == len(planned)
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"format": 99}'])
 def test_a_damaged_run_is_made_again(
-    setup: Setup, planned: list[Job], tmp_path: Path, n_simulated: list[int], content: bytes
+    setup: Setup, planned: list[Job], tmp_path: Path, engine: Counting, content: bytes
 ) -> None:
     """A run that is half written, or of another version's layout, is made again and replaced."""
-    ((_, run),) = run_jobs(setup, planned[:1], Place(tmp_path))
+    ((_, run),) = run_jobs(setup, planned[:1], Place(tmp_path, make=engine))
     record = run_folder(tmp_path, run.hash) / "run.json"
     record.write_bytes(content)
-    ((_, again),) = run_jobs(setup, planned[:1], Place(tmp_path))
-    assert n_simulated == [2]
+    ((_, again),) = run_jobs(setup, planned[:1], Place(tmp_path, make=engine))
+    assert engine.n_made == 2
     assert ds.load(run_folder(tmp_path, run.hash)).x.tobytes() == again.x.tobytes()
 
 
@@ -163,5 +166,5 @@ def test_processes_start_only_for_enough_work(setup: Setup) -> None:
     """A few short runs are made in this process, many or unknown ones by one process per core."""
     assert worthwhile(setup, 2) == 1
     assert worthwhile(setup, 1000) == jobs.n_processes()
-    timed = Setup(ALGORITHMS, setup.problem, FLEETS, {"seconds": 5.0})
+    timed = setup_of(ALGORITHMS, setup.problem, FLEETS, {"seconds": 5.0})
     assert worthwhile(timed, 1) == jobs.n_processes()

@@ -12,10 +12,10 @@ import pytest
 
 import distsgd as ds
 from distsgd.errors import ConfigError, DistsgdError
+from distsgd.fold.request import Progress
 from distsgd.live.local import launch as local
 from distsgd.live.machine import forking as nursery
 from distsgd.live.machine.folder import remove_dead, run_folder
-from distsgd.live.request import Progress
 from distsgd.run import Run
 from distsgd.trace import PULL, PUSH
 

@@ -1,5 +1,4 @@
 import dataclasses
-import math
 import os
 import signal
 from pathlib import Path
@@ -9,17 +8,18 @@ import numpy as np
 import psutil
 import pytest
 from scipy.sparse import csr_array
-from small_lock_free import HOGWILD, PROBLEMS, case_of
+from small_lock_free import HOGWILD, PROBLEMS, request_of
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm, At, Rules, Server, Worker, where
 from distsgd.algorithms.parts import adagrad
 from distsgd.errors import WorkerLost
+from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import Halves, loops
 from distsgd.kernels.lock_free.steps import fill_order, order_of
 from distsgd.live.lock_free.launch import epochs_of
-from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered, status_of
-from distsgd.live.request import Launch, Progress
+from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered
+from distsgd.live.options import LiveRequest
 
 MANY = ds.problems.logistic(ds.data.sparse(20_000, 20, 5, test_samples=0))
 
@@ -62,7 +62,7 @@ def counting(n_columns: int) -> Algorithm:
     return HOGWILD._replace(name="counting", hyper=Count(1.0), server=server, worker=worker)
 
 
-def serial(case: Launch, epochs: list[Epoch], block: int) -> dict[str, list[float]]:
+def serial(case: LiveRequest, epochs: list[Epoch], block: int) -> dict[str, list[float]]:
     """Return the columns after a loop over the batches of all epochs, in plain Python."""
     h, rules, support = case.hyper, Rules.of(case.algorithm), case.problem.support
     state = case.algorithm.server.init(h, case.problem.start(0))
@@ -99,7 +99,7 @@ def serial(case: Launch, epochs: list[Epoch], block: int) -> dict[str, list[floa
     return dict(zip(kind._fields, columns, strict=True))
 
 
-def row_of(case: Launch, row: int) -> tuple[list[int], list[float]]:
+def row_of(case: LiveRequest, row: int) -> tuple[list[int], list[float]]:
     """Return the columns and the values of a sample."""
     rows = case.problem.support.rows
     here = slice(int(rows.starts[row]), int(rows.starts[row + 1]))
@@ -133,7 +133,7 @@ def private_kb(process: psutil.Process) -> int:
 )
 def test_one_worker_has_the_bits_of_a_serial_loop(problem: str, writes: str, batch: int, algorithm: Algorithm) -> None:
     """One worker computes what a plain loop over the same order does, bit by bit."""
-    case = case_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
+    case = request_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
     job = Job(case, epochs_of(case), block=4)
     tools = Tools.of(job)
     for epoch in job.epochs:
@@ -155,7 +155,7 @@ def test_gathered_changes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = HOGWILD._replace(server=adagrad)
     finals = []
     for writes in ("racy", "gathered"):
-        case = case_of(problem, algorithm=algorithm, workers=3, writes=writes)
+        case = request_of(problem, algorithm=algorithm, workers=3, writes=writes)
         job = Job(case, epochs_of(case), block=4)
         tools = Tools.of(job)
         for epoch in job.epochs:
@@ -172,9 +172,9 @@ def test_gathered_changes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_worker_gathers_nothing() -> None:
     """A worker that is alone has no copy, whatever the writes, so that it has the serial bits."""
     problem = PROBLEMS["logistic"]
-    assert not is_gathered(case_of(problem, workers=1, writes="gathered"))
-    assert is_gathered(case_of(problem, workers=2, writes="gathered"))
-    assert not is_gathered(case_of(problem, workers=2))
+    assert not is_gathered(request_of(problem, workers=1, writes="gathered"))
+    assert is_gathered(request_of(problem, workers=2, writes="gathered"))
+    assert not is_gathered(request_of(problem, workers=2))
 
 
 def test_gathered_changes_of_others_are_kept() -> None:
@@ -241,7 +241,7 @@ def test_a_killed_worker_is_replaced() -> None:
 
 def test_whoever_takes_a_place_finds_no_locks() -> None:
     """The locks of a worker that has ended are free, and nobody else's are."""
-    case = case_of(PROBLEMS["logistic"], writes="locked")
+    case = request_of(PROBLEMS["logistic"], writes="locked")
     tools = Tools.of(Job(case, epochs_of(case), block=4))
     tools.memory.locks[:4] = [0, 1, 2, 1]
     tools.free(0)
@@ -250,14 +250,14 @@ def test_whoever_takes_a_place_finds_no_locks() -> None:
 
 def test_whoever_takes_a_place_knows_its_steps() -> None:
     """A process goes on from the count that was told, or from the turns that are over."""
-    case = case_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
+    case = request_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
     tools = Tools.of(Job(case, epochs_of(case), block=4))
     for turn in range(10):
         tools.memory.turn[0] = turn
         expected = [len(range(worker, turn, 3)) for worker in range(3)]
         assert [tools.resumed(worker, 70) for worker in range(3)] == expected
     tools.take(0, Epoch(0, 2, 0, is_evaluated=False))  # a turn without a step, which is over
-    tools = dataclasses.replace(tools, job=tools.job._replace(case=case_of(case.problem)))
+    tools = dataclasses.replace(tools, job=tools.job._replace(case=request_of(case.problem)))
     tools.memory.taken[:] = [4096, 0, 5]
     assert [tools.resumed(worker, 5000) for worker in range(3)] == [4096, 0, 5]
 
@@ -286,18 +286,3 @@ def test_a_run_has_a_history_in_wall_seconds() -> None:
     assert f"{update[-1]} updates" in repr(run)
     assert run.settings["fleet"]["kind"] == "shared_memory"
     assert run.settings["fleet"]["writes"] == "racy"
-
-
-@pytest.mark.parametrize(
-    ("loss", "x", "is_stopped", "status"),
-    [
-        (0.5, 1.0, False, "done"),
-        (0.5, 1.0, True, "stopped"),
-        (0.4, 1.0, True, "target"),
-        (math.nan, 1.0, False, "diverged"),
-        (0.4, math.inf, False, "diverged"),
-    ],
-)
-def test_a_run_ends_where_its_numbers_say(loss: float, x: float, is_stopped: bool, status: str) -> None:
-    """Numbers that are not finite come first, then the target, then whoever asked to stop."""
-    assert status_of(np.array([x]), loss, 0.4, is_stopped=is_stopped) == status

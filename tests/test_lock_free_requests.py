@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from small_lock_free import HOGWILD, PROBLEMS, case_of
+from small_lock_free import HOGWILD, PROBLEMS, request_of
 
 import distsgd as ds
 from distsgd import ConfigError
 from distsgd.live.lock_free.launch import block_of, epochs_of
 from distsgd.live.lock_free.workers import Epoch
-from distsgd.live.request import Budget
+from distsgd.order.budget import Budget
 
 
 def test_workers_share_an_epoch() -> None:
@@ -33,7 +33,7 @@ def test_workers_share_an_epoch() -> None:
 )
 def test_a_budget_ends_inside_an_epoch(budget: Budget, ends: list[int]) -> None:
     """Epochs follow one another until the budget is spent, and the last may be cut short."""
-    epochs = epochs_of(case_of(PROBLEMS["logistic"], budget=budget))
+    epochs = epochs_of(request_of(PROBLEMS["logistic"], budget=budget))
     assert [epoch.end for epoch in epochs] == ends
     assert [epoch.version for epoch in epochs] == [0, *ends[:-1]]
     assert epochs[-1].is_evaluated
@@ -43,7 +43,7 @@ def test_a_point_of_the_history_is_an_end_of_an_epoch() -> None:
     """The objective is evaluated at the first end behind each wanted point, and at the last."""
 
     def evaluated(**asked: int) -> list[int]:
-        case = case_of(PROBLEMS["logistic"], budget=Budget("epochs", 100), **asked)
+        case = request_of(PROBLEMS["logistic"], budget=Budget("epochs", 100), **asked)
         return [epoch.number + 1 for epoch in epochs_of(case) if epoch.is_evaluated]
 
     assert evaluated(evaluations=4) == [25, 50, 75, 100]

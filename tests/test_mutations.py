@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment, builtin, parse
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable, grid
-from distsgd.fold.simulate import simulate
+from distsgd.fold.request import Request
+from distsgd.fold.simulate import simulated
+from distsgd.order.budget import Budget
 from distsgd.order.fleet import StaleReads
 from distsgd.run import identify
 
@@ -65,13 +68,13 @@ def run(setup: Setup, dice: random.Random) -> str:
     problem, site, label = dice.choice(setup.places)
     given = setup.algorithms[label]
     algorithm = given.lowest if isinstance(given, Tunable) else given
-    job = Job(problem, site, label, setup.cases[0], algorithm)
-    assert len(identify(setup.run_settings(job))) == len(identify(setup.settings)) == 64
+    job = Job(problem, site, label, setup.seeds[0], algorithm)
+    assert len(identify(setup.request(job).settings)) == len(identify(setup.settings)) == 64
     machines = setup.machines_of(site)
     if not isinstance(machines, (ds.Fleet, StaleReads)):
         return "live"
-    manner = setup.manner | {"evaluations": 2, "driver": "interpreted"}
-    return simulate(algorithm, setup.problems[problem], machines, updates=2, seed=job.seed, **manner).status
+    short = replace(setup.config, budget=Budget("updates", 2), evaluations=2)
+    return simulated(replace(setup, config=short).request(job), driver="interpreted").status
 
 
 def outcome(read: Callable[[], Experiment], dice: random.Random, what: str) -> str:
@@ -145,8 +148,7 @@ def test_absurd_values_are_sentences(change: str, says: str) -> None:
 def run_first(setup: Setup) -> str:
     """Make a run of Downpour with the set-up's own budget, and return how it ended."""
     made = setup.algorithms["Downpour"].lowest, setup.problems["softmax"]
-    fleet = setup.machines_of("8 machines")
-    return simulate(*made, fleet, **setup.budget, **setup.manner).status
+    return simulated(Request(*made, setup.machines_of("8 machines"), setup.config)).status
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a = 2020-99-99"])

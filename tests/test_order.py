@@ -14,8 +14,9 @@ from distsgd.live.peers.cycle import Turns
 from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
 from distsgd.live.server.lags import DRAWS, Lags
 from distsgd.live.server.service import Order
-from distsgd.live.server.terms import Budget, Terms
+from distsgd.live.server.terms import Terms
 from distsgd.order import laws
+from distsgd.order.budget import Limits
 from distsgd.order.fleet import Fleet
 from distsgd.order.schedule import schedule
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, Trace
@@ -27,7 +28,7 @@ NAMES = {Action.PULL: "values", Action.RELEASE: "taken", Action.JOIN: "welcome"}
 def order_of(cycle: Cycle, workers: int, *, lags: Lags | None = None, shrinks: bool = False, **budget: float) -> Order:
     """Return the order of a plain algorithm with another cycle."""
     algorithm = algorithms.downpour(0.1)._replace(cycle=cycle)
-    return Order(Terms.of(algorithm, workers, Budget(**budget), 0.01, lags=lags, shrinks=shrinks))
+    return Order(Terms.of(algorithm, workers, Limits(**budget), 0.01, lags=lags, shrinks=shrinks))
 
 
 class Fake:

@@ -12,10 +12,12 @@ import zmq
 import distsgd as ds
 from distsgd import ConfigError, RayOptions
 from distsgd.errors import WorkerLost
+from distsgd.fold.request import Request, RunConfig
 from distsgd.live.local.supervision import Role
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import Kind
+from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.live.peers.evaluator import Judged
 from distsgd.live.ray import driver as ray_ties
 from distsgd.live.ray import metrics
@@ -25,20 +27,21 @@ from distsgd.live.ray.metrics import RowMeter, measure
 from distsgd.live.ray.nodes import _look, check_room
 from distsgd.live.ray.placement import Actors, _Start
 from distsgd.live.ray.storage import RemoteFolder, opened, remove
-from distsgd.live.request import Budget, Launch
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Name
 from distsgd.live.server.standing import Rows
+from distsgd.order.budget import Budget
 from distsgd.problem import Evaluation
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0], noise=0.1)
 
 
-def case_of(**given: object) -> Launch:
+def case_of(**given: object) -> LiveRequest:
     """Return a small run."""
     algorithm = ds.algorithms.downpour(0.1)
-    return Launch(algorithm, PROBLEM, **({"workers": 4, "budget": Budget("updates", 10)} | given))
+    fleet = LiveFleet("ray", **{"workers": 4} | given)
+    return Request(algorithm, PROBLEM, fleet, RunConfig(Budget("updates", 10)))
 
 
 # What is asked of a cluster

@@ -14,8 +14,10 @@ from small_cluster import LIMIT_S, Machines, check_nothing_is_left, started
 import distsgd as ds
 from distsgd import ConfigError, RayOptions, Run
 from distsgd.algorithm import Algorithm
+from distsgd.fold.request import Progress, Request, RunConfig
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
+from distsgd.live.options import LiveFleet
 from distsgd.live.peers.worker import Case
 from distsgd.live.ray import launch as ray_cluster
 from distsgd.live.ray import placement as ray_crew
@@ -23,7 +25,7 @@ from distsgd.live.ray.actors import Common
 from distsgd.live.ray.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from distsgd.live.ray.placement import Actors
 from distsgd.live.ray.session import package
-from distsgd.live.request import Budget, Launch, Progress
+from distsgd.order.budget import Budget
 from distsgd.trace import JOIN, LEAVE, PUSH
 
 pytestmark = pytest.mark.ray
@@ -213,7 +215,7 @@ def test_data_exist_once_on_a_node(machines: Machines) -> None:
         return found
 
     problem = ds.problems.softmax(ds.data.digits())
-    case = Launch(SYNCHRONOUS, problem, 2, Budget("updates", 1))
+    case = Request(SYNCHRONOUS, problem, LiveFleet("ray", 2), RunConfig(Budget("updates", 1)))
     shared = Case(SYNCHRONOUS, problem, stream_of(case), problem.start(0), 2)
     ray, here = (machines.ray, package("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy)
     sent = [ray.put(Common("a run", case, shared, layout_of(case), (1.0, 1.0)))]

@@ -9,6 +9,7 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import pytest
+from small_setup import setup_of
 from threadpoolctl import threadpool_info
 
 import distsgd as ds
@@ -42,7 +43,7 @@ def setup() -> Setup:
     algorithms = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
     fleets = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
     problem = ds.problems.softmax(ds.data.digits(), l2=1e-4)
-    return Setup(algorithms, problem, fleets, {"updates": 30}, seeds=2, evaluations=3)
+    return setup_of(algorithms, problem, fleets, {"updates": 30}, seeds=2, evaluations=3)
 
 
 def test_a_cluster_does_not_change_bits(setup: Setup, tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_cluster_does_not_change_bits(setup: Setup, tmp_path: Path) -> None:
         Job("softmax", fleet, label, seed, algorithm)
         for fleet in setup.fleets
         for label, algorithm in setup.algorithms.items()
-        for seed in setup.cases
+        for seed in setup.seeds
     ]
     here = {job[:4]: run for job, run in run_jobs(setup, planned, Place())}
     on_ray = Place(tmp_path, None, on="ray")

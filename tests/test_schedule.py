@@ -281,7 +281,7 @@ def test_each_budget_ends_where_it_says() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({}, "give one budget of updates, gradients and seconds, not none"),
+        ({}, "give exactly one of updates, gradients, seconds as the budget, not none"),
         ({"updates": 1, "seconds": 1.0}, "not updates and seconds"),
         ({"updates": 0}, "updates must be a whole number >= 1, not 0"),
         ({"gradients": 1.5}, "gradients must be a whole number >= 1, not 1.5"),

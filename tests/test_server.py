@@ -16,8 +16,8 @@ from distsgd.algorithm import Algorithm
 from distsgd.live.messages.link import Ended, Link
 from distsgd.live.messages.sockets import knock, make_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, LOSSES, Header, Kind, Message, decode, encode
-from distsgd.live.server.serve import Budget
 from distsgd.order import laws
+from distsgd.order.budget import Limits
 from distsgd.trace import JOIN, LEAVE, PULL, PUSH
 
 SERVED = [
@@ -91,7 +91,7 @@ class Raw:
 @pytest.fixture
 def frames(tmp_path: Path) -> Iterator[SmallServer]:
     """Return a server of plain asynchronous SGD whose columns come in frames."""
-    options = {"shared": False, "budget": Budget(updates=1000)}
+    options = {"shared": False, "budget": Limits(updates=1000)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server:
         yield server
 
@@ -176,7 +176,7 @@ def test_a_lost_worker_is_replaced(frames: SmallServer) -> None:
 
 def test_a_silent_worker_is_lost_and_the_round_goes_on(tmp_path: Path) -> None:
     """Five missed heartbeats are a LEAVE; where workers shrink, the others close the round."""
-    options = {"heartbeat_s": 0.5, "on_loss": "shrink", "budget": Budget(updates=60)}
+    options = {"heartbeat_s": 0.5, "on_loss": "shrink", "budget": Limits(updates=60)}
     with SmallServer(algorithms.synchronous(0.1), tmp_path, **options) as server:
         silent = Raw(server, 2)
         silent.ask(Kind.JOIN)
@@ -221,7 +221,7 @@ def judged(link: Link, server: SmallServer, *, version: int, loss: float) -> Any
 @pytest.mark.parametrize(("loss", "status"), [(0.09, "target"), (np.nan, "diverged")])
 def test_a_loss_ends_the_run(loss: float, status: str, tmp_path: Path) -> None:
     """The run ends at its target, or where the loss is not finite, and says which."""
-    options = {"evaluates": True, "target": 0.1, "budget": Budget(updates=10**9)}
+    options = {"evaluates": True, "target": 0.1, "budget": Limits(updates=10**9)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server, LinkOf(server, EVALUATOR) as link:
         server.work()
         server.until(lambda state: state.updates > 5)
@@ -232,7 +232,7 @@ def test_a_loss_ends_the_run(loss: float, status: str, tmp_path: Path) -> None:
 def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """After kill -9 workers join again, and the whole order still replays."""
     algorithm, options = algorithms.downpour(0.1), {"shared": False, "checkpoint_every_s": 0.02}
-    server = SmallServer(algorithm, tmp_path, budget=Budget(updates=10**9), **options)
+    server = SmallServer(algorithm, tmp_path, budget=Limits(updates=10**9), **options)
     with server.stack:
         server.context = server.stack.enter_context(zmq.Context())
         server.launcher = server.stack.enter_context(LinkOf(server, LAUNCHER))
@@ -253,7 +253,7 @@ def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def serve_once(folder: Path) -> None:
     """Be the server that is killed."""
-    options = {"shared": False, "checkpoint_every_s": 0.02, "budget": Budget(updates=10**9)}
+    options = {"shared": False, "checkpoint_every_s": 0.02, "budget": Limits(updates=10**9)}
     server = SmallServer(algorithms.downpour(0.1), folder, **options)
     server.serve()
     server.threads[0].join()
@@ -315,7 +315,7 @@ def nonsense(  # noqa: PLR0911 # one return per kind of nonsense
 
 def test_hostile_frames_change_nothing(tmp_path: Path) -> None:
     """A hundred thousand hostile messages later, honest workers have the bits of their order."""
-    options = {"workers": 4, "shared": False, "budget": Budget(updates=10**9)}
+    options = {"workers": 4, "shared": False, "budget": Limits(updates=10**9)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server:
         server.work(0, 1, 2)
         server.until(lambda state: len(state.alive) == 3)
@@ -348,7 +348,7 @@ def test_tcp_with_and_without_keys(tmp_path: Path, *, encrypted: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    options = {"workers": 4, "shared": False, "budget": Budget(updates=200), "address": address}
+    options = {"workers": 4, "shared": False, "budget": Limits(updates=200), "address": address}
     with SmallServer(algorithms.downpour(0.1), tmp_path, keys=keys, **options) as server:
         if encrypted:
             strange = Raw(server, 3)

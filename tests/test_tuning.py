@@ -4,16 +4,17 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from small_setup import setup_of
 
 import distsgd as ds
 from distsgd import ConfigError
-from distsgd.experiment import runs as jobs
-from distsgd.experiment.runs import NOWHERE
+from distsgd.experiment.runs import NOWHERE, Place, made
 from distsgd.experiment.setup import Setup
 from distsgd.experiment.target import Reference
 from distsgd.experiment.trials import Trial, choose, tolerated
 from distsgd.experiment.tuning import EVALUATIONS, Group, chosen, find_targets, groups, n_tuning_runs, tune
 from distsgd.experiment.values import Range, Tunable, Tuning
+from distsgd.fold.request import Hooks, Request
 from distsgd.report.comparison import load_comparison
 from distsgd.report.numbers.summary import Outcome
 
@@ -35,7 +36,7 @@ def problem() -> ds.problems.Problem:
 def make_setup(problem: object, **changes: object) -> Setup:
     """Return a comparison with something to tune."""
     settings = {"seeds": 2, "evaluations": 2, "tuning": Tuning(trials=5, refinements=2)} | changes
-    return Setup(ALGORITHMS, problem, FLEETS, {"updates": 12}, **settings)
+    return setup_of(ALGORITHMS, problem, FLEETS, {"updates": 12}, **settings)
 
 
 def test_every_algorithm_gets_the_same_trials(problem: ds.problems.Problem) -> None:
@@ -87,7 +88,7 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
     """A trial that diverged is recorded with its status and no loss, and is not chosen."""
     wild = Tunable(ds.algorithms.serial, {"learning_rate": Range(1.0, 1e200)})
     tuning = Tuning(trials=3, refinements=0, seeds=1)
-    setup = Setup({"wild": wild}, problem, FLEETS, {"updates": 12}, tuning=tuning)
+    setup = setup_of({"wild": wild}, problem, FLEETS, {"updates": 12}, tuning=tuning)
     trials = tune(setup, NOWHERE)
     assert [one.status for one in trials[:3]] == [["done"], ["diverged"], ["diverged"]]
     assert [one.losses == [None] for one in trials[:3]] == [False, True, True]
@@ -95,18 +96,16 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
     assert best.hyper.learning_rate == 1.0
 
 
-def test_a_failed_trial_is_recorded(problem: ds.problems.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_is_recorded(problem: ds.problems.Problem) -> None:
     """A trial that ends in an unexpected error has the error and no loss; the others go on."""
-    simulate = jobs.simulate
 
-    def fail_once(algorithm: object, *arguments: object, **settings: object) -> ds.Run:
-        if algorithm.hyper.learning_rate == 5.0:
+    def fail_once(request: Request[ds.Fleet], hooks: Hooks) -> ds.Run:
+        if request.algorithm.hyper.learning_rate == 5.0:
             raise ZeroDivisionError("just there")
-        return simulate(algorithm, *arguments, **settings)
+        return made(request, hooks)
 
-    monkeypatch.setattr(jobs, "simulate", fail_once)
     setup = make_setup(problem, tuning=Tuning(trials=3, refinements=0, seeds=1, fleet="fresh"))
-    failed = [one for one in tune(setup, NOWHERE) if one.errors]
+    failed = [one for one in tune(setup, Place(make=fail_once)) if one.errors]
     assert [one.parameters for one in failed] == [{"learning_rate": 5.0}]
     assert failed[0].status == ["failed"]
     assert failed[0].errors[0].startswith("ZeroDivisionError: just there (")
@@ -117,7 +116,7 @@ def test_trials_are_evaluated_a_few_times(problem: ds.problems.Problem) -> None:
     """However often the runs of a comparison are evaluated, a trial has a few points only."""
     seen: list[Outcome] = []
     tuning = Tuning(trials=2, refinements=0, seeds=1)
-    setup = Setup(ALGORITHMS, problem, FLEETS, {"updates": 90}, evaluations=90, tuning=tuning)
+    setup = setup_of(ALGORITHMS, problem, FLEETS, {"updates": 90}, evaluations=90, tuning=tuning)
     tune(setup, NOWHERE, seen.append)
     assert {len(one.run.history) for one in seen} == {EVALUATIONS + 1}
 
@@ -135,7 +134,7 @@ def noisy() -> ds.problems.Problem:
 def test_tuning_is_for_what_is_judged(noisy: ds.problems.Problem) -> None:
     """With a target the soonest rate is chosen, and without one the rate that ends lowest."""
     tuning = Tuning(trials=5, refinements=0, seeds=3)
-    setup = Setup({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 150}, tuning=tuning)
+    setup = setup_of({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 150}, tuning=tuning)
     timed, final = (tune(setup, NOWHERE, targets=own) for own in ({"quadratic": 3.0}, {}))
     assert [one.losses for one in timed] == [one.losses for one in final]
     by_time, by_loss = (chosen(setup, own)[Group("quadratic", "f", "a")].hyper.learning_rate for own in (timed, final))
@@ -147,7 +146,7 @@ def test_tuning_is_for_what_is_judged(noisy: ds.problems.Problem) -> None:
 def test_times_of_trials_are_exact(noisy: ds.problems.Problem) -> None:
     """The time of a trial is that of the same run, evaluated after every update."""
     tuning = Tuning(trials=3, refinements=0, seeds=2)
-    setup = Setup({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 90}, tuning=tuning)
+    setup = setup_of({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 90}, tuning=tuning)
     for trial in tune(setup, NOWHERE, targets={"quadratic": 3.0}):
         for seed, time in zip(trial.seeds, trial.times, strict=True):
             run = ds.simulate(
@@ -160,7 +159,7 @@ def test_times_of_trials_are_exact(noisy: ds.problems.Problem) -> None:
 def test_a_reference_is_tuned_for_its_loss(noisy: ds.problems.Problem) -> None:
     """A target by reference is that multiple of the loss at the rate that ends lowest."""
     tuning = Tuning(trials=5, refinements=0, seeds=3)
-    setup = Setup(
+    setup = setup_of(
         {"a": TIMED, "b": TIMED},
         noisy,
         {"f": ds.Fleet(1)},
@@ -172,7 +171,7 @@ def test_a_reference_is_tuned_for_its_loss(noisy: ds.problems.Problem) -> None:
     best = min(tune(setup, NOWHERE), key=lambda one: one.loss).parameters
     runs = [
         ds.simulate(ds.algorithms.serial(**best), noisy, ds.Fleet(1), updates=150, seed=seed, evaluations=40)
-        for seed in setup.cases
+        for seed in setup.seeds
     ]
     assert target.loss == 2.0 * sorted(run.history["loss"][-1] for run in runs)[1]
     assert "2 times the median final training loss of a on f (3 runs)" in target.origin
@@ -180,7 +179,7 @@ def test_a_reference_is_tuned_for_its_loss(noisy: ds.problems.Problem) -> None:
 
 def test_a_target_is_a_number_or_nothing(noisy: ds.problems.Problem) -> None:
     """A number is the target of every problem; without one, or without a loss, there is none."""
-    setup = Setup({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 4})
+    setup = setup_of({"a": TIMED}, noisy, {"f": ds.Fleet(1)}, {"updates": 4})
     assert find_targets(setup, NOWHERE) == {}
     (given,) = find_targets(replace(setup, target=0.5), NOWHERE).values()
     assert (given.loss, given.origin) == (0.5, "given")
@@ -273,7 +272,7 @@ def test_a_range_that_an_algorithm_refuses_is_named(problem: ds.problems.Problem
     """A grid with values that the algorithm does not take is an error with its name."""
     bad = Tunable(partial(ds.algorithms.hogwild, 0.1), {"backoff": Range(0.5, 90.0)})
     with pytest.raises(ConfigError, match=r"tuning of 'bad': backoff .*; change the range"):
-        tune(Setup({"bad": bad}, problem, FLEETS, {"updates": 2}), NOWHERE)
+        tune(setup_of({"bad": bad}, problem, FLEETS, {"updates": 2}), NOWHERE)
 
 
 def test_a_saved_comparison_keeps_its_trials(problem: ds.problems.Problem, tmp_path: object) -> None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import pytest
 from small_live import FIVE, TWO, small_live
-from stand_in import launch
+from stand_in import launched
 
 import distsgd as ds
 from distsgd.experiment import runs as jobs
@@ -132,7 +132,7 @@ def test_pairs_stand_in_one_section() -> None:
 
 def test_shared_memory_counts_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without order and messages are drawn where they are known, and miss nothing."""
-    monkeypatch.setattr(jobs, "launch", launch)
+    monkeypatch.setattr(jobs, "launched", launched)
     problem = ds.problems.logistic(ds.data.sparse(300, 40, 5))
     algorithms = {"racing": ds.algorithms.hogwild(0.5), "alone": ds.algorithms.downpour(0.5)}
     both = {"engine": ["simulate", "local"], "target": 0.69}

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from stand_in import launch
+from stand_in import launched
 
 import distsgd as ds
 from distsgd.commands.progress import Pace, stop_asked, terminable
 from distsgd.experiment import runs as jobs
-from distsgd.live.request import Progress
+from distsgd.fold.request import Hooks, Progress
+from distsgd.live.options import LiveRequest
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -51,19 +52,19 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Return the function that runs the command line, with live runs that are none."""
-    monkeypatch.setattr(jobs, "launch", launch)
+    monkeypatch.setattr(jobs, "launched", launched)
     return call
 
 
 def signalled(number: int) -> Callable[..., ds.Run]:
     """Return a launcher that gets a signal, and stops when it is asked to."""
 
-    def launched(*arguments: object, **options: object) -> ds.Run:
+    def interrupted(request: LiveRequest, hooks: Hooks) -> ds.Run:
         os.kill(os.getpid(), number)
-        assert options["stop"]()
-        return launch(*arguments, **options)
+        assert hooks.stop()
+        return launched(request, hooks)
 
-    return launched
+    return interrupted
 
 
 def test_a_run_on_an_engine(call: Call, file: Path, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_live_run_that_is_stopped_is_saved(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """A signal ends a live run, which is saved and told; the exit code is that of the signal."""
-    monkeypatch.setattr(jobs, "launch", signalled(number))
+    monkeypatch.setattr(jobs, "launched", signalled(number))
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     out = tmp_path / "run"
     code, said, _ = call("run", "mine", "--experiment", file, "--on", "local", "--out", out)
@@ -112,7 +113,7 @@ def test_a_comparison_that_is_terminated_keeps_what_has_finished(
     call: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM in a live run leaves the simulated ones and their report; exit code 143."""
-    monkeypatch.setattr(jobs, "launch", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(jobs, "launched", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     few = ("--workers", "2", "--out", tmp_path / "out")
     code, said, errors = call("compare", file, *few)
     assert code == 143
@@ -125,7 +126,7 @@ def test_a_comparison_that_is_terminated_keeps_what_has_finished(
     [
         (("mine", "--on", "locl"), "unknown engine 'locl'; did you mean 'local'"),
         (("mine", "--on", "local", "--set", "live.delai=1"), "did you mean 'delay'"),
-        (("mine", "--on", "local", "--fleet", "many"), "at most 64 workers, each a process"),
+        (("mine", "--on", "local", "--fleet", "many"), "workers must be <= 64 on one machine"),
         (("mine", "--on", "local", "--fleet", "mani"), "unknown fleet 'mani'"),
         (("racing", "--on", "local"), "lock-free workers need sparse data"),
     ],

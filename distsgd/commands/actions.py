@@ -15,6 +15,7 @@ from distsgd.commands.progress import Terminated, live_progress, progress, stop_
 from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
+from distsgd.experiment.execution import Execution
 from distsgd.experiment.file import Experiment
 from distsgd.experiment.pool import locked
 from distsgd.experiment.recorded import make_again, source_of
@@ -22,8 +23,8 @@ from distsgd.experiment.runs import run_once
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable
 from distsgd.files import check_writable
-from distsgd.fold.simulate import replay as replayed
-from distsgd.report import comparison, figure_files, timeline
+from distsgd.fold.replay import replay as replayed
+from distsgd.report import figure_files, timeline
 from distsgd.report.comparison import Comparison, load_comparison
 from distsgd.report.conclusions import conclusions
 from distsgd.report.formatting import listed, troubles
@@ -81,7 +82,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
     work is worth starting them. `on` says where simulated runs are made, see `runs.Place`; `fresh`
     makes runs again that `out` has already.
     """
-    found = comparison.Progress(asked.setup(seeds))
+    found = Execution(asked.setup(seeds))
     _warn(found.setup)
     check_writable(out)
     with locked(out):
@@ -93,7 +94,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
         except KeyboardInterrupt as interrupt:
             _interrupted(found, out)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-        return _finish(found.comparison, out)
+        return _finish(Comparison.of(found), out)
 
 
 def _warn(setup: Setup) -> None:
@@ -101,11 +102,11 @@ def _warn(setup: Setup) -> None:
         say(f"warning: {text}", Console(stderr=True))
 
 
-def _interrupted(found: comparison.Progress, out: Path) -> None:
+def _interrupted(found: Execution, out: Path) -> None:
     text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
     say(f"{text}; the same command goes on from there", Console(stderr=True))
     if found.outcomes:
-        _finish(found.comparison, out)
+        _finish(Comparison.of(found), out)
 
 
 def _finish(found: Comparison, out: Path) -> int:

@@ -20,7 +20,7 @@ from rich.progress import (
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import LiveWatch, Watch
 from distsgd.experiment.setup import Job, Setup
-from distsgd.live.request import Progress as LiveProgress
+from distsgd.fold.request import Progress as LiveProgress
 from distsgd.report.formatting import number
 from distsgd.report.terminal import say
 
@@ -139,8 +139,8 @@ def progress(total: int) -> Iterator[Shown]:
 @contextmanager
 def live_progress(setup: Setup) -> Iterator[LiveWatch]:
     """Show how far a live run has come in its budget."""
-    ((unit, total),) = setup.budget.items()
-    per_gradient = {"epochs": setup.batch / next(iter(setup.problems.values())).samples}
+    unit, total = setup.config.budget
+    per_gradient = {"epochs": setup.config.batch / next(iter(setup.problems.values())).samples}
     with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
         task, told = Task(bar, unit, total), Pace()
 

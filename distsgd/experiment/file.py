@@ -9,19 +9,21 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from distsgd.data.partition import Partition
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, check_seeds, unknown_name
 from distsgd.experiment import tables
-from distsgd.experiment.setup import BUDGETS, Setup
-from distsgd.experiment.tables import ExactStaleness, Machines, SampledStaleness, Table
+from distsgd.experiment.setup import Setup
+from distsgd.experiment.tables import Described, ExactStaleness, SampledStaleness, Table
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tuning
+from distsgd.fold.request import RunConfig
+from distsgd.order.budget import Budget, Unit
 
-__all__ = ["ExactStaleness", "Experiment", "Machines", "SampledStaleness", "builtin", "parse", "read"]
+__all__ = ["Described", "ExactStaleness", "Experiment", "SampledStaleness", "builtin", "parse", "read"]
 
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
@@ -122,13 +124,13 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def quick(self) -> "Experiment":
         """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
         seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
-        ((name, amount),) = self.budget.items()
+        name, amount = self.config.budget
         less = amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
         tuning = msgspec.structs.replace(
             self.tuning,
             trials=min(self.tuning.trials, QUICK_TRIALS),
             refinements=0,
-            seeds=list(self.tuning.cases[:QUICK_SEEDS]),
+            seeds=list(self.tuning.seed_list[:QUICK_SEEDS]),
         )
         changed = {
             name: less,
@@ -139,10 +141,19 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return msgspec.structs.replace(self, **changed)
 
     @property
-    def budget(self) -> dict[str, float]:
-        """The budget that was given, by name."""
-        given = {name: getattr(self, name) for name in BUDGETS}
-        return {name: amount for name, amount in given.items() if amount is not None}
+    def config(self) -> RunConfig:
+        """How its runs are made.
+
+        Raises
+        ------
+        ConfigError
+            If not exactly one budget is given, or a value cannot be used.
+        """
+        budget = Budget.of({unit: getattr(self, unit) for unit in get_args(Unit)})
+        partition = tables.construct(Partition, self.partition or {}, "[partition]")
+        return RunConfig(
+            budget, self.batch, evaluations=self.evaluations, partition=partition, reads=self.reads, atomic=self.atomic
+        )
 
     def build(self, folder: Path = Path()) -> Setup:
         """Return what the experiment compares, checked and ready to run.
@@ -166,16 +177,11 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
             problem=self._problems(folder),
             fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
-            budget=self.budget,
-            batch=self.batch,
-            seeds=self.seeds,
-            evaluations=self.evaluations,
+            config=self.config,
+            seeds=check_seeds("seeds", self.seeds),
             target=self.target,
             note=self.note,
             tuning=self.tuning,
-            partition=tables.construct(Partition, self.partition or {}, "[partition]"),
-            reads=self.reads,
-            atomic=self.atomic,
             engine=self.engine,  # type: ignore[arg-type] # a set-up knows the names of engines
             live=tables.live(self.live),
         )

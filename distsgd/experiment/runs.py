@@ -12,24 +12,23 @@
 import contextlib
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError, DistsgdWarning, raised, unknown_name
+from distsgd.errors import ConfigError, raised, unknown_name
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.pool import n_processes, work
 from distsgd.experiment.setup import Job, Setup
 from distsgd.fold.crossing import with_crossing
-from distsgd.fold.simulate import simulate
-from distsgd.live.launch import launch
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, Request
+from distsgd.fold.simulate import simulated
+from distsgd.live.launch import launched
 from distsgd.live.options import LiveFleet
 from distsgd.live.ray import session as ray_session
 from distsgd.live.ray import tasks as ray_tasks
-from distsgd.live.request import Progress
 from distsgd.problem import Problem
 from distsgd.run import Run, identify, load_as
 
@@ -40,10 +39,18 @@ Watch: TypeAlias = Callable[[Outcome], None]
 LiveWatch: TypeAlias = Callable[[Job, Progress], None]
 """What is told of a live run on its way, a few times a second."""
 
+Make: TypeAlias = Callable[[Request[Any], Hooks], Run]
+"""Makes a run from its request."""
+
 LITTLE = 5_000
 """Number of small gradients that take as long as starting a process."""
 SMALL_GRADIENT = 30_000
 """Numbers that a small gradient touches; below that, the step around it takes the time."""
+
+
+def made(request: Request[Any], hooks: Hooks = NO_HOOKS) -> Run:
+    """Make a run on the engine that its fleet asks for."""
+    return launched(request, hooks) if isinstance(request.fleet, LiveFleet) else simulated(request, hooks)
 
 
 class Place(NamedTuple):
@@ -61,6 +68,8 @@ class Place(NamedTuple):
     """What is told of live runs on their way."""
     on: str = "local"
     """Where modelled runs are made: in processes of this machine, or in tasks of a Ray cluster."""
+    make: Make = made
+    """Makes a run from its request."""
 
 
 MACHINES = ("local", "ray")
@@ -73,6 +82,7 @@ NO_TARGETS: Mapping[str, float] = MappingProxyType({})
 class _Common(NamedTuple):
     setup: Setup
     folder: Path | None
+    make: Make
     watch: LiveWatch | None = None
 
 
@@ -114,7 +124,7 @@ def run_jobs(
     """
     same: dict[str, list[Job]] = {}
     for job in jobs:
-        same.setdefault(identify(setup.run_settings(job)), []).append(job)
+        same.setdefault(identify(setup.request(job).settings), []).append(job)
     missing = []
     for name, own in same.items():
         wanted = {targets[job.problem] for job in own if job.problem in targets}
@@ -134,17 +144,17 @@ def _is_live(setup: Setup, piece: _Piece) -> bool:
 def _all_made(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
     yield from _all_modelled(setup, modelled, place)
-    common = _Common(setup, place.folder, place.watch)
+    common = _Common(setup, place.folder, place.make, place.watch)
     yield from work(_made, common, live, processes=1)
 
 
 def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     if place.on == "local":
-        common = _Common(setup, place.folder)
+        common = _Common(setup, place.folder, place.make)
         yield from work(_made, common, pieces, processes=n_processes(place.processes))
         return
     # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    common = _Common(setup, None)
+    common = _Common(setup, None, place.make)
     for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
         yield piece, _kept(done, place.folder)
 
@@ -202,7 +212,7 @@ def _made(common: _Common, piece: _Piece) -> Run | str:
 
 
 def _run(common: _Common, piece: _Piece) -> Run:
-    run = run_once(common.setup, piece.job, watch=common.watch)
+    run = run_once(common.setup, piece.job, watch=common.watch, make=common.make)
     if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
         _kept(run, common.folder)
     return run
@@ -229,6 +239,7 @@ def run_once(
     target: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     watch: LiveWatch | None = None,
+    make: Make = made,
 ) -> Run:
     """Make one run of a comparison.
 
@@ -244,6 +255,8 @@ def run_once(
         Asked again and again whether to end the run.
     watch : callable, optional
         Told of a live run on its way.
+    make : callable, optional
+        Makes a run from its request, see `made`.
 
     Returns
     -------
@@ -255,17 +268,9 @@ def run_once(
     ConfigError
         If settings turn out not to fit together; it names algorithm and fleet.
     """
-    machines, ending = setup.machines_of(job.fleet), {"target": target, "stop": stop}
-    given = {**setup.budget, "seed": job.seed, **ending}
-    problem = setup.problems[job.problem]
+    told = None if watch is None else partial(watch, job)
     try:
-        # the set-up has said what is doubtful, for all runs at once
-        with warnings.catch_warnings(action="ignore", category=DistsgdWarning):
-            if not isinstance(machines, LiveFleet):
-                return simulate(job.algorithm, problem, machines, **given, **setup.manner)
-            told = None if watch is None else partial(watch, job)
-            own = machines.arguments(job.algorithm) | setup.live_manner
-            return launch(job.algorithm, problem, **given, **own, watch=told)
+        return make(setup.request(job, target), Hooks(stop, told))
     except ConfigError as error:
         msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
         raise ConfigError(msg) from None
@@ -273,7 +278,7 @@ def run_once(
 
 def worthwhile(setup: Setup, n_runs: int) -> int:
     """Return how many processes are worth starting for `n_runs` runs of each problem."""
-    if "seconds" in setup.budget:
+    if setup.config.budget.unit == "seconds":
         return n_processes()
     gradients = sum(_gradients(setup, problem) for problem in setup.problems.values())
     return n_processes() if n_runs * gradients > LITTLE else 1
@@ -281,6 +286,6 @@ def worthwhile(setup: Setup, n_runs: int) -> int:
 
 def _gradients(setup: Setup, problem: Problem) -> float:
     """Return the work of a run, in small gradients."""
-    ((name, amount),) = setup.budget.items()
-    n_gradients = amount * problem.samples / setup.batch if name == "epochs" else amount
-    return float(n_gradients) * max(1.0, problem.dimension * setup.batch / SMALL_GRADIENT)
+    batch = setup.config.batch
+    n_gradients = setup.config.budget.without_epochs(batch, problem.samples).amount
+    return n_gradients * max(1.0, problem.dimension * batch / SMALL_GRADIENT)

@@ -1,7 +1,7 @@
 """What is compared: algorithms, problems and fleets as objects, checked and ready to run."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import product
@@ -10,20 +10,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
-from distsgd.data.partition import SHARED, Partition, class_histogram
-from distsgd.errors import ConfigError, check_batch, check_budget, check_count, check_number, check_seeds, unknown_name
+from distsgd.data.partition import class_histogram
+from distsgd.errors import ConfigError, check_count, check_number, check_seeds, unknown_name
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.sites import (
     AnyFleet,
     Engine,
     LeftOut,
-    Machines,
     Site,
     check_engines,
     check_sizes,
     find_sites,
-    launch_case,
     modelled,
     n_workers,
     reason_against,
@@ -32,16 +30,11 @@ from distsgd.experiment.sites import (
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.fold.checks import check_problem
-from distsgd.fold.fold import ReadsName, check_reads
 from distsgd.fold.interleaved import check_interleavable
 from distsgd.fold.plausible import of_fleet, of_problem
-from distsgd.fold.simulate import run_settings
+from distsgd.fold.request import ModelFleet, Request, RunConfig
 from distsgd.live.options import Live, LiveFleet
-from distsgd.live.request import Launch
 from distsgd.problem import Problem, problem_settings
-
-BUDGETS = ("epochs", "updates", "gradients", "seconds")
-"""Names of the budgets; a run has exactly one."""
 
 
 class Job(NamedTuple):
@@ -66,27 +59,16 @@ class Setup:
         What they minimise; a single one is called by its name.
     fleets : mapping of str to Fleet or StaleReads
         By the name under which the report shows them.
-    budget : mapping of str to float
-        Exactly one of epochs, updates, gradients, seconds (virtual) [s]; the same for every run.
-    batch : int, default 32
-        Samples per gradient.
-    seeds : int or sequence of int, default 3
-        The seeds, or how many: 0, 1, 2 and so on.
-    evaluations : int, default 40
-        Evaluations per run, equally spaced in the budget.
+    config : RunConfig
+        How every run is made: its budget, its batch, its evaluations, and the samples of workers.
+    seeds : sequence of int, default (0, 1, 2)
+        The seeds; a number of them stands for 0, 1, 2 and so on.
     target : float or Reference, optional
         Training loss whose first crossing is timed, or the algorithm that sets it.
     note : str, default ""
         What a reader of the report should know.
     tuning : Tuning, optional
         How every `Tunable` is tuned.
-    partition : Partition, optional
-        Which samples a worker sees; by default all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        See `distsgd.simulate`.
-    atomic : bool, default True
-        See `distsgd.simulate`.
-
     engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
         What gives the runs their order; with several, each fleet is compared on each.
     live : Live, optional
@@ -100,17 +82,12 @@ class Setup:
 
     algorithms: Mapping[str, Algorithm | Tunable]
     problem: Problem | Mapping[str, Problem]
-    fleets: Mapping[str, AnyFleet]
-    budget: Mapping[str, Any]
-    batch: int = 32
-    seeds: int | Sequence[int] = 3
-    evaluations: int = 40
+    fleets: Mapping[str, ModelFleet]
+    config: RunConfig
+    seeds: Sequence[int] = (0, 1, 2)
     target: float | Reference | None = None
     note: str = ""
     tuning: Tuning = field(default_factory=Tuning)
-    partition: Partition = SHARED
-    reads: ReadsName = "consistent"
-    atomic: bool = True
     engine: Engine | Sequence[Engine] = "simulate"
     live: Live = field(default_factory=Live)
 
@@ -119,13 +96,10 @@ class Setup:
             "algorithms": by_label("algorithms", self.algorithms),
             "fleets": by_label("fleets", self.fleets),
             "seeds": check_seeds("seeds", self.seeds),
-            "batch": check_batch(self.batch),
-            "evaluations": check_count("evaluations", self.evaluations),
-            "budget": _checked_budget(self.budget),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        check_count("number of seeds", len(self.cases))
+        check_count("number of seeds", len(self.seeds))
         for label, problem in self.problems.items():
             is_alone = problem is self.problem
             check_problem(problem, "problem" if is_alone else f"problems[{label!r}]")
@@ -133,22 +107,22 @@ class Setup:
             check_algorithm(_lowest(algorithm))
         self._check_target()
         self._check_tuning()
-        self._check_manner()
+        self._check_samples()
         self._check_live()
 
-    def _check_manner(self) -> None:
-        check_reads(self.reads, "auto", is_atomic=self.atomic)
+    def _check_samples(self) -> None:
+        partition, is_interleaved = self.config.partition, self.config.reads == "interleaved"
         for problem in self.problems.values():
             for machines in self._machines.values():
-                if self.partition.is_divided and (workers := n_workers(machines)):
-                    self.partition.divide(problem.data, workers, self.cases[0])
-            for algorithm in self.algorithms.values() if self.reads == "interleaved" else ():
+                if partition.is_divided and (workers := n_workers(machines)):
+                    partition.divide(problem.data, workers, self.seeds[0])
+            for algorithm in self.algorithms.values() if is_interleaved else ():
                 check_interleavable(_lowest(algorithm), problem)
 
     def _check_live(self) -> None:
         every = self._machines.items()
         live = {label: machines for label, machines in every if isinstance(machines, LiveFleet)}
-        if live and "seconds" in self.budget:
+        if live and self.config.budget.unit == "seconds":
             msg = (
                 "seconds are virtual, and no budget of a live run; give epochs, updates or"
                 ' gradients, or engine = "simulate"'
@@ -176,7 +150,7 @@ class Setup:
     def _check_tuning(self) -> None:
         if self.tuning.fleet not in {None, *self.fleets}:
             raise unknown_name("tuning.fleet", str(self.tuning.fleet), self.fleets)
-        shared = set(self.cases) & set(self.tuning.cases)
+        shared = set(self.seeds) & set(self.tuning.seed_list)
         if self.tunables and shared:
             msg = f"tuning.seeds must not hold seeds of the comparison, such as {min(shared)}; choose others"
             raise ConfigError(msg)
@@ -197,10 +171,10 @@ class Setup:
         return find_sites(self.fleets, self.engines, self.live)
 
     @property
-    def _machines(self) -> dict[str, Machines]:
+    def _machines(self) -> dict[str, AnyFleet]:
         return {label: site.machines for label, site in self.sites.items()}
 
-    def machines_of(self, label: str) -> Machines:
+    def machines_of(self, label: str) -> AnyFleet:
         """Return what the runs of a fleet's or a site's `label` run on; tuning knows fleets."""
         return self.sites[label].machines if label in self.sites else self.fleets[label]
 
@@ -222,8 +196,7 @@ class Setup:
             return reason
         if not isinstance(site.machines, LiveFleet):
             return ""
-        job = Job(problem, label, "", self.cases[0], algorithm)
-        return reason_against(site.machines, self._case(site.machines, job))
+        return reason_against(self.request(Job(problem, label, "", self.seeds[0], algorithm)))
 
     def reason_not_to_tune(self, fleet: str, name: str) -> str:
         """Return why the algorithm `name` cannot be tuned for `fleet`; nothing if it can."""
@@ -237,17 +210,21 @@ class Setup:
         target = None if isinstance(self.target, Reference) else self.target
         found = []
         for problem in self.problems.values():
-            found += of_problem(problem, self.batch, target=target, seed=self.cases[0])
+            found += of_problem(problem, self.config.batch, target=target, seed=self.seeds[0])
         for problem_label, label, name in self.places:
             algorithm, problem = _lowest(self.algorithms[name]), self.problems[problem_label]
             machines = modelled(self.sites[label].machines, algorithm)
-            own = of_fleet(machines, problem, algorithm, self.budget, batch=self.batch, partition=self.partition)
+            own = of_fleet(Request(algorithm, problem, machines, self.config))
             found += [f"fleet {label!r}: {text}" for text in own]
         return list(dict.fromkeys(found))
 
-    def _case(self, machines: LiveFleet, job: Job) -> Launch:
-        problem = self.problems[job.problem]
-        return launch_case(machines, job.algorithm, problem, self.budget, seed=job.seed, **self.live_manner)
+    def request(self, job: Job, target: float | None = None) -> Request[Any]:
+        """Return the run of `job` before it is made; a `target` ends it."""
+        machines, config = self.machines_of(job.fleet), replace(self.config, target=target)
+        if isinstance(machines, LiveFleet):
+            machines = machines.of(job.algorithm)
+            config = replace(config, reads="consistent", atomic=True)  # interleaved reads are those of a model
+        return Request(job.algorithm, self.problems[job.problem], machines, config, job.seed)
 
     @property
     def places(self) -> list[tuple[str, str, str]]:
@@ -262,32 +239,27 @@ class Setup:
         return {name: one for name, one in self.algorithms.items() if isinstance(one, Tunable)}
 
     @property
-    def cases(self) -> tuple[int, ...]:
-        """The seeds."""
-        return tuple(self.seeds) if isinstance(self.seeds, Iterable) else (self.seeds,)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What all runs have in common, as JSON."""
         problems = {name: problem_settings(problem) for name, problem in self.problems.items()}
-        several = isinstance(self.problem, Mapping)
+        several, config = isinstance(self.problem, Mapping), self.config
         common = {"problems": problems} if several else {"problem": next(iter(problems.values()))}
         return {
             **common,
-            "budget": dict(self.budget),
-            "batch": self.batch,
-            "seeds": list(self.cases),
-            "evaluations": self.evaluations,
+            "budget": config.budget.settings,
+            "batch": config.batch,
+            "seeds": list(self.seeds),
+            "evaluations": config.evaluations,
             "target": msgspec.to_builtins(self.target),
             "note": self.note,
-            "partition": self.partition.settings,
-            "reads": self.reads,
-            "atomic": self.atomic,
+            "partition": config.partition.settings,
+            "reads": config.reads,
+            "atomic": config.atomic,
             **self._live_settings(),
             **({"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}),
             **({"warnings": self.warnings} if self.warnings else {}),
             **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
-            **({"histograms": self._histograms()} if self.partition.parts == "skewed" else {}),
+            **({"histograms": self._histograms()} if config.partition.parts == "skewed" else {}),
         }
 
     def _live_settings(self) -> dict[str, Any]:
@@ -301,11 +273,11 @@ class Setup:
 
     def _histograms(self) -> list[dict[str, Any]]:
         """Return the samples of each class that each worker has, for the first seed, as JSON."""
-        seed, found = self.cases[0], []
+        seed, found = self.seeds[0], []
         known_machines = self._machines.items()
         for (problem, one), (name, machines) in product(self.problems.items(), known_machines):
             workers = n_workers(machines)
-            parts = self.partition.divide(one.data, workers, seed) if workers else None
+            parts = self.config.partition.divide(one.data, workers, seed) if workers else None
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
             known = class_histogram(parts, one.data.y)
@@ -323,7 +295,7 @@ class Setup:
     @property
     def n_runs(self) -> int:
         """Number of runs, tuning left out."""
-        return len(self.places) * len(self.cases)
+        return len(self.places) * len(self.seeds)
 
     def place(self, outcome: Outcome) -> tuple[int, ...]:
         """Return where a report has `outcome`: by problem, fleet, algorithm and seed."""
@@ -331,35 +303,8 @@ class Setup:
             list(self.problems).index(outcome.problem),
             list(self.sites).index(outcome.fleet),
             list(self.algorithms).index(outcome.algorithm),
-            self.cases.index(outcome.seed),
+            self.seeds.index(outcome.seed),
         )
-
-    def run_settings(self, job: Job) -> dict[str, Any]:
-        """Return the settings that the run of `job` will have, and so its hash, before it runs."""
-        machines, problem = self.machines_of(job.fleet), self.problems[job.problem]
-        if not isinstance(machines, LiveFleet):
-            return run_settings(job.algorithm, problem, machines, self.budget, seed=job.seed, **self.manner)
-        return self._case(machines, job).settings(machines.kind_for(job.algorithm))
-
-    @property
-    def manner(self) -> dict[str, Any]:
-        """What `simulate` is told for every run alike, beside the budget."""
-        return {**self.live_manner, "reads": self.reads, "atomic": self.atomic}
-
-    @property
-    def live_manner(self) -> dict[str, Any]:
-        """What `launch` is told for every run alike, beside the budget."""
-        return {"batch": self.batch, "evaluations": self.evaluations, "partition": self.partition}
-
-
-def _checked_budget(budget: Mapping[str, float]) -> dict[str, float]:
-    if len(budget) != 1 or not set(budget) <= set(BUDGETS):
-        given = " and ".join(budget) or "none"
-        msg = f"the budget must be exactly one of {', '.join(BUDGETS)}, not {given}"
-        raise ConfigError(msg)
-    for name, amount in budget.items():
-        check_number(name, amount, above=0)
-    return check_budget(budget)
 
 
 def _lowest(algorithm: Algorithm | Tunable) -> Algorithm:

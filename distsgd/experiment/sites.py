@@ -3,25 +3,23 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Cycle
 from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.fold.request import ModelFleet
 from distsgd.live.lock_free.launch import check_lock_free
-from distsgd.live.options import Live, LiveFleet
-from distsgd.live.request import Budget, Launch
+from distsgd.live.options import Live, LiveFleet, LiveRequest
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 
-AnyFleet: TypeAlias = Fleet | StaleReads
-Machines: TypeAlias = AnyFleet | LiveFleet
+AnyFleet: TypeAlias = ModelFleet | LiveFleet
 Engine: TypeAlias = Literal["simulate", "local", "ray"]
 """What gives a run its order: a model of machines, processes of this machine, or a Ray cluster."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _SUFFIXES: dict[Engine, str] = {"simulate": "", "local": ", live", "ray": ", live on Ray"}
-_OF_A_CASE = ("workers", "shards", "staleness", "delay", "on_loss", "writes")
 
 
 class Site(NamedTuple):
@@ -29,7 +27,7 @@ class Site(NamedTuple):
 
     fleet: str
     engine: Engine
-    machines: Machines
+    machines: AnyFleet
 
 
 class LeftOut(NamedTuple):
@@ -51,7 +49,7 @@ def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def find_sites(fleets: Mapping[str, AnyFleet], engines: Sequence[Engine], live: Live) -> dict[str, Site]:
+def find_sites(fleets: Mapping[str, ModelFleet], engines: Sequence[Engine], live: Live) -> dict[str, Site]:
     """Return where runs are made, by the label of the report: each fleet on each engine.
 
     Parameters
@@ -83,7 +81,7 @@ def find_sites(fleets: Mapping[str, AnyFleet], engines: Sequence[Engine], live: 
     return found
 
 
-def _on(engine: Engine, label: str, fleet: AnyFleet, live: Live) -> Machines:
+def _on(engine: Engine, label: str, fleet: ModelFleet, live: Live) -> AnyFleet:
     if engine == "simulate":
         return fleet
     try:
@@ -93,12 +91,12 @@ def _on(engine: Engine, label: str, fleet: AnyFleet, live: Live) -> Machines:
         raise ConfigError(msg) from None
 
 
-def n_workers(machines: Machines) -> int:
+def n_workers(machines: AnyFleet) -> int:
     """Return the number of workers; a sampled order has none, 0."""
     return 0 if isinstance(machines, StaleReads) else machines.workers
 
 
-def modelled(machines: Machines, algorithm: Algorithm) -> AnyFleet:
+def modelled(machines: AnyFleet, algorithm: Algorithm) -> ModelFleet:
     """Return machines of a model on which a schedule of `algorithm` can be tried."""
     if isinstance(machines, LiveFleet):
         return Fleet(machines.workers_of(algorithm))
@@ -109,7 +107,7 @@ def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) ->
     """Raise a `ConfigError` if there are more workers than samples, or shards than parameters."""
     sizes = {
         "workers": (machines.workers, problem.samples, "samples"),
-        "live.shards": (machines.options.shards, problem.dimension, "parameters"),
+        "live.shards": (machines.shards, problem.dimension, "parameters"),
     }
     for what, (value, most, of) in sizes.items():
         if value > most:
@@ -117,42 +115,8 @@ def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) ->
             raise ConfigError(msg)
 
 
-def launch_case(
-    machines: LiveFleet,
-    algorithm: Algorithm,
-    problem: Problem,
-    budget: Mapping[str, float],
-    **manner: Any,  # noqa: ANN401 # arguments of `Launch`, with their names
-) -> Launch:
-    """Return a live run before it starts: what identifies it, and what can be checked of it.
-
-    Parameters
-    ----------
-    machines : LiveFleet
-        What it runs on.
-    algorithm : Algorithm
-        What it runs.
-    problem : Problem
-        What it minimises.
-    budget : mapping of str to float
-        Exactly one amount, by its unit.
-    **manner
-        Other arguments of `distsgd.launch`.
-
-    Returns
-    -------
-    Launch
-        As `distsgd.launch` makes it from the same arguments.
-    """
-    ((unit, amount),) = budget.items()
-    exact = Budget(unit, float(amount) if unit == "epochs" else int(amount))
-    options = machines.arguments(algorithm)
-    own = {name: options[name] for name in _OF_A_CASE if name in options}
-    return Launch(algorithm, problem, budget=exact, **own, **manner)
-
-
 @lru_cache(maxsize=1024)  # a round of many workers takes a while to schedule
-def reason_against_order(fleet: AnyFleet, cycle: Cycle) -> str:
+def reason_against_order(fleet: ModelFleet, cycle: Cycle) -> str:
     """Return why workers of `fleet` cannot repeat `cycle`, in a sentence; nothing if they can."""
     try:
         schedule(cycle, fleet, updates=1)
@@ -161,14 +125,15 @@ def reason_against_order(fleet: AnyFleet, cycle: Cycle) -> str:
     return ""
 
 
-def reason_against(machines: LiveFleet, case: Launch) -> str:
+def reason_against(request: LiveRequest) -> str:
     """Return why a live run cannot be made, in a sentence; nothing if it can."""
-    if not case.algorithm.lock_free:
+    name = request.algorithm.name
+    if not request.algorithm.lock_free:
         return ""
-    if machines.engine == "ray":
-        return f"{case.algorithm.name} shares memory, which Ray's processes do not; use downpour"
+    if request.fleet.kind == "ray":
+        return f"{name} shares memory, which Ray's processes do not; use downpour"
     try:
-        check_lock_free(case)
+        check_lock_free(request)
     except ConfigError as error:
         return str(error)
     return ""

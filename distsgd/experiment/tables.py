@@ -15,8 +15,8 @@ import msgspec
 
 from distsgd import algorithms, data, problems
 from distsgd.errors import ConfigError, check_count, unknown_name
-from distsgd.experiment.sites import AnyFleet
 from distsgd.experiment.values import TUNE, Range, Tunable, Tuning
+from distsgd.fold.request import ModelFleet
 from distsgd.live.options import Live
 from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.order.laws import Law
@@ -35,7 +35,7 @@ class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return Failures(self.mean_time, self.repair)
 
 
-class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Described(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A fleet of machines, see `distsgd.order.fleet.Fleet`; a law is text: ``exponential(1.0)``."""
 
     workers: int
@@ -48,7 +48,7 @@ class Machines(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     shards: int = 1
     failures: Breakdowns | None = None
 
-    def build(self) -> AnyFleet:
+    def build(self) -> ModelFleet:
         """Return the fleet."""
         return Fleet(
             self.workers,
@@ -72,7 +72,7 @@ class ExactStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     staleness: int
 
-    def build(self) -> AnyFleet:
+    def build(self) -> ModelFleet:
         """Return the fleet."""
         return fixed_staleness(check_count("staleness", self.staleness, at_least=0))
 
@@ -83,7 +83,7 @@ class SampledStaleness(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     stale_reads: str
     seed: int = 0
 
-    def build(self) -> AnyFleet:
+    def build(self) -> ModelFleet:
         """Return the order."""
         return stale_reads(Law.parse(self.stale_reads), self.seed)
 
@@ -116,7 +116,7 @@ def live(table: Table) -> Live:
         return found.build()
 
 
-FleetTable: TypeAlias = Machines | ExactStaleness | SampledStaleness
+FleetTable: TypeAlias = Described | ExactStaleness | SampledStaleness
 
 
 def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
@@ -203,13 +203,13 @@ def readers() -> dict[str, Callable[..., Any]]:
     return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
 
 
-def fleet(label: str, table: Table) -> AnyFleet:
+def fleet(label: str, table: Table) -> ModelFleet:
     """Return the fleet that is called `label`."""
     where = f"[fleets.{label}]"
     kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
-    kind = next((kind for key, kind in kinds.items() if key in table), Machines)
+    kind = next((kind for key, kind in kinds.items() if key in table), Described)
     with located(where):
-        found: AnyFleet = typed(table, kind, where).build()
+        found: ModelFleet = typed(table, kind, where).build()
         return found
 
 

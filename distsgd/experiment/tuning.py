@@ -47,11 +47,11 @@ def groups(setup: Setup) -> list[Group]:
 
 def n_tuning_runs(setup: Setup) -> int:
     """Return how many runs tuning makes at most, those that set the target included."""
-    per_group = (setup.tuning.trials + setup.tuning.refinements) * len(setup.tuning.cases)
+    per_group = (setup.tuning.trials + setup.tuning.refinements) * len(setup.tuning.seed_list)
     n_runs = len(groups(setup)) * per_group
     if isinstance(setup.target, Reference):
         alone = _of_reference(setup, setup.target)
-        n_runs += len(groups(alone)) * per_group + len(alone.problems) * len(alone.cases)
+        n_runs += len(groups(alone)) * per_group + len(alone.problems) * len(alone.seeds)
     return n_runs
 
 
@@ -82,7 +82,8 @@ def tune(
         If settings turn out not to fit together.
     """
     found: dict[Group, list[Trial]] = {group: [] for group in groups(setup)}
-    setup = replace(setup, evaluations=min(setup.evaluations, EVALUATIONS))
+    points = min(setup.config.evaluations or EVALUATIONS, EVALUATIONS)
+    setup = replace(setup, config=replace(setup.config, evaluations=points))
     for step in range(1 + setup.tuning.refinements):
         wanted = {group: _next_values(setup, group, found[group], step) for group in found}
         for group, trial in _tried(setup, wanted, place, watch, targets):
@@ -124,7 +125,7 @@ def _tried(
     targets: Mapping[str, float],
 ) -> Iterator[tuple[Group, Trial]]:
     planned = [
-        (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.cases])
+        (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
         for group, several in wanted.items()
         for values, algorithm in several
     ]
@@ -231,7 +232,7 @@ def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict
         Job(*group, seed, algorithm)
         for group, algorithm in algorithms.items()
         if group.fleet == site
-        for seed in setup.cases
+        for seed in setup.seeds
     ]
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
     for job, run in _made(alone, jobs, place, watch):

@@ -73,10 +73,10 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         except ConfigError as error:
             msg = f"tuning.{error}"
             raise ConfigError(msg) from None
-        check_count("number of tuning.seeds", len(self.cases))
+        check_count("number of tuning.seeds", len(self.seed_list))
 
     @property
-    def cases(self) -> tuple[int, ...]:
+    def seed_list(self) -> tuple[int, ...]:
         """The seeds: a number of them starts at 1000."""
         return tuple(check_seeds("tuning.seeds", self.seeds, first=1000))
 
@@ -85,7 +85,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return {
             "trials": self.trials,
             "refinements": self.refinements,
-            "seeds": list(self.cases),
+            "seeds": list(self.seed_list),
             "fleet": self.fleet or "each",
             "ranges": {
                 name: {key: [one.low, one.high] for key, one in tunable.ranges.items()}

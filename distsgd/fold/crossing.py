@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.errors import check_number
-from distsgd.fold.simulate import states
+from distsgd.fold.replay import states
 from distsgd.problem import Problem
 from distsgd.run import Crossing, Run
 

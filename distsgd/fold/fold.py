@@ -10,7 +10,7 @@ schedule gives a simulation, a recorded one gives the live run again, bit for bi
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,13 @@ from distsgd.fold.interleaved import Interleaved
 from distsgd.fold.interpreted import Interpreted
 from distsgd.fold.plan import Plan, plan
 from distsgd.fold.recorded import Recorded
+from distsgd.fold.request import ReadsName
 from distsgd.kernels import NotCompilable
 from distsgd.problem import Problem
 from distsgd.sparse import Support
 from distsgd.trace import Trace
 
 DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
-ReadsName: TypeAlias = Literal["consistent", "interleaved"]
 
 INTERPRETED_ROWS = 100_000
 """Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
@@ -106,7 +106,7 @@ def fold(
     stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
     case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
-    check_reads(reads, driver, is_atomic=atomic)
+    check_driver(driver, reads)
     if reads == "interleaved":
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
@@ -120,15 +120,10 @@ def fold(
         yield State(update, folding.x, counts)
 
 
-def check_reads(reads: str, driver: str, *, is_atomic: bool) -> None:
-    """Raise a `ConfigError` unless these settings of a fold fit together."""
-    if reads not in get_args(ReadsName):
-        raise unknown_name("reads", reads, get_args(ReadsName))
+def check_driver(driver: str, reads: ReadsName) -> None:
+    """Raise a `ConfigError` if these reads have no such driver."""
     if reads == "interleaved" and driver == "interpreted":
         msg = "interleaved reads are compiled; use driver='auto', not 'interpreted'"
-        raise ConfigError(msg)
-    if reads == "consistent" and not is_atomic:
-        msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
         raise ConfigError(msg)
 
 

@@ -4,12 +4,13 @@ Nothing here changes a run. `distsgd.errors.warn` shows the sentences, and a com
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
-from distsgd.algorithm import Algorithm, Push, Start, verb
-from distsgd.data.partition import Partition
+from distsgd.algorithm import Push, Start, verb
 from distsgd.fold.checks import check_problem
-from distsgd.order.fleet import Fleet, StaleReads
+from distsgd.fold.request import Request
+from distsgd.order.fleet import Fleet
 from distsgd.problem import Problem
 
 FAR = 100.0
@@ -52,41 +53,24 @@ def _unequal_scales(problem: Problem) -> list[str]:
     return [text]
 
 
-def of_fleet(
-    fleet: Fleet | StaleReads,
-    problem: Problem,
-    algorithm: Algorithm,
-    budget: Mapping[str, float | None],
-    *,
-    batch: int,
-    partition: Partition,
-) -> list[str]:
+def of_fleet(request: Request[Any]) -> list[str]:
     """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
 
     Parameters
     ----------
-    fleet : Fleet or StaleReads
-        The machines; of a sampled order nothing is doubted.
-    problem : Problem
-        What is minimised on it.
-    algorithm : Algorithm
-        What runs on it.
-    budget : mapping of str to float
-        One amount, by its unit; other units may be there as None.
-    batch : int
-        Samples of a gradient.
-    partition : Partition
-        Which samples each worker sees.
+    request : Request
+        A run on machines of a model; of an order without machines nothing is doubted.
 
     Returns
     -------
     list of str
         A sentence for each doubt.
     """
+    fleet, problem, batch = request.fleet, request.problem, request.config.batch
     if not isinstance(fleet, Fleet):
         return []
-    found = _idle_workers(fleet.workers, _n_gradients(fleet, problem, algorithm, budget, batch))
-    share = problem.samples // fleet.workers
+    found = _idle_workers(fleet.workers, _n_gradients(request))
+    partition, share = request.config.partition, problem.samples // fleet.workers
     if partition.is_divided and share < batch:
         found.append(
             f"{partition.parts} parts of {fleet.workers} workers have about {share} samples each,"
@@ -95,17 +79,20 @@ def of_fleet(
     return found + list(_other_units(fleet, problem, batch))
 
 
-def _n_gradients(
-    fleet: Fleet, problem: Problem, algorithm: Algorithm, budget: Mapping[str, float | None], batch: int
-) -> float:
+def doubts(request: Request[Any]) -> list[str]:
+    """Return what is hardly meant of a run, see `of_problem` and `of_fleet`."""
+    config = request.config
+    found = of_problem(request.problem, config.batch, target=config.target, seed=request.seed)
+    return found + of_fleet(request)
+
+
+def _n_gradients(request: Request[Fleet]) -> float:
     """Return the gradients of a budget, or infinity where it does not say or one worker has all."""
-    ((unit, amount),) = ((unit, float(n)) for unit, n in budget.items() if n is not None)
-    push: Push = verb(algorithm.cycle, Push)
-    if unit == "seconds" or math.isinf(verb(algorithm.cycle, Start).others_after):
+    (unit, amount), cycle = request.budget, request.algorithm.cycle
+    push: Push = verb(cycle, Push)
+    if unit == "seconds" or math.isinf(verb(cycle, Start).others_after):
         return math.inf
-    if unit == "epochs":
-        return math.ceil(amount * problem.samples / batch)
-    return amount if unit == "gradients" else amount * push.every * push.quorum_of(fleet.workers)
+    return amount if unit == "gradients" else amount * push.every * push.quorum_of(request.fleet.workers)
 
 
 def _idle_workers(workers: int, n_gradients: float) -> list[str]:

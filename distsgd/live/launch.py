@@ -1,23 +1,24 @@
 """Launch: the public way to run an algorithm for real. Every argument is checked here."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, warn
-from distsgd.fold.plausible import of_fleet, of_problem
-from distsgd.live.options import MOST_PROCESSES, LiveEngine, OnLoss, Writes
+from distsgd.errors import ConfigError, unknown_name, warn
+from distsgd.fold.plausible import doubts
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, Request, RunConfig
+from distsgd.live.options import Kind, LiveEngine, LiveFleet, LiveRequest, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
-from distsgd.live.request import Budget, Hooks, Launch, Progress
+from distsgd.order.budget import Budget
 from distsgd.order.fleet import Fleet
 from distsgd.order.laws import Law
 from distsgd.problem import Problem
 from distsgd.run import Run
 
 _ENGINES = {
-    "lock_free": ("distsgd.live.lock_free.launch", "launch_lock_free"),
+    "shared_memory": ("distsgd.live.lock_free.launch", "launch_lock_free"),
     "local": ("distsgd.live.local.launch", "launch_local"),
     "ray": ("distsgd.live.ray.launch", "launch_ray"),
 }
@@ -131,121 +132,77 @@ def launch(
     Niu, Recht, Re and Wright, "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient
     Descent", NIPS 2011, for `writes`.
     """
-    check_algorithm(algorithm)
-    batch, seed = check_batch(batch), check_seed(seed)
-    least = None if target is None else check_number("target", target)
-    doubts = of_problem(problem, batch, target=least, seed=seed)
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
-    every, points = _check_evaluations(evaluate_every, evaluations)
-    case = Launch(
-        algorithm=algorithm,
-        problem=problem,
-        workers=_workers(workers, on),
-        budget=_budget(budget),
-        batch=batch,
-        seed=seed,
-        evaluate_every=every,
-        evaluations=points,
-        partition=_partition(partition),
-        staleness=_staleness(staleness),
-        target=least,
-        delay=_delay(delay, workers),
-        shards=_shards(shards, problem.dimension),
-        on_loss=_one_of("on_loss", on_loss, OnLoss),
-        writes=_one_of("writes", writes, Writes),
-        heartbeat_s=check_number("heartbeat", heartbeat, above=0, unit=" s"),
-        checkpoint_s=check_number("checkpoint_every", checkpoint_every, above=0, unit=" s"),
+    fleet = LiveFleet(
+        _kind(algorithm, on, writes),
+        workers,
+        shards=shards,
+        staleness=staleness,
+        delay=delay,
+        on_loss=on_loss,
+        heartbeat=heartbeat,
+        checkpoint_every=checkpoint_every,
         address=address,
+        writes=writes,
         ray=_ray(ray, on),
     )
-    workers_alone = Fleet(case.workers)  # a model of them: what they cost is not known
-    warn(doubts + of_fleet(workers_alone, problem, algorithm, budget, batch=batch, partition=partition))
-    module, name = _ENGINES[_engine(algorithm, on, writes)]
-    run: Run = getattr(importlib.import_module(module), name)(case, Hooks(stop, watch))
+    config = RunConfig(Budget.of(budget), batch, evaluate_every, evaluations, partition, target=target)
+    request = Request(algorithm, problem, fleet, config, seed)
+    workers_alone = Fleet(fleet.workers)  # a model of them: what they cost is not known
+    warn(doubts(Request(algorithm, problem, workers_alone, config, seed)))
+    return launched(request, Hooks(stop, watch))
+
+
+def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
+    """Make a live run, on what its fleet says.
+
+    Parameters
+    ----------
+    request : Request
+        The run that is wanted.
+    hooks : Hooks, optional
+        What is asked and told on the way.
+
+    Returns
+    -------
+    Run
+        As `launch` returns it.
+
+    Raises
+    ------
+    ConfigError
+        If the arguments do not fit together.
+    WorkerLost
+        If workers are lost again and again.
+    """
+    if request.fleet.shards > request.problem.dimension:
+        most = request.problem.dimension
+        msg = f"shards must be <= {most}, the number of parameters, not {request.fleet.shards}"
+        raise ConfigError(msg)
+    module, name = _ENGINES[request.fleet.kind]
+    run: Run = getattr(importlib.import_module(module), name)(request, hooks)
     return run
 
 
-def _engine(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> str:
-    """Return the name of the engine for `algorithm`, or raise a `ConfigError` with another one."""
+def _kind(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> Kind:
+    """Return what `algorithm` runs on there, or raise a `ConfigError` with another place."""
+    check_algorithm(algorithm)
+    if on not in get_args(LiveEngine):
+        raise unknown_name("on", str(on), get_args(LiveEngine))
     if on == "local" and algorithm.lock_free:
-        return "lock_free"
+        return "shared_memory"
     if algorithm.lock_free:
         msg = (
             f"{algorithm.name} needs memory that workers share without locks; use on='local', or downpour on a cluster"
         )
         raise ConfigError(msg)
-    if writes != "racy":
+    if writes != "racy" and writes in get_args(Writes):
         msg = (
             f"writes={writes!r} has a meaning for lock-free algorithms only, which have no server; "
             f"leave it out for {algorithm.name}, or use hogwild"
         )
         raise ConfigError(msg)
     return on
-
-
-def _workers(workers: int, on: LiveEngine) -> int:
-    n_workers = check_count("workers", workers)
-    if _one_of("on", on, LiveEngine) == "local" and n_workers > MOST_PROCESSES:
-        msg = (
-            f"workers must be <= {MOST_PROCESSES} on one machine, where each is a process, not "
-            f"{workers}; use on='ray', or simulate"
-        )
-        raise ConfigError(msg)
-    return n_workers
-
-
-def _budget(amounts: Mapping[str, float | None]) -> Budget:
-    given: dict[str, Any] = {unit: n for unit, n in amounts.items() if n is not None}
-    if len(given) != 1:
-        msg = f"give exactly one of {', '.join(amounts)} as the budget, not {sorted(given) or 'none'}"
-        raise ConfigError(msg)
-    ((unit, amount),) = given.items()
-    if unit in ("updates", "gradients"):
-        return Budget(unit, check_count(unit, amount))
-    return Budget(unit, check_number(unit, amount, above=0))
-
-
-def _check_evaluations(evaluate_every: int | None, evaluations: int | None) -> tuple[int | None, int | None]:
-    if evaluate_every is not None and evaluations is not None:
-        msg = "give evaluate_every or evaluations, not both"
-        raise ConfigError(msg)
-    return (
-        None if evaluate_every is None else check_count("evaluate_every", evaluate_every),
-        None if evaluations is None else check_count("evaluations", evaluations),
-    )
-
-
-def _partition(partition: Partition) -> Partition:
-    if isinstance(partition, Partition):
-        return partition
-    msg = f"partition must be a value such as distsgd.Partition('sharded'), not {partition!r}"
-    raise ConfigError(msg)
-
-
-def _staleness(staleness: int | Law | None) -> int | Law | None:
-    if staleness is None or isinstance(staleness, Law):
-        return staleness
-    return check_count("staleness", staleness, at_least=0)
-
-
-def _delay(delay: Law | Sequence[Law] | None, workers: int) -> Law | tuple[Law, ...] | None:
-    if delay is None or isinstance(delay, Law):
-        return delay
-    laws = () if isinstance(delay, str) or not hasattr(delay, "__len__") else tuple(delay)
-    if not laws or not all(isinstance(law, Law) for law in laws):
-        msg = f"delay must be a law such as exponential(0.1), or one per worker, not {delay!r}"
-        raise ConfigError(msg)
-    if len(laws) != workers:
-        msg = f"delay must have one law per worker ({workers}), not {len(laws)}"
-        raise ConfigError(msg)
-    return laws
-
-
-def _shards(shards: int, dimension: int) -> int:
-    if check_count("shards", shards) > dimension:
-        msg = f"shards must be <= {dimension}, the number of parameters, not {shards}"
-        raise ConfigError(msg)
-    return int(shards)
 
 
 def _ray(options: RayOptions | None, on: LiveEngine) -> RayOptions:
@@ -255,9 +212,3 @@ def _ray(options: RayOptions | None, on: LiveEngine) -> RayOptions:
         msg = f"ray must be a RayOptions, and has a meaning for on='ray' only, not {options!r}"
         raise ConfigError(msg)
     return options
-
-
-def _one_of(name: str, value: Any, names: Any) -> Any:  # noqa: ANN401 # one of a Literal's texts
-    if value not in get_args(names):
-        raise unknown_name(name, str(value), get_args(names))
-    return value

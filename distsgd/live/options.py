@@ -5,12 +5,14 @@ An experiment describes a fleet once. `Live.like` says how a live run takes afte
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Start
 from distsgd.errors import ConfigError, check_count, check_number, unknown_name
+from distsgd.fold.request import Request
+from distsgd.live.ray_options import RayOptions
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.laws import Law
 
@@ -73,19 +75,14 @@ class Live:
     writes: Writes = "racy"
 
     def __post_init__(self) -> None:
-        for name in ("workers", "shards"):
-            if getattr(self, name) is not None:
-                count = check_count(f"live.{name}", getattr(self, name))
-                object.__setattr__(self, name, count)
-        check_number("live.heartbeat", self.heartbeat, above=0, unit=" s")
-        check_number("live.checkpoint_every", self.checkpoint_every, above=0, unit=" s")
-        for name, kinds in (("on_loss", OnLoss), ("writes", Writes)):
-            if getattr(self, name) not in get_args(kinds):
-                raise unknown_name(f"live.{name}", str(getattr(self, name)), get_args(kinds))
-        if self.staleness is not None and not isinstance(self.staleness, Law):
-            stale = check_count("live.staleness", self.staleness, at_least=0)
-            object.__setattr__(self, "staleness", stale)
-        object.__setattr__(self, "delay", _checked_delay(self.delay))
+        if self.workers is not None:
+            object.__setattr__(self, "workers", check_count("live.workers", self.workers))
+        names = ("shards", "staleness", "on_loss", "heartbeat", "checkpoint_every", "writes")
+        checked = _checked("live.", {name: getattr(self, name) for name in names})
+        if self.delay != "fleet":
+            checked["delay"] = _checked_delay("live.", self.delay)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def like(self, fleet: Fleet | StaleReads, engine: LiveEngine) -> "LiveFleet":
         """Return what a live run takes from `fleet`: its number of workers or its staleness.
@@ -111,30 +108,48 @@ class Live:
             If there are too many workers for one machine, or the delays do not suit the fleet.
         """
         own = fleet.workers if isinstance(fleet, Fleet) else FEW_WORKERS
-        workers = own if self.workers is None else self.workers
-        if engine == "local" and workers > MOST_PROCESSES:
-            msg = (
-                f"a live run has at most {MOST_PROCESSES} workers, each a process, not {workers};"
-                " give live.workers, or leave the fleet out"
-            )
-            raise ConfigError(msg)
         delay = _compute_times(fleet) if isinstance(self.delay, str) else self.delay
-        if isinstance(delay, tuple) and len(delay) != workers:
-            msg = f"live.delay must have one law per worker ({workers}), not {len(delay)}"
-            raise ConfigError(msg)
-        staleness = fleet.law if isinstance(fleet, StaleReads) else self.staleness
-        return LiveFleet(engine, workers, delay, replace(self, staleness=staleness))
+        workers = own if self.workers is None else self.workers
+        _check_delays("live.", delay, workers)
+        names = ("shards", "on_loss", "heartbeat", "checkpoint_every", "writes")
+        return LiveFleet(
+            engine,
+            workers,
+            staleness=fleet.law if isinstance(fleet, StaleReads) else self.staleness,
+            delay=delay,
+            **{name: getattr(self, name) for name in names},
+        )
 
 
-def _checked_delay(delay: Delay) -> Delay:
+def _checked(of: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that a live run has whatever runs, or raise a `ConfigError` that names one."""
+    stale = given["staleness"]
+    if stale is not None and not isinstance(stale, Law):
+        stale = check_count(f"{of}staleness", stale, at_least=0)
+    for name, kinds in (("on_loss", OnLoss), ("writes", Writes)):
+        if given[name] not in get_args(kinds):
+            raise unknown_name(f"{of}{name}", str(given[name]), get_args(kinds))
+    times = ("heartbeat", "checkpoint_every")
+    checked = {name: check_number(f"{of}{name}", given[name], above=0, unit=" s") for name in times}
+    return {**given, **checked, "shards": check_count(f"{of}shards", given["shards"]), "staleness": stale}
+
+
+def _checked_delay(of: str, delay: Delay) -> Law | tuple[Law, ...] | None:
     """Return `delay` as a value that the caller cannot change later."""
-    if delay is None or isinstance(delay, Law) or delay == "fleet":
+    if delay is None or isinstance(delay, Law):
         return delay
     several = () if isinstance(delay, str) or not hasattr(delay, "__len__") else tuple(delay)
     if several and all(isinstance(one, Law) for one in several):
         return several
-    msg = f'live.delay must be a law, one law per worker, or "fleet", not {delay!r}'
+    or_fleet = ', or "fleet"' if of else ""
+    msg = f"{of}delay must be a law such as exponential(0.1), or one per worker{or_fleet}, not {delay!r}"
     raise ConfigError(msg)
+
+
+def _check_delays(of: str, delay: object, workers: int) -> None:
+    if isinstance(delay, tuple) and len(delay) != workers:
+        msg = f"{of}delay must have one law per worker ({workers}), not {len(delay)}"
+        raise ConfigError(msg)
 
 
 def _compute_times(fleet: Fleet | StaleReads) -> Law | tuple[Law, ...]:
@@ -154,70 +169,102 @@ def _compute_times(fleet: Fleet | StaleReads) -> Law | tuple[Law, ...]:
 
 @dataclass(frozen=True)
 class LiveFleet:
-    """The processes of a live run, made by `Live.like`.
+    """The processes of a live run, and how they are kept; `distsgd.launch` explains the options.
 
     Parameters
     ----------
-    engine : {"local", "ray"}
-        Where they are.
+    kind : {"local", "shared_memory", "ray"}
+        What they are: with a server or without one on this machine, or on a Ray cluster.
     workers : int
         How many work.
-    delay : Law, sequence of Law or None
-        Time that they sleep in each step [s], for all or one for each.
-    options : Live
-        How they are started; its staleness is the one that holds here.
+    shards : int, default 1
+        Server processes.
+    staleness : int or Law, optional
+        Updates that every pull is behind at least [versions].
+    delay : Law or sequence of Law, optional
+        Time that a worker sleeps in each step [s].
+    on_loss : {"replace", "shrink"}, default "replace"
+        What becomes of a lost worker.
+    heartbeat, checkpoint_every : float
+        Times between two signs of life, and two checkpoints [s].
+    address : str, optional
+        Where the server listens; on Ray the cluster.
+    writes : {"racy", "gathered", "atomic", "locked", "round_robin"}, default "racy"
+        How workers without locks change a coordinate.
+    ray : RayOptions, optional
+        What the processes reserve on a Ray cluster.
+
+    Raises
+    ------
+    ConfigError
+        If an option is out of bounds or unknown.
     """
 
-    engine: LiveEngine
+    kind: Kind
     workers: int
-    delay: Law | Sequence[Law] | None
-    options: Live
+    shards: int = 1
+    staleness: int | Law | None = None
+    delay: Law | Sequence[Law] | None = None
+    on_loss: OnLoss = "replace"
+    heartbeat: float = 1.0
+    checkpoint_every: float = 5.0
+    address: str | None = None
+    writes: Writes = "racy"
+    ray: RayOptions = field(default_factory=RayOptions)
 
-    def arguments(self, algorithm: Algorithm) -> dict[str, Any]:
-        """Return what `distsgd.launch` is told of the processes for `algorithm`.
+    def __post_init__(self) -> None:
+        names = ("shards", "staleness", "on_loss", "heartbeat", "checkpoint_every", "writes")
+        checked = _checked("", {name: getattr(self, name) for name in names})
+        checked |= {"workers": check_count("workers", self.workers), "delay": _checked_delay("", self.delay)}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.kind != "ray" and self.workers > MOST_PROCESSES:
+            msg = (
+                f"workers must be <= {MOST_PROCESSES} on one machine, where each is a process, not"
+                f" {self.workers}; use fewer (live.workers in an experiment), Ray, or simulate"
+            )
+            raise ConfigError(msg)
+        _check_delays("", self.delay, self.workers)
+
+    def of(self, algorithm: Algorithm) -> "LiveFleet":
+        """Return the processes that `algorithm` has here.
 
         Only what has a meaning for it: workers without locks pull nothing that could be stale.
         An algorithm that never starts its other workers has a single one, the first, which reads
         what is newest, as in a simulation.
         """
-        options = self.options
         workers = self.workers_of(algorithm)
-        where = {"workers": workers, "on": self.engine}
-        if algorithm.lock_free and self.engine == "local":
-            return where | {"writes": options.writes}
-        delay = self.delay
-        if isinstance(delay, tuple):
-            delay = delay[:workers]
-        staleness = None if _is_alone(algorithm) else options.staleness
-        return where | {
-            "shards": options.shards,
-            "staleness": staleness,
-            "delay": delay,
-            "on_loss": options.on_loss,
-            "heartbeat": options.heartbeat,
-            "checkpoint_every": options.checkpoint_every,
-        }
+        if algorithm.lock_free and self.kind == "local":
+            return LiveFleet("shared_memory", workers, writes=self.writes)
+        delay = self.delay[:workers] if isinstance(self.delay, tuple) else self.delay
+        staleness = None if _is_alone(algorithm) else self.staleness
+        return replace(self, workers=workers, staleness=staleness, delay=delay, writes="racy")
 
     def workers_of(self, algorithm: Algorithm) -> int:
         """Return how many processes work for `algorithm`: one if the others would never start."""
         return 1 if _is_alone(algorithm) else self.workers
 
-    def kind_for(self, algorithm: Algorithm) -> Kind:
-        """Return what a run of `algorithm` is on here, as its settings call it."""
-        return "shared_memory" if "writes" in self.arguments(algorithm) else self.engine
+    @property
+    def delays(self) -> tuple[Law | None, ...]:
+        """The delay of each worker."""
+        if self.delay is None or isinstance(self.delay, Law):
+            return (self.delay,) * self.workers
+        return tuple(self.delay)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What describes the processes, ready for JSON."""
-        options = self.options
-        return fleet_settings(
-            self.engine,
-            self.workers,
-            shards=options.shards,
-            staleness=options.staleness,
-            delay=self.delay,
-            on_loss=options.on_loss,
-        )
+        """What identifies a run on them, as JSON."""
+        delay = self.delay
+        several = None if delay is None or isinstance(delay, Law) else [str(law) for law in delay]
+        return {
+            "kind": self.kind,
+            "workers": self.workers,
+            "shards": self.shards,
+            "staleness": None if self.staleness is None else str(self.staleness),
+            "delay": several if several is not None else delay and str(delay),
+            "on_loss": self.on_loss,
+            **({"writes": self.writes} if self.kind == "shared_memory" else {}),
+        }
 
 
 def _is_alone(algorithm: Algorithm) -> bool:
@@ -225,28 +272,5 @@ def _is_alone(algorithm: Algorithm) -> bool:
     return any(math.isinf(verb.others_after) for verb in starts)
 
 
-def fleet_settings(
-    kind: Kind,
-    workers: int,
-    *,
-    shards: int = 1,
-    staleness: int | Law | None = None,
-    delay: Law | Sequence[Law] | None = None,
-    on_loss: OnLoss = "replace",
-    writes: Writes | None = None,
-) -> dict[str, Any]:
-    """Return the settings ``fleet`` of a live run, ready for JSON.
-
-    The arguments are those of `distsgd.launch`; `kind` is "shared_memory" for workers without locks
-    on one machine, which alone have `writes`.
-    """
-    several = None if delay is None or isinstance(delay, Law) else [str(law) for law in delay]
-    return {
-        "kind": kind,
-        "workers": int(workers),
-        "shards": int(shards),
-        "staleness": None if staleness is None else str(staleness),
-        "delay": several if several is not None else delay and str(delay),
-        "on_loss": on_loss,
-        **({} if writes is None else {"writes": writes}),
-    }
+LiveRequest: TypeAlias = Request[LiveFleet]
+"""A live run that is wanted."""

@@ -1,50 +1,25 @@
 """From a cycle of verbs and a fleet to the order of service: no gradient is needed for it."""
 
 from math import inf
-from typing import NamedTuple
 
 import numpy as np
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step, before_step, check_cycle, verb
-from distsgd.errors import ConfigError, check_count, check_number, check_room, check_seed, wrong_kind
+from distsgd.errors import ConfigError, check_number, check_room, check_seed, wrong_kind
 from distsgd.kernels.draws.random import READS
 from distsgd.kernels.order import machines as kernel
 from distsgd.kernels.order.heap import ENTRY
 from distsgd.kernels.order.machines import Machines, Plan
 from distsgd.kernels.order.reads import fill_reads
 from distsgd.kernels.order.schedule import run
+from distsgd.order.budget import Budget, Limits
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.laws import table
 from distsgd.trace import ROW, Trace
 
 _LEAST_S = 1e-300
 """No cycle is shorter [s], so that their number is one."""
-UNLIMITED = np.iinfo(np.int64).max
-
-
-class Budget(NamedTuple):
-    """When to stop: exactly one of the three is limited."""
-
-    updates: int
-    gradients: int
-    seconds: float
-
-    @classmethod
-    def of(cls, updates: int | None, gradients: int | None, seconds: float | None) -> "Budget":
-        """Return the budget of the one argument that is given, or raise `ConfigError`."""
-        given = {"updates": updates, "gradients": gradients, "seconds": seconds}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) != 1:
-            found = " and ".join(names) or "none"
-            msg = f"give one budget of updates, gradients and seconds, not {found}"
-            raise ConfigError(msg)
-        if seconds is not None:
-            return cls(UNLIMITED, UNLIMITED, check_number("seconds", seconds, above=0, unit=" s"))
-        return cls(
-            UNLIMITED if updates is None else check_count("updates", updates),
-            UNLIMITED if gradients is None else check_count("gradients", gradients),
-            inf,
-        )
+UNLIMITED = int(np.iinfo(np.int64).max)
 
 
 def schedule(
@@ -93,9 +68,9 @@ def schedule(
     """
     check_cycle(cycle)
     check_seed(seed)
-    budget = Budget.of(updates, gradients, seconds)
+    limits = Budget.of({"updates": updates, "gradients": gradients, "seconds": seconds}).limits
     if isinstance(fleet, StaleReads):
-        return _read_stale(cycle, fleet, budget)
+        return _read_stale(cycle, fleet, limits)
     if not isinstance(fleet, Fleet):
         raise wrong_kind("fleet", "distsgd.Fleet(workers=8)", fleet)
     pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
@@ -103,7 +78,7 @@ def schedule(
     if seconds is not None and any(law.is_zero for law in fleet.laws):
         msg = "seconds needs compute times > 0: with constant(0) time may stand still"
         raise ConfigError(msg)
-    plan = _plan(cycle, fleet, budget, pull_bytes, push_bytes)
+    plan = _plan(cycle, fleet, limits, pull_bytes, push_bytes)
     check_room("the messages of the budget", _least_rows(plan, fleet), ROW.itemsize)
     return _serve(plan, fleet, seed)
 
@@ -119,7 +94,7 @@ def _least_rows(plan: Plan, fleet: Fleet) -> float:
     return fleet.workers * plan.seconds / max(cycle_s, _LEAST_S)
 
 
-def _plan(cycle: Cycle, fleet: Fleet, budget: Budget, pull_bytes: float, push_bytes: float) -> Plan:
+def _plan(cycle: Cycle, fleet: Fleet, limits: Limits, pull_bytes: float, push_bytes: float) -> Plan:
     """Return the numbers that the kernel needs, which stay as they are."""
     pull, push, start = verb(cycle, Pull), verb(cycle, Push), verb(cycle, Start)
     quorum = push.quorum_of(fleet.workers)
@@ -141,9 +116,9 @@ def _plan(cycle: Cycle, fleet: Fleet, budget: Budget, pull_bytes: float, push_by
         push_s=push_bytes / bandwidth,
         pull_s=pull_bytes / bandwidth,
         service_s=float(fleet.service),
-        updates=budget.updates,
-        gradients=budget.gradients,
-        seconds=budget.seconds,
+        updates=int(min(limits.updates, UNLIMITED)),
+        gradients=int(min(limits.gradients, UNLIMITED)),
+        seconds=float(limits.seconds),
         mean_time_s=float(failures.mean_time) if failures else inf,
         repair_s=float(failures.repair) if failures else 0.0,
         rows_per_event=2 + (fleet.workers if has_bound or quorum > 1 else 0),
@@ -227,7 +202,7 @@ def _machines(plan: Plan, fleet: Fleet, seed: int) -> Machines:
     return machines
 
 
-def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
+def _read_stale(cycle: Cycle, order: StaleReads, limits: Limits) -> Trace:
     """Return the order in which each update applies a gradient read its lag of versions ago."""
     kinds = [type(one) for one in cycle if not isinstance(one, Start)]
     pull, push = verb(cycle, Pull), verb(cycle, Push)
@@ -235,7 +210,7 @@ def _read_stale(cycle: Cycle, order: StaleReads, budget: Budget) -> Trace:
     if not plain:
         msg = "stale_reads needs the cycle (Pull(), Step(), Push()), without periods, bound or quorum"
         raise ConfigError(f"{msg}; use fixed_staleness(tau), or a Fleet")
-    n = int(min(budget.updates, budget.gradients, budget.seconds))
+    n = int(min(limits))
     check_room("the updates of the budget", n, 3 * ROW.itemsize)
     alone = _others_after(verb(cycle, Start))
     lags = np.floor(order.law.sample(order.seed, READS, 0, n))

@@ -8,7 +8,7 @@
    written over by another. Summary and report are those of the latest, and name its runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,66 +18,25 @@ import msgspec
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, warn
+from distsgd.errors import ConfigError, check_seeds, warn
+from distsgd.experiment.execution import Execution
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
-from distsgd.experiment.runs import (
-    NO_TARGETS,
-    NOWHERE,
-    LiveWatch,
-    Place,
-    Watch,
-    connected,
-    outcome_of,
-    run_folder,
-    run_jobs,
-    worthwhile,
-)
-from distsgd.experiment.setup import Job, Setup
-from distsgd.experiment.sites import AnyFleet, Engine
+from distsgd.experiment.runs import Watch, run_folder
+from distsgd.experiment.setup import Setup
+from distsgd.experiment.sites import Engine
 from distsgd.experiment.target import Reference, Target
 from distsgd.experiment.trials import Trial
-from distsgd.experiment.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, write
-from distsgd.fold.fold import ReadsName
+from distsgd.fold.request import ModelFleet, ReadsName, RunConfig
 from distsgd.live.options import Live
+from distsgd.order.budget import Budget
 from distsgd.problem import Problem
 from distsgd.report.conclusions import conclusions
 from distsgd.report.numbers.summary import FORMAT, Line, Summary, summarise
 from distsgd.report.page import render
 from distsgd.run import identify, is_live, load_as
-
-
-def outcomes(
-    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
-) -> Iterator[Outcome]:
-    """Run everything, and give each run as it finishes.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made, saved and found.
-    trials : sequence of Trial
-        What tuning tried, if there is something to tune.
-    targets : mapping of str to float, optional
-        By problem, the training loss whose first crossing is searched for in every run.
-
-    Yields
-    ------
-    Outcome
-        In one process fleet by fleet, algorithm by algorithm, seed by seed; in several as it comes.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
-    """
-    jobs = [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.cases]
-    for job, done in run_jobs(setup, jobs, place, targets):
-        yield outcome_of(job, done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +62,13 @@ class Comparison:
     is_complete: bool = True
     trials: Sequence[Trial] = field(default=(), repr=False)
     targets: Mapping[str, Target] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Execution) -> "Comparison":
+        """Return what has been found: runs in the order of the set-up, however they came."""
+        outcomes = sorted(found.outcomes, key=found.setup.place)
+        is_complete = len(outcomes) == found.setup.n_runs
+        return cls(found.setup.settings, outcomes, is_complete, found.trials, found.targets)
 
     def __str__(self) -> str:
         return "\n".join(conclusions(self.summary))
@@ -227,7 +193,7 @@ def _loaded(folder: Path, line: Line) -> Outcome:
 def compare(
     algorithms: Algorithm | Tunable | Mapping[str, Algorithm | Tunable],
     problem: Problem | Mapping[str, Problem],
-    fleets: AnyFleet | Mapping[str, AnyFleet],
+    fleets: ModelFleet | Mapping[str, ModelFleet],
     *,
     epochs: float | None = None,
     updates: int | None = None,
@@ -297,108 +263,21 @@ def compare(
     ConfigError
         If settings do not fit together.
     """
-    given = {"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds}
+    budget = Budget.of({"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds})
+    config = RunConfig(budget, batch, evaluations=evaluations, partition=partition, reads=reads, atomic=atomic)
     setup = Setup(
         by_label("algorithms", algorithms),
         problem,
         by_label("fleets", fleets),
-        {name: amount for name, amount in given.items() if amount is not None},
-        batch,
-        seeds,
-        evaluations,
+        config,
+        check_seeds("seeds", seeds),
         target,
         note,
         tuning or Tuning(),
-        partition,
-        reads,
-        atomic,
         engine,
         live or Live(),
     )
     warn(setup.warnings)
-    found = Progress(setup)
+    found = Execution(setup)
     found.carry_out(watch=watch, processes=processes)
-    return found.comparison
-
-
-@dataclass
-class Progress:
-    """A comparison on its way: whatever stops it, what has finished by then is here.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    trials : list of Trial
-        What tuning has tried.
-    outcomes : list of Outcome
-        What has run.
-    targets : dict of str to Target
-        The training loss to reach, by problem.
-    """
-
-    setup: Setup
-    trials: list[Trial] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-    targets: dict[str, Target] = field(default_factory=dict)
-
-    @property
-    def n_runs(self) -> int:
-        """Number of runs, those of tuning included, at most."""
-        return self.setup.n_runs + n_tuning_runs(self.setup)
-
-    def carry_out(
-        self,
-        folder: Path | None = None,
-        *,
-        processes: int | None = None,
-        is_fresh: bool = False,
-        watch: Watch | None = None,
-        watch_live: LiveWatch | None = None,
-        on: str = "local",
-    ) -> None:
-        """Tune what is to be tuned, then run everything.
-
-        Parameters
-        ----------
-        folder : Path, optional
-            Folder in which runs are saved and found.
-        processes : int, optional
-            How many work at once; None for one per core if the work is worth starting them.
-        is_fresh : bool, default False
-            Whether runs are made again that are saved already.
-        watch : callable, optional
-            Called with each outcome as it comes.
-        watch_live : callable, optional
-            Told of live runs on their way.
-        on : {"local", "ray"}, default "local"
-            Where simulated runs are made: in processes of this machine, or in tasks of a Ray
-            cluster, which has as many at once as it has CPUs if `processes` is None.
-
-        Raises
-        ------
-        ConfigError
-            If settings turn out not to fit together, or the cluster cannot be used.
-        """
-        if processes is None and on == "local":
-            processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
-        place = Place(folder, processes, is_fresh, watch_live, on)
-        with connected(place):
-            self.targets |= find_targets(self.setup, place, watch)
-            targets = losses_of(self.targets)
-            self.trials += tune(self.setup, place, watch, targets=targets)
-            for outcome in outcomes(self.setup, place, self.trials, targets):
-                self.outcomes.append(outcome)
-                if watch is not None:
-                    watch(outcome)
-
-    @property
-    def comparison(self) -> Comparison:
-        """What has been found: runs in the order of the set-up, however they came."""
-        return Comparison(
-            self.setup.settings,
-            sorted(self.outcomes, key=self.setup.place),
-            is_complete=len(self.outcomes) == self.setup.n_runs,
-            trials=self.trials,
-            targets=self.targets,
-        )
+    return Comparison.of(found)

@@ -17,7 +17,7 @@ from distsgd.live.local.roles import Parties
 from distsgd.live.local.supervision import Events, Role, Supervision
 from distsgd.live.machine import forking as nursery
 from distsgd.live.machine.forking import End
-from distsgd.live.request import Launch
+from distsgd.live.options import LiveRequest
 
 _CLERK, _EVALUATOR = Role("clerk"), Role("evaluator")
 
@@ -25,7 +25,7 @@ _CLERK, _EVALUATOR = Role("clerk"), Role("evaluator")
 class Job(NamedTuple):
     """A run, and where it may write."""
 
-    case: Launch
+    case: LiveRequest
     folder: Path
     """Private, and short enough for socket files."""
 
@@ -71,7 +71,7 @@ class Forks:
     """
 
     def __init__(self, job: Job, pipe: Connection) -> None:
-        self._parties, self._n_shards = Parties(job.case, job.folder), job.case.shards
+        self._parties, self._n_shards = Parties(job.case, job.folder), job.case.fleet.shards
         self.session, self.renew = self._parties.session, self._parties.renew
         self._pipe = pipe
         self._processes: dict[int, Role] = {}

@@ -13,13 +13,13 @@ import numpy as np
 from distsgd.algorithm import Push, verb
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import Point, history
+from distsgd.fold.request import Hooks
 from distsgd.live.local.forked import Job, supervise
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Outcome
 from distsgd.live.machine.folder import run_folder
 from distsgd.live.machine.forking import check_memory, nursery, receive
-from distsgd.live.options import Kind
-from distsgd.live.request import Hooks, Launch
+from distsgd.live.options import LiveRequest
 from distsgd.live.server.checkpoint import load, load_model
 from distsgd.run import Run
 from distsgd.trace import Trace
@@ -28,12 +28,12 @@ ASK_S = 0.2
 """Time between two questions to the supervisor."""
 
 
-def launch_local(case: Launch, hooks: Hooks) -> Run:
+def launch_local(case: LiveRequest, hooks: Hooks) -> Run:
     """Run a message-passing algorithm with a parameter server and worker processes.
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What to run.
     hooks : Hooks
         What to ask and tell meanwhile.
@@ -52,15 +52,15 @@ def launch_local(case: Launch, hooks: Hooks) -> Run:
     WorkerLost
         If workers or servers are lost again and again.
     """
-    verb(case.algorithm.cycle, Push).quorum_of(case.workers)
+    verb(case.algorithm.cycle, Push).quorum_of(case.fleet.workers)
     stream_of(case)
-    if case.address is None:
-        what = f"a run of {case.workers} workers on {case.problem.dimension} parameters"
+    if case.fleet.address is None:
+        what = f"a run of {case.fleet.workers} workers on {case.problem.dimension} parameters"
         check_memory(layout_of(case).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
         with nursery(supervise, Job(case, folder)) as pipe:
             outcome = _watched(pipe, hooks)
-        return run_of(case, outcome, folder, "local")
+        return run_of(case, outcome, folder)
 
 
 def _watched(pipe: Connection, hooks: Hooks) -> Outcome:
@@ -77,7 +77,7 @@ def _watched(pipe: Connection, hooks: Hooks) -> Outcome:
             return outcome
 
 
-def run_of(case: Launch, outcome: Outcome, folder: Path, kind: Kind) -> Run:
+def run_of(case: LiveRequest, outcome: Outcome, folder: Path) -> Run:
     """Return the run of the servers' last checkpoint.
 
     Where an evaluation has ended the run, it is cut there: target and divergence act at evaluations
@@ -85,14 +85,12 @@ def run_of(case: Launch, outcome: Outcome, folder: Path, kind: Kind) -> Run:
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What was run.
     outcome : Outcome
         What else is known of it.
     folder : Path
         Where the checkpoints are.
-    kind : {"local", "ray"}
-        Where it was run.
 
     Returns
     -------
@@ -113,12 +111,12 @@ def run_of(case: Launch, outcome: Outcome, folder: Path, kind: Kind) -> Run:
     judged = [found[version] for version in sorted(versions)]
     ends = [number for number, one in enumerate(judged, start=1) if one.last is not None]
     judged = judged[: min(ends, default=len(judged))]
-    x, trace = load_model(folder, checkpoint), Trace(checkpoint.rows, case.workers)
+    x, trace = load_model(folder, checkpoint), Trace(checkpoint.rows, case.fleet.workers)
     last = judged[-1]
     if last.last is not None:
         x, trace = np.frombuffer(last.last).copy(), trace.head(last.update)
     trace.verify()
-    status, known = checkpoint.description.status, case.settings(kind)
+    status, known = checkpoint.description.status, case.settings
     points = [Point(one.update, *one.evaluation) for one in judged]
     return Run(
         x=x,

@@ -20,61 +20,57 @@ from distsgd.live.messages.link import Peer
 from distsgd.live.messages.rings import Bells
 from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import evaluate
 from distsgd.live.peers.worker import Case, work
-from distsgd.live.request import Launch
 from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
-from distsgd.live.server.terms import Budget
 
 _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
 
 
-def layout_of(case: Launch) -> Layout:
+def layout_of(case: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
     algorithm = case.algorithm
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(case.problem.dimension, case.workers, case.shards, n_reads, n_message)
+    return Layout(case.problem.dimension, case.fleet.workers, case.fleet.shards, n_reads, n_message)
 
 
-def stream_of(case: Launch) -> Stream:
+def stream_of(case: LiveRequest) -> Stream:
     """Return the samples of all workers, or raise a `ConfigError` if they cannot be divided."""
-    partition, problem = case.partition, case.problem
+    partition, problem = case.config.partition, case.problem
     data = problem.data if partition.is_divided else None
-    parts = partition.divide(data, case.workers, case.seed)
-    return Stream(problem.samples, case.batch, case.seed, parts=parts, sampler=partition.sampler)
+    parts = partition.divide(data, case.fleet.workers, case.seed)
+    return Stream(problem.samples, case.config.batch, case.seed, parts=parts, sampler=partition.sampler)
 
 
 def server_case(  # noqa: PLR0917 # what a server is told, in the order of `ServerCase`
-    case: Launch, start: NDArray[np.float64], layout: Layout, sessions: Mapping[int, int], origin: float, folder: Path
+    case: LiveRequest,
+    start: NDArray[np.float64],
+    layout: Layout,
+    sessions: Mapping[int, int],
+    origin: float,
+    folder: Path,
 ) -> ServerCase:
     """Return a run as its servers see it."""
     return ServerCase(
         algorithm=case.algorithm,
         start=start,
         layout=layout,
-        batch=case.batch,
+        batch=case.config.batch,
         samples=case.problem.samples,
-        budget=_budget(case),
+        budget=case.budget.limits,
         sessions=sessions,
         origin=origin,
         folder=folder,
         seed=case.seed,
-        staleness=case.staleness,
-        target=case.target,
-        on_loss=case.on_loss,
-        heartbeat_s=case.heartbeat_s,
-        checkpoint_every_s=case.checkpoint_s,
+        staleness=case.fleet.staleness,
+        target=case.config.target,
+        on_loss=case.fleet.on_loss,
+        heartbeat_s=case.fleet.heartbeat,
+        checkpoint_every_s=case.fleet.checkpoint_every,
     )
-
-
-def _budget(case: Launch) -> Budget:
-    unit, amount = case.budget
-    n_gradients = case.budget.n_gradients(case.batch, case.problem.samples)
-    if n_gradients is not None:
-        return Budget(gradients=n_gradients)
-    return Budget(updates=amount) if unit == "updates" else Budget(seconds=amount)
 
 
 class Parties:
@@ -82,7 +78,7 @@ class Parties:
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What is run.
     folder : Path
         Private, for sockets and checkpoints.
@@ -93,23 +89,23 @@ class Parties:
         If no server can listen at the address, or the samples cannot be divided.
     """
 
-    def __init__(self, case: Launch, folder: Path) -> None:
+    def __init__(self, case: LiveRequest, folder: Path) -> None:
         self._case, self._folder = case, folder
         self._layout, self._start = layout_of(case), case.problem.start(case.seed)
-        self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.workers)
+        self._common = Case(case.algorithm, case.problem, stream_of(case), self._start, case.fleet.workers)
         self._sessions: dict[int, int] = {}
-        for number in (*range(case.workers), LAUNCHER, EVALUATOR, LEAD):
+        for number in (*range(case.fleet.workers), LAUNCHER, EVALUATOR, LEAD):
             self.renew(number)
-        self._listening = endpoints(case.address, case.shards, folder)
-        is_secret = needs_keys(case.address)
-        self._keys = make_keys(case.shards, self._sessions) if is_secret else None
+        self._listening = endpoints(case.fleet.address, case.fleet.shards, folder)
+        is_secret = needs_keys(case.fleet.address)
+        self._keys = make_keys(case.fleet.shards, self._sessions) if is_secret else None
         self._vectors = (
             SharedVectors(self._layout, memoryview(nursery.shared(self._layout.shared_bytes)))
-            if case.address is None
+            if case.fleet.address is None
             else FrameVectors(self._layout)
         )
         shares = self._vectors.is_shared
-        self._bells = Bells(case.workers, case.shards) if shares else None
+        self._bells = Bells(case.fleet.workers, case.fleet.shards) if shares else None
         self._compile()
         self._origin = time.monotonic()
 
@@ -144,10 +140,10 @@ class Parties:
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
-        delay, heartbeat_s = self._case.delays[worker], self._case.heartbeat_s
+        delay, heartbeat_s = self._case.fleet.delays[worker], self._case.fleet.heartbeat
         peer = self._peer(worker)
         if self._bells is not None:
-            shards = range(self._case.shards)
+            shards = range(self._case.fleet.shards)
             peer = peer._replace(bells=[self._bells.bell(worker, shard) for shard in shards])
         work(self._common, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 

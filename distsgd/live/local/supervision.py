@@ -14,11 +14,12 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from distsgd.errors import ConfigError, DistsgdError, WorkerLost
+from distsgd.fold.request import Progress
 from distsgd.live.local.clerk import Errand
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import Kind, State
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged
-from distsgd.live.request import Launch, Progress
 
 MOST_LOSSES = 10
 """Times that a worker is replaced, or that the servers are started again, in one run."""
@@ -90,18 +91,18 @@ class Supervision:
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What is run.
     crew : Crew
         The processes that run it.
     """
 
-    def __init__(self, case: Launch, crew: Crew) -> None:
+    def __init__(self, case: LiveRequest, crew: Crew) -> None:
         self._case, self._crew = case, crew
         self._state = State("running")
         self._judged: list[Judged] = []
-        self._workers = {Role("worker", worker) for worker in range(case.workers)}
-        self._others = {Role("server", shard) for shard in range(case.shards)}
+        self._workers = {Role("worker", worker) for worker in range(case.fleet.workers)}
+        self._others = {Role("server", shard) for shard in range(case.fleet.shards)}
         self._others |= {Role("clerk"), Role("evaluator")}
         self._given_up: set[int] = set()
         self._losses: Counter[Role] = Counter()
@@ -115,7 +116,7 @@ class Supervision:
     def start(self) -> None:
         """Start all processes of the run."""
         self._start_servers()
-        for worker in range(self._case.workers):
+        for worker in range(self._case.fleet.workers):
             self._crew.start_worker(worker)
 
     def stop(self) -> None:
@@ -186,7 +187,7 @@ class Supervision:
         """Start the servers and the evaluator; tell the lead which workers have been given up."""
         self._crew.start_servers(self._life)
         for worker in sorted(self._given_up):
-            replaces = self._case.on_loss == "replace"
+            replaces = self._case.fleet.on_loss == "replace"
             kind = Kind.ADMIT if replaces else Kind.GONE
             self._crew.tell(Errand(kind, worker, self._crew.session(worker)))
         if self._is_stopping:
@@ -211,9 +212,9 @@ class Supervision:
         self._given_up.add(worker)
         self._crew.kill({role})
         self._losses[role] += 1
-        if self._case.on_loss == "shrink":
+        if self._case.fleet.on_loss == "shrink":
             self._crew.tell(Errand(Kind.GONE, worker, session))
-            if len(self._given_up) == self._case.workers:
+            if len(self._given_up) == self._case.fleet.workers:
                 msg = f"all workers are lost, the last one {how}; use on_loss='replace'"
                 raise WorkerLost(msg)
         else:

@@ -24,7 +24,6 @@ Niu, Recht, Re and Wright, "Hogwild!: A Lock-Free Approach to Parallelizing Stoc
 Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG "locked".
 """
 
-import dataclasses
 import math
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -34,12 +33,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Contract, Pull, Push, before_step, is_memoryless, verb
+from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
+from distsgd.fold.request import Hooks
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, nursery, receive
-from distsgd.live.request import Budget, Hooks, Launch
-from distsgd.run import HISTORY, Run, Status
+from distsgd.live.options import LiveFleet, LiveRequest
+from distsgd.run import HISTORY, Run
 from distsgd.sparse import Support
+from distsgd.status import Status
 from distsgd.trace import ROW, Trace
 
 BLOCK = 64
@@ -52,16 +54,16 @@ _FEWEST_BLOCKS = 1024
 """Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
 _POLL_S = 0.2
 """How often the caller is asked whether to stop, and told how far the run has come."""
-_MEANINGLESS = ("partition", "staleness", "delay", "shards", "on_loss", "address")
+_MEANINGLESS = ("staleness", "delay", "shards", "on_loss", "address")
 """Arguments of `launch` that only a run with a server has."""
 
 
-def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) -> Run:
+def launch_lock_free(case: LiveRequest, hooks: Hooks, *, block: int | None = None) -> Run:
     """Run a lock-free algorithm on memory that processes of this machine share.
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What to run.
     hooks : Hooks
         What the caller wants to be asked and told.
@@ -92,12 +94,18 @@ def launch_lock_free(case: Launch, hooks: Hooks, *, block: int | None = None) ->
     return _run(case, outcome)
 
 
-def check_lock_free(case: Launch) -> Support:
+def check_lock_free(case: LiveRequest) -> Support:
     """Return the supports that workers touch, or raise a `ConfigError` that says what to use."""
     algorithm, problem = case.algorithm, case.problem
-    for name in _MEANINGLESS:
-        _check_default(case, name)
-    if case.budget.unit == "seconds":
+    usual = LiveFleet("shared_memory", case.fleet.workers)
+    given = [name for name in _MEANINGLESS if getattr(case.fleet, name) != getattr(usual, name)]
+    for name in given + ["partition"] * (case.config.partition != SHARED):
+        msg = (
+            f"{name} has no meaning for {algorithm.name} on shared memory, where there is "
+            f"no server and each epoch gives every sample to one worker; leave it out"
+        )
+        raise ConfigError(msg)
+    if case.config.budget.unit == "seconds":
         msg = f"{algorithm.name} on shared memory ends with an epoch; give epochs, not seconds"
         raise ConfigError(msg)
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
@@ -114,31 +122,21 @@ def check_lock_free(case: Launch) -> Support:
             f"parameters; use a linear problem on sparse data, or downpour"
         )
         raise ConfigError(msg)
-    if case.workers > steps_of(case):
+    if case.fleet.workers > steps_of(case):
         msg = (
-            f"workers must be <= {steps_of(case)}, the batches of {case.batch} in "
-            f"{problem.samples} samples, not {case.workers}"
+            f"workers must be <= {steps_of(case)}, the batches of {case.config.batch} in "
+            f"{problem.samples} samples, not {case.fleet.workers}"
         )
         raise ConfigError(msg)
-    if case.writes == "gathered" and case.batch > 1:
-        msg = f"writes='gathered' has a meaning for batches of 1 only, not {case.batch}; use 'racy'"
+    if case.fleet.writes == "gathered" and case.config.batch > 1:
+        msg = f"writes='gathered' has a meaning for batches of 1 only, not {case.config.batch}; use 'racy'"
         raise ConfigError(msg)
     return problem.support
 
 
-def _check_default(case: Launch, name: str) -> None:
-    usual = next(field.default for field in dataclasses.fields(case) if field.name == name)
-    if getattr(case, name) != usual:
-        msg = (
-            f"{name} has no meaning for {case.algorithm.name} on shared memory, where there is "
-            f"no server and each epoch gives every sample to one worker; leave it out"
-        )
-        raise ConfigError(msg)
-
-
-def steps_of(case: Launch) -> int:
+def steps_of(case: LiveRequest) -> int:
     """Return the steps of all workers in an epoch; the last batch may be a smaller one."""
-    return math.ceil(case.problem.samples / case.batch)
+    return math.ceil(case.problem.samples / case.config.batch)
 
 
 def block_of(samples: int) -> int:
@@ -146,13 +144,13 @@ def block_of(samples: int) -> int:
     return min(max(samples // _FEWEST_BLOCKS, 1), BLOCK)
 
 
-def epochs_of(case: Launch) -> list[Epoch]:
+def epochs_of(case: LiveRequest) -> list[Epoch]:
     """Return the epochs of the budget, of which the last one may be cut short.
 
     Whatever the caller asks for, the objective is evaluated at ends of epochs: at the first one
     behind each wanted point, and at the last.
     """
-    n_updates, steps = _updates(case.budget, case), steps_of(case)
+    n_updates, steps = _updates(case), steps_of(case)
     ends = np.append(np.arange(steps, n_updates, steps), n_updates)
     evaluated = set(np.searchsorted(ends, _wanted(case, n_updates)).tolist()) | {ends.size - 1}
     starts = np.append(0, ends[:-1])
@@ -162,20 +160,21 @@ def epochs_of(case: Launch) -> list[Epoch]:
     ]
 
 
-def _updates(budget: Budget, case: Launch) -> int:
+def _updates(case: LiveRequest) -> int:
+    budget = case.config.budget
     if budget.unit != "epochs":
         return int(budget.amount)
     rest, whole = math.modf(budget.amount)
-    return int(whole) * steps_of(case) + math.ceil(rest * case.problem.samples / case.batch)
+    return int(whole) * steps_of(case) + math.ceil(rest * case.problem.samples / case.config.batch)
 
 
-def _wanted(case: Launch, n_updates: int) -> NDArray[np.float64]:
-    if case.evaluate_every is not None:
-        return np.arange(case.evaluate_every, n_updates + 1, case.evaluate_every, dtype=float)
-    return np.linspace(0, n_updates, (case.evaluations or EVALUATIONS) + 1)[1:]
+def _wanted(case: LiveRequest, n_updates: int) -> NDArray[np.float64]:
+    if case.config.evaluate_every is not None:
+        return np.arange(case.config.evaluate_every, n_updates + 1, case.config.evaluate_every, dtype=float)
+    return np.linspace(0, n_updates, (case.config.evaluations or EVALUATIONS) + 1)[1:]
 
 
-def needed_bytes(case: Launch, support: Support) -> float:
+def needed_bytes(case: LiveRequest, support: Support) -> float:
     """Return the memory of a run [bytes]: columns, locks and the samples, once for all workers.
 
     Gathered writes have the samples a second time, with the popular coordinates in front.
@@ -198,26 +197,26 @@ def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
         pipe.poll(_POLL_S)
 
 
-def _run(case: Launch, outcome: Outcome) -> Run:
+def _run(case: LiveRequest, outcome: Outcome) -> Run:
     points = outcome.points
     return Run(
         x=outcome.x,
         history=pl.DataFrame([_row(case, point) for point in points], schema=HISTORY),
-        trace=Trace(np.empty(0, ROW), case.workers),
+        trace=Trace(np.empty(0, ROW), case.fleet.workers),
         status=cast("Status", outcome.status),
         diverged_at=points[-1].update if outcome.status == "diverged" else None,
-        settings=case.settings("shared_memory"),
+        settings=case.settings,
         counts={"updates": points[-1].update, "lost_workers": outcome.lost},
     )
 
 
-def _row(case: Launch, point: Point) -> dict[str, Any]:
+def _row(case: LiveRequest, point: Point) -> dict[str, Any]:
     """Return a row of the history; whatever has no meaning here is NaN: there are no messages."""
     whole, rest = divmod(point.update, steps_of(case))
     known = {
         "update": point.update,
         "gradients": point.update,
-        "epoch": whole + min(1.0, rest * case.batch / case.problem.samples),
+        "epoch": whole + min(1.0, rest * case.config.batch / case.problem.samples),
         "wall_seconds": point.wall_seconds,
         **point.evaluation._asdict(),
     }

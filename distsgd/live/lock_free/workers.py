@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Rules
 from distsgd.errors import WorkerLost
+from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import Halves, loops
 from distsgd.kernels.fold.sparse import room
 from distsgd.kernels.gradients.linear import compiled_slope
@@ -23,9 +24,10 @@ from distsgd.kernels.lock_free import steps as kernels
 from distsgd.kernels.lock_free.gather import Gathered, gathering
 from distsgd.live.lock_free.popular import Layout, period_of, popular_first
 from distsgd.live.machine.forking import End, fork, shared, wait
-from distsgd.live.request import Launch, Progress
+from distsgd.live.options import LiveRequest
 from distsgd.problem import Evaluation
 from distsgd.sparse import Support
+from distsgd.status import status_after
 
 MOST_LOSSES = 10
 """Times that a worker is replaced in one run."""
@@ -56,7 +58,7 @@ class Epoch(NamedTuple):
 class Job(NamedTuple):
     """A run, cut into epochs."""
 
-    case: Launch
+    case: LiveRequest
     epochs: list[Epoch]
     block: int
     """Samples that are visited in the order of storage."""
@@ -129,14 +131,14 @@ class Tools:
     @classmethod
     def _sharing(cls, job: Job, support: Support) -> "Tools":
         case = job.case
-        most = int(support.rows.lengths.max(initial=0)) * case.batch
-        stepping = kernels.stepping if case.batch == 1 else kernels.batch_stepping
-        steps = stepping(Halves.of(case.algorithm), case.writes)
+        most = int(support.rows.lengths.max(initial=0)) * case.config.batch
+        stepping = kernels.stepping if case.config.batch == 1 else kernels.batch_stepping
+        steps = stepping(Halves.of(case.algorithm), case.fleet.writes)
         return cls(job, _memory(case), _own(case, most), support, steps)
 
     @classmethod
     def _gathering(cls, job: Job, support: Support) -> "Tools":
-        case, period = job.case, period_of(job.case.workers)
+        case, period = job.case, period_of(job.case.fleet.workers)
         layout = popular_first(support, period)
         memory = _memory(case)
         for column in memory.server:
@@ -165,19 +167,21 @@ class Tools:
         chunk, count = self._chunk(worker, epoch)
         start = self.resumed(worker, count)
         self.steps(self.memory, self.own, self.support, order, chunk, start, count)
-        last = case.workers * count + worker
-        is_longer = case.writes == "round_robin" and case.workers * count < epoch.steps
+        last = case.fleet.workers * count + worker
+        is_longer = case.fleet.writes == "round_robin" and case.fleet.workers * count < epoch.steps
         if is_longer and self.memory.turn[0] <= last:
             # others have one more turn, in which this one has nothing to do
             kernels.pass_turn(self.memory.turn, last)
 
     def _chunk(self, worker: int, epoch: Epoch) -> tuple[kernels.Chunk, int]:
         case = self.job.case
-        first, count = epoch.share(worker, case.workers)
-        _, usual = self.job.epochs[0].share(worker, case.workers)
+        first, count = epoch.share(worker, case.fleet.workers)
+        _, usual = self.job.epochs[0].share(worker, case.fleet.workers)
         schedule = case.algorithm.schedule
         factor = 1.0 if schedule is None else float(schedule(float(epoch.number)))
-        chunk = kernels.Chunk(worker, case.workers, first, epoch.version, epoch.number * usual, factor, case.batch)
+        chunk = kernels.Chunk(
+            worker, case.fleet.workers, first, epoch.version, epoch.number * usual, factor, case.config.batch
+        )
         return chunk, count
 
     def free(self, worker: int) -> None:
@@ -187,29 +191,29 @@ class Tools:
 
     def resumed(self, worker: int, count: int) -> int:
         """Return the steps that are done; where workers take turns, the number is exact."""
-        if self.job.case.writes != "round_robin":
+        if self.job.case.fleet.writes != "round_robin":
             return int(self.memory.taken[worker])
-        workers = self.job.case.workers
+        workers = self.job.case.fleet.workers
         turns = (int(self.memory.turn[0]) - worker + workers - 1) // workers
         return min(turns, count)
 
 
-def is_gathered(case: Launch) -> bool:
+def is_gathered(case: LiveRequest) -> bool:
     """Return whether workers have copies of popular coordinates; a single worker needs none."""
-    return case.writes == "gathered" and case.workers > 1
+    return case.fleet.writes == "gathered" and case.fleet.workers > 1
 
 
-def _memory(case: Launch) -> kernels.Memory:
+def _memory(case: LiveRequest) -> kernels.Memory:
     generated = loops(Halves.of(case.algorithm))
     first = Rules.of(case.algorithm).server_init(case.hyper, case.problem.start(case.seed))
     columns = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
     for column, value in zip(columns, first, strict=True):
         column[:] = value
-    locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.workers))
+    locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.fleet.workers))
     return kernels.Memory(generated.state(*columns), locks, turn, taken)
 
 
-def _own(case: Launch, most: int) -> kernels.Own:
+def _own(case: LiveRequest, most: int) -> kernels.Own:
     generated = loops(Halves.of(case.algorithm))
     size = min(most, case.problem.dimension)
     return kernels.Own(
@@ -218,11 +222,11 @@ def _own(case: Launch, most: int) -> kernels.Own:
         messages=_empty(generated.message, (1, size)),
         point=np.empty(size),
         gradient=np.empty(size),
-        room=room(1, case.problem.dimension, most, case.batch),
+        room=room(1, case.problem.dimension, most, case.config.batch),
     )
 
 
-def _gathered(case: Launch, layout: Layout, period: int) -> Gathered:
+def _gathered(case: LiveRequest, layout: Layout, period: int) -> Gathered:
     generated = loops(Halves.of(case.algorithm))
     copy, base = (_empty(generated.state, (layout.n_popular,)) for _ in range(2))
     return Gathered(generated.hyper(*case.hyper), copy, base, layout.others, period)
@@ -234,15 +238,6 @@ def _empty(columns: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 # a gen
 
 def _numbers(n: int) -> NDArray[np.int64]:
     return np.frombuffer(shared(8 * n), np.int64)
-
-
-def status_of(x: NDArray[np.float64], loss: float, target: float | None, *, is_stopped: bool) -> str:
-    """Return how a run ends here, or "done" if it may go on."""
-    if not (math.isfinite(loss) and np.isfinite(x).all()):
-        return "diverged"
-    if target is not None and loss <= target:
-        return "target"
-    return "stopped" if is_stopped else "done"
 
 
 class Crew:
@@ -264,7 +259,7 @@ class Crew:
         self._pipes: dict[int, Connection] = {}
         self._workers: dict[int, int] = {}  # by the number of their process
         self._seconds = 0.0
-        for worker in range(job.case.workers):
+        for worker in range(job.case.fleet.workers):
             self._hire(worker)
 
     def work(self, epoch: Epoch) -> None:
@@ -288,7 +283,7 @@ class Crew:
         case, x = self._job.case, self.tools.x
         evaluation = case.problem.evaluate(x)
         self.points.append(Point(update, self._seconds, evaluation))
-        return status_of(x, evaluation.loss, case.target, is_stopped=self.is_stopped)
+        return status_after(x, evaluation.loss, case.config.target, lambda: self.is_stopped)
 
     def _hire(self, worker: int) -> None:
         self._pipes[worker], there = Pipe()

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.wire import LOSSES, Kind, State
-from distsgd.live.request import Launch
+from distsgd.live.options import LiveRequest
 from distsgd.problem import Evaluation
+from distsgd.status import status_after
 
 EVALUATIONS = 50
 """Points of a history where the caller says nothing else."""
@@ -44,19 +45,17 @@ class Points:
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         It names the distance of the points, or their number and the budget.
     """
 
-    def __init__(self, case: Launch) -> None:
-        self.unit, amount = case.budget
-        gradients = case.budget.n_gradients(case.batch, case.problem.samples)
-        if gradients is not None:
-            self.unit, amount = "gradients", gradients
-        if case.evaluate_every is not None:
-            self.unit, self._every = "updates", float(case.evaluate_every)
+    def __init__(self, case: LiveRequest) -> None:
+        unit, amount = case.budget
+        self.unit: str = unit
+        if case.config.evaluate_every is not None:
+            self.unit, self._every = "updates", float(case.config.evaluate_every)
         else:
-            self._every = amount / (case.evaluations or EVALUATIONS)
+            self._every = amount / (case.config.evaluations or EVALUATIONS)
         self._number = 1
 
     @property
@@ -73,12 +72,12 @@ class Points:
         return self._number - number
 
 
-def evaluate(case: Launch, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
+def evaluate(case: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
     """Judge models until the run is over.
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What is run.
     vectors : SharedVectors or FrameVectors
         Where snapshots lie.
@@ -102,7 +101,7 @@ def evaluate(case: Launch, vectors: Vectors, peer: Peer, pipe: Connection, *, is
 class _Evaluator:
     """The loop of the evaluator."""
 
-    def __init__(self, case: Launch, vectors: Vectors, link: Link, peer: Peer, pipe: Connection) -> None:
+    def __init__(self, case: LiveRequest, vectors: Vectors, link: Link, peer: Peer, pipe: Connection) -> None:
         self._case, self._vectors, self._link = case, vectors, link
         self._peer, self._pipe, self._points = peer, pipe, Points(case)
         self._n_skipped, self._version, self._losses = 0, -1, b""
@@ -156,12 +155,10 @@ class _Evaluator:
         """Evaluate a model, tell the launcher, and return what to tell the servers."""
         start = time.perf_counter()
         evaluation = self._case.problem.evaluate(x)
-        is_finite = math.isfinite(evaluation.loss) and bool(np.isfinite(x).all())
+        status = status_after(x, evaluation.loss, self._case.config.target)
         cost_s = time.perf_counter() - start
-        target = self._case.target
-        is_last = not is_finite or (target is not None and evaluation.loss <= target)
-        last = x.tobytes() if is_last else None
+        last = None if status == "done" else x.tobytes()
         self._pipe.send(Judged(version, evaluation, cost_s, self._n_skipped, last))
         self._n_skipped = 0
-        loss = evaluation.loss if is_finite else math.nan
+        loss = math.nan if status == "diverged" else evaluation.loss
         return LOSSES.pack(loss, *evaluation[1:])

@@ -22,10 +22,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Gate
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged, evaluate
 from distsgd.live.peers.worker import Case, work
 from distsgd.live.ray.metrics import Meters, RowMeter
-from distsgd.live.request import Launch
 from distsgd.live.server.serve import ServerCase, serve
 
 _HEARD_S = 1.0
@@ -37,7 +37,7 @@ class Common(NamedTuple):
 
     run: str
     """The run's name."""
-    launch: Launch
+    launch: LiveRequest
     case: Case
     layout: Layout
     sizes: tuple[float, float]
@@ -150,8 +150,8 @@ class Worker(Actor):
             common.case,
             FrameVectors(common.layout),
             self._peer(seat),
-            delay=launch.delays[seat.number],
-            heartbeat_s=launch.heartbeat_s,
+            delay=launch.fleet.delays[seat.number],
+            heartbeat_s=launch.fleet.heartbeat,
         )
         return self._seat is not seat
 

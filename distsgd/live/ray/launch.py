@@ -14,25 +14,26 @@ import time
 from contextlib import closing
 
 from distsgd.algorithm import Push, verb
+from distsgd.fold.request import Hooks
 from distsgd.live.local.launch import run_of
 from distsgd.live.local.roles import stream_of
 from distsgd.live.local.supervision import Outcome, Supervision
+from distsgd.live.options import LiveRequest
 from distsgd.live.ray.nodes import kept, reserved
 from distsgd.live.ray.placement import Actors
 from distsgd.live.ray.session import connected
-from distsgd.live.request import Hooks, Launch
 from distsgd.run import Run
 
 ASK_S = 0.2
 """Time between two questions to the caller's hooks."""
 
 
-def launch_ray(case: Launch, hooks: Hooks) -> Run:
+def launch_ray(case: LiveRequest, hooks: Hooks) -> Run:
     """Run a message-passing algorithm with the processes of a Ray cluster.
 
     Parameters
     ----------
-    case : Launch
+    case : LiveRequest
         What to run; its address is that of the cluster.
     hooks : Hooks
         What to ask and tell meanwhile.
@@ -51,18 +52,18 @@ def launch_ray(case: Launch, hooks: Hooks) -> Run:
     WorkerLost
         If workers or servers are lost again and again, or find no room again.
     """
-    verb(case.algorithm.cycle, Push).quorum_of(case.workers)
+    verb(case.algorithm.cycle, Push).quorum_of(case.fleet.workers)
     stream_of(case)
     run = f"distsgd-{secrets.token_hex(3)}"
-    n_cpus = math.ceil(case.ray.total(case.shards, case.workers).get("CPU", 1.0))
+    n_cpus = math.ceil(case.fleet.ray.total(case.fleet.shards, case.fleet.workers).get("CPU", 1.0))
     with (
-        connected(case.address, processes=n_cpus) as session,
+        connected(case.fleet.address, processes=n_cpus) as session,
         reserved(session, case, run) as group,
         kept(session, case, run) as folder,
     ):
         with closing(Actors(session, group, case, folder, run)) as actors:
             outcome = _watched(Supervision(case, actors), actors, hooks)
-        return run_of(case, outcome, folder, "ray")
+        return run_of(case, outcome, folder)
 
 
 def _watched(supervision: Supervision, actors: Actors, hooks: Hooks) -> Outcome:

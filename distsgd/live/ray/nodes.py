@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from distsgd.errors import ConfigError, DistsgdError
 from distsgd.live.machine.folder import run_folder
+from distsgd.live.options import LiveRequest
 from distsgd.live.ray.session import Session, package
 from distsgd.live.ray.storage import opened, remove
-from distsgd.live.request import Launch
 from distsgd.run import versions
 
 _TOKEN = "token"
@@ -38,14 +38,14 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def reserved(session: Session, case: Launch, run: str) -> Iterator[Any]:
+def reserved(session: Session, case: LiveRequest, run: str) -> Iterator[Any]:
     """Reserve what the processes of a run need: a bundle for each, spread over the nodes.
 
     Parameters
     ----------
     session : Session
         The cluster.
-    case : Launch
+    case : LiveRequest
         What is run.
     run : str
         Its name.
@@ -61,8 +61,8 @@ def reserved(session: Session, case: Launch, run: str) -> Iterator[Any]:
         If the cluster has not enough, or what it has does not become free in time.
     """
     check_room(session, case)
-    groups, patience_s = package("ray.util.placement_group"), case.ray.patience
-    bundles = case.ray.bundles(case.shards, case.workers)
+    groups, patience_s = package("ray.util.placement_group"), case.fleet.ray.patience
+    bundles = case.fleet.ray.bundles(case.fleet.shards, case.fleet.workers)
     group = groups.placement_group(bundles, strategy="SPREAD", name=run)
     try:
         if not group.wait(math.ceil(patience_s)):
@@ -76,16 +76,16 @@ def reserved(session: Session, case: Launch, run: str) -> Iterator[Any]:
         groups.remove_placement_group(group)
 
 
-def check_room(session: Session, case: Launch) -> None:
+def check_room(session: Session, case: LiveRequest) -> None:
     """Raise a `ConfigError` if the cluster, were it idle, had not what a run needs."""
-    needs = case.ray.total(case.shards, case.workers)
+    needs = case.fleet.ray.total(case.fleet.shards, case.fleet.workers)
     has = session.ray.cluster_resources()
     if any(has.get(name, 0.0) < amount for name, amount in needs.items()):
         msg = f"{shortage(session, case)}; use fewer workers or shards, or add nodes"
         raise ConfigError(msg)
     nodes = [node["Resources"] for node in session.ray.nodes() if node["Alive"]]
     for role in ("server", "worker", "evaluator"):
-        bundle = getattr(case.ray, role)
+        bundle = getattr(case.fleet.ray, role)
         if not any(_fits(bundle, node) for node in nodes):
             msg = (
                 f"a process of the kind {role} needs {_listed(bundle)} on one node, which none of"
@@ -94,14 +94,14 @@ def check_room(session: Session, case: Launch) -> None:
             raise ConfigError(msg)
 
 
-def shortage(session: Session, case: Launch) -> str:
+def shortage(session: Session, case: LiveRequest) -> str:
     """Return what a run needs and what the cluster has, as the beginning of a sentence."""
-    needs = case.ray.total(case.shards, case.workers)
+    needs = case.fleet.ray.total(case.fleet.shards, case.fleet.workers)
     has, free = session.ray.cluster_resources(), session.ray.available_resources()
     there = ", ".join(f"{has.get(name, 0.0):g} {_unit(name)} ({free.get(name, 0.0):g} free)" for name in needs)
     return (
-        f"the run needs {_listed(needs)} ({_counted(case.shards, 'server shard')} +"
-        f" {_counted(case.workers, 'worker')} + 1 evaluator), the cluster has {there}"
+        f"the run needs {_listed(needs)} ({_counted(case.fleet.shards, 'server shard')} +"
+        f" {_counted(case.fleet.workers, 'worker')} + 1 evaluator), the cluster has {there}"
     )
 
 
@@ -125,14 +125,14 @@ def _counted(n: int, what: str) -> str:
 
 
 @contextlib.contextmanager
-def kept(session: Session, case: Launch, run: str) -> Iterator[Path]:
+def kept(session: Session, case: LiveRequest, run: str) -> Iterator[Path]:
     """Give a fresh folder that every node can read and write, and that is gone afterwards.
 
     Parameters
     ----------
     session : Session
         The cluster.
-    case : Launch
+    case : LiveRequest
         What is run; it may name the storage.
     run : str
         Its name.
@@ -149,12 +149,12 @@ def kept(session: Session, case: Launch, run: str) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         folder = _made(session, case, run, stack)
-        check_nodes(session, folder, case.ray.patience)
+        check_nodes(session, folder, case.fleet.ray.patience)
         yield folder
 
 
-def _made(session: Session, case: Launch, run: str, stack: contextlib.ExitStack) -> Path:
-    storage = case.ray.storage
+def _made(session: Session, case: LiveRequest, run: str, stack: contextlib.ExitStack) -> Path:
+    storage = case.fleet.ray.storage
     if storage is None and is_one_machine(session):
         return stack.enter_context(run_folder())
     parent = Path.home() / ".cache" / "distsgd" if storage is None else storage

@@ -23,12 +23,12 @@ from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
+from distsgd.live.options import LiveRequest
 from distsgd.live.peers.worker import Case
 from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
 from distsgd.live.ray.driver import Clerk, Findings, offset
 from distsgd.live.ray.nodes import is_one_machine, refused, shortage
 from distsgd.live.ray.session import Session, package
-from distsgd.live.request import Launch
 
 _EVALUATOR = Role("evaluator")
 _KINDS = {"server": Server, "worker": Worker, "evaluator": Evaluator}
@@ -54,7 +54,7 @@ class Actors:
         The cluster.
     group : ray.util.placement_group.PlacementGroup
         Their bundles.
-    launch : Launch
+    launch : LiveRequest
         What is run.
     folder : Path
         Where checkpoints are written.
@@ -66,19 +66,19 @@ class Actors:
         self,
         session: Session,
         group: Any,  # noqa: ANN401 # ray ships no types
-        launch: Launch,
+        launch: LiveRequest,
         folder: Path,
         run: str,
     ) -> None:
         self._session, self._ray, self._group = session, session.ray, group
         self._launch, self._folder, self._run = launch, folder, run
         layout, start = layout_of(launch), launch.problem.start(launch.seed)
-        case = Case(launch.algorithm, launch.problem, stream_of(launch), start, launch.workers)
-        sizes = message_bytes(launch.algorithm, launch.problem, launch.batch)
+        case = Case(launch.algorithm, launch.problem, stream_of(launch), start, launch.fleet.workers)
+        sizes = message_bytes(launch.algorithm, launch.problem, launch.config.batch)
         self._common = Common(run, launch, case, layout, sizes)
         self._sent = [self._ray.put(self._common)]
         self._sessions: dict[int, int] = {}
-        for number in (*range(launch.workers), LAUNCHER, EVALUATOR, LEAD):
+        for number in (*range(launch.fleet.workers), LAUNCHER, EVALUATOR, LEAD):
             self.renew(number)
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
@@ -177,16 +177,16 @@ class Actors:
     def _assemble(self) -> None:
         """Have all actors meet the driver before the time begins."""
         launch = self._launch
-        counts = {"server": launch.shards, "worker": launch.workers, "evaluator": 1}
+        counts = {"server": launch.fleet.shards, "worker": launch.fleet.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]
         waiting = {self._meeting(role): role for role in roles}
-        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.ray.patience)
+        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.fleet.ray.patience)
         if late:
             raise self._no_room(waiting[late[0]])
         self._meetings = {role: reference for reference, role in waiting.items()}
 
     def _start(self, role: Role) -> None:
-        deadline = time.monotonic() + self._launch.ray.patience
+        deadline = time.monotonic() + self._launch.fleet.ray.patience
         self._starting[self._meeting(role)] = _Start(role, deadline)
 
     def _meeting(self, role: Role) -> Any:  # noqa: ANN401 # ray ships no types for a reference
@@ -199,7 +199,7 @@ class Actors:
         self._n_started[role] += 1
         again = f"-{self._n_started[role]}" if self._n_started[role] > 1 else ""
         strategies = package("ray.util.scheduling_strategies")
-        resources = dict(getattr(self._launch.ray, role.name))
+        resources = dict(getattr(self._launch.fleet.ray, role.name))
         actor = (
             self._ray.remote(_KINDS[role.name])
             .options(
@@ -220,14 +220,14 @@ class Actors:
         return actor
 
     def _bundle(self, role: Role) -> int:
-        shards, workers = self._launch.shards, self._launch.workers
+        shards, workers = self._launch.fleet.shards, self._launch.fleet.workers
         return role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
 
     def _open_servers(self) -> list[float]:
         """Start all shards, and return how far their clocks are ahead; try again if one dies."""
-        roles = [Role("server", shard) for shard in range(self._launch.shards)]
+        roles = [Role("server", shard) for shard in range(self._launch.fleet.shards)]
         errors = package("ray.exceptions")
-        deadline = time.monotonic() + self._launch.ray.patience
+        deadline = time.monotonic() + self._launch.fleet.ray.patience
         while True:
             references = [self._meeting(role) for role in roles]
             left_s = max(0.0, deadline - time.monotonic())
@@ -312,6 +312,6 @@ class Actors:
 
     def _no_room(self, role: Role) -> WorkerLost:
         return WorkerLost(
-            f"{role} has found no room for {self._launch.ray.patience:g} s:"
+            f"{role} has found no room for {self._launch.fleet.ray.patience:g} s:"
             f" {shortage(self._session, self._launch)}; add a node, or use fewer workers"
         )

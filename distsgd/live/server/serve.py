@@ -35,10 +35,11 @@ from distsgd.live.server.sessions import Peer
 from distsgd.live.server.shard import Shard
 from distsgd.live.server.standing import Rows
 from distsgd.live.server.store import Store
-from distsgd.live.server.terms import Budget, Terms
+from distsgd.live.server.terms import Terms
+from distsgd.order.budget import Limits
 from distsgd.order.laws import Law
 
-__all__ = ["Budget", "ServerCase", "serve"]
+__all__ = ["ServerCase", "serve"]
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
@@ -55,7 +56,7 @@ class ServerCase(NamedTuple):
     layout: Layout
     batch: int
     samples: int
-    budget: Budget
+    budget: Limits
     sessions: Mapping[int, int]
     """Session of every worker, `LAUNCHER`, `LEAD`, and `EVALUATOR` if there is one: random numbers
     > 0 and < 2**63."""

@@ -6,16 +6,7 @@ from typing import NamedTuple
 from distsgd.algorithm import Algorithm, Pull, Push, Start, verb
 from distsgd.live.peers.cycle import Turns
 from distsgd.live.server.lags import Lags
-
-
-class Budget(NamedTuple):
-    """When the run ends, whatever comes first."""
-
-    updates: float = float("inf")
-    gradients: float = float("inf")
-    """Gradient steps in the pushes that have been served."""
-    seconds: float = float("inf")
-    """Nothing is served later than this [s]."""
+from distsgd.order.budget import Limits
 
 
 class Terms(NamedTuple):
@@ -30,7 +21,7 @@ class Terms(NamedTuple):
     others_after: float
     schedule: Callable[[float], float] | None
     epochs_per_step: float
-    budget: Budget
+    budget: Limits
     lags: Lags
     shrinks: bool
     """Whether the run goes on without a lost worker."""
@@ -40,7 +31,7 @@ class Terms(NamedTuple):
         cls,
         algorithm: Algorithm,
         workers: int,
-        budget: Budget,
+        budget: Limits,
         epochs_per_step: float,
         *,
         lags: Lags | None = None,

@@ -1,0 +1,130 @@
+"""The runs of a comparison, from the first of tuning to the last: what has finished is here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distsgd.experiment.outcome import Outcome
+from distsgd.experiment.runs import (
+    NO_TARGETS,
+    NOWHERE,
+    LiveWatch,
+    Make,
+    Place,
+    Watch,
+    connected,
+    made,
+    outcome_of,
+    run_jobs,
+    worthwhile,
+)
+from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.target import Target
+from distsgd.experiment.trials import Trial
+from distsgd.experiment.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
+
+
+def outcomes(
+    setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
+) -> Iterator[Outcome]:
+    """Run everything, and give each run as it finishes.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    place : Place
+        Where runs are made, saved and found.
+    trials : sequence of Trial
+        What tuning tried, if there is something to tune.
+    targets : mapping of str to float, optional
+        By problem, the training loss whose first crossing is searched for in every run.
+
+    Yields
+    ------
+    Outcome
+        In one process fleet by fleet, algorithm by algorithm, seed by seed; in several as it comes.
+
+    Raises
+    ------
+    ConfigError
+        If settings turn out not to fit together.
+    """
+    jobs = [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.seeds]
+    for job, done in run_jobs(setup, jobs, place, targets):
+        yield outcome_of(job, done)
+
+
+@dataclass
+class Execution:
+    """A comparison that is carried out: whatever stops it, what has finished by then is here.
+
+    Parameters
+    ----------
+    setup : Setup
+        What is compared.
+    trials : list of Trial
+        What tuning has tried.
+    outcomes : list of Outcome
+        What has run.
+    targets : dict of str to Target
+        The training loss to reach, by problem.
+    """
+
+    setup: Setup
+    trials: list[Trial] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs, those of tuning included, at most."""
+        return self.setup.n_runs + n_tuning_runs(self.setup)
+
+    def carry_out(
+        self,
+        folder: Path | None = None,
+        *,
+        processes: int | None = None,
+        is_fresh: bool = False,
+        watch: Watch | None = None,
+        watch_live: LiveWatch | None = None,
+        on: str = "local",
+        make: Make = made,
+    ) -> None:
+        """Tune what is to be tuned, then run everything.
+
+        Parameters
+        ----------
+        folder : Path, optional
+            Folder in which runs are saved and found.
+        processes : int, optional
+            How many work at once; None for one per core if the work is worth starting them.
+        is_fresh : bool, default False
+            Whether runs are made again that are saved already.
+        watch : callable, optional
+            Called with each outcome as it comes.
+        watch_live : callable, optional
+            Told of live runs on their way.
+        on : {"local", "ray"}, default "local"
+            Where simulated runs are made: in processes of this machine, or in tasks of a Ray
+            cluster, which has as many at once as it has CPUs if `processes` is None.
+        make : callable, optional
+            Makes a run from its request.
+
+        Raises
+        ------
+        ConfigError
+            If settings turn out not to fit together, or the cluster cannot be used.
+        """
+        if processes is None and on == "local":
+            processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))
+        place = Place(folder, processes, is_fresh, watch_live, on, make)
+        with connected(place):
+            self.targets |= find_targets(self.setup, place, watch)
+            targets = losses_of(self.targets)
+            self.trials += tune(self.setup, place, watch, targets=targets)
+            for outcome in outcomes(self.setup, place, self.trials, targets):
+                self.outcomes.append(outcome)
+                if watch is not None:
+                    watch(outcome)

@@ -1,0 +1,199 @@
+"""A run before it is made: one value that names it, and from which every engine makes it.
+
+    hash = identify(request.settings)        run = engine(request, hooks)
+
+It is sent to processes that fork, so it imports nothing that starts threads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
+
+from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
+from distsgd.data.partition import SHARED, Partition
+from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, wrong_kind
+from distsgd.order.budget import Budget
+from distsgd.order.fleet import Fleet, StaleReads
+from distsgd.problem import Problem, problem_settings
+
+ReadsName: TypeAlias = Literal["consistent", "interleaved"]
+ModelFleet: TypeAlias = Fleet | StaleReads
+"""Machines of a model, or an order that is given without them."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is made, whatever runs: the same for all runs of a comparison.
+
+    Parameters
+    ----------
+    budget : Budget
+        When it is done.
+    batch : int, default 32
+        Samples of one gradient.
+    evaluate_every : int, optional
+        Updates between two points of the history.
+    evaluations : int, optional
+        Points of the history, in place of `evaluate_every`.
+    partition : Partition, optional
+        Which samples each worker sees; by default every worker draws from all, with replacement.
+    reads : {"consistent", "interleaved"}, default "consistent"
+        Whether a worker reads one version, or coordinate by coordinate while others write.
+    atomic : bool, default True
+        Whether interleaved changes of a coordinate are atomic.
+    target : float, optional
+        Training loss at which the run ends.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of bounds, or two do not fit together.
+    """
+
+    budget: Budget
+    batch: int = 32
+    evaluate_every: int | None = None
+    evaluations: int | None = None
+    partition: Partition = SHARED
+    reads: ReadsName = "consistent"
+    atomic: bool = True
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {"batch": check_batch(self.batch), "atomic": bool(self.atomic)}
+        for name in ("evaluate_every", "evaluations"):
+            if getattr(self, name) is not None:
+                checked[name] = check_count(name, getattr(self, name))
+        if self.target is not None:
+            checked["target"] = check_number("target", self.target)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if self.evaluate_every is not None and self.evaluations is not None:
+            msg = "give evaluate_every or evaluations, not both"
+            raise ConfigError(msg)
+        partition_settings(self.partition)
+        if self.reads not in get_args(ReadsName):
+            raise unknown_name("reads", self.reads, get_args(ReadsName))
+        if self.reads == "consistent" and not self.atomic:
+            msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
+            raise ConfigError(msg)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it adds to the settings of a run, as JSON; parts and reads only if not the usual."""
+        plain = {name: getattr(self, name) for name in ("batch", "target", "evaluate_every", "evaluations")}
+        own = plain | {"budget": self.budget.settings} | partition_settings(self.partition)
+        return own if self.reads == "consistent" else own | {"reads": self.reads, "atomic": self.atomic}
+
+
+def partition_settings(partition: Partition) -> dict[str, Any]:
+    """Return what a run with `partition` adds to its settings: nothing if it is the usual one."""
+    if not isinstance(partition, Partition):
+        raise wrong_kind("partition", "distsgd.Partition('sharded')", partition)
+    return {} if partition == SHARED else {"partition": partition.settings}
+
+
+class _AnyFleet(Protocol):
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What identifies it, as JSON."""
+
+
+F = TypeVar("F", bound=_AnyFleet)
+
+
+@dataclass(frozen=True)
+class Request(Generic[F]):
+    """A run that is wanted.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        What runs.
+    problem : Problem
+        What is minimised.
+    fleet : Fleet, StaleReads or LiveFleet
+        What it runs on, which says which engine makes it.
+    config : RunConfig
+        How.
+    seed : int, default 0
+        Seed of machines, samples, their division and starting point.
+
+    Raises
+    ------
+    ConfigError
+        If the algorithm or the seed cannot be used, or the reads do not suit the fleet.
+    """
+
+    algorithm: Algorithm
+    problem: Problem
+    fleet: F
+    config: RunConfig
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_algorithm(self.algorithm)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if self.config.reads == "interleaved" and isinstance(self.fleet, StaleReads):
+            msg = "interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet"
+            raise ConfigError(msg)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What identifies the run before it is made, as JSON."""
+        return {
+            "algorithm": settings(self.algorithm),
+            "problem": problem_settings(self.problem),
+            "fleet": self.fleet.settings,
+            "seed": self.seed,
+            **self.config.settings,
+        }
+
+    @property
+    def budget(self) -> Budget:
+        """The budget; one of epochs is a number of gradients."""
+        return self.config.budget.without_epochs(self.config.batch, self.problem.samples)
+
+    @cached_property
+    def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
+        """The hyper-parameters as floats, as every engine takes them."""
+        return floats(self.algorithm)
+
+
+class Progress(NamedTuple):
+    """How far a live run has come."""
+
+    updates: int
+    """Updates of the parameters."""
+    gradients: int
+    """Mini-batch gradients of all workers."""
+    wall_seconds: float
+    """Time since the start, without evaluations where all workers wait for them [s]."""
+    loss: float
+    """The newest known, NaN before there is one."""
+    staleness: float
+    """Mean so far, NaN where it is not known."""
+    alive: int
+    """Workers at work."""
+    lost: int
+    """Workers that have been given up, replaced or not."""
+    unsaved: int = 0
+    """Checkpoints of the servers that could not be written, and were tried again."""
+    saved: int | None = None
+    """Update of the last one that is known to be complete."""
+
+
+class Hooks(NamedTuple):
+    """What the caller wants to be asked and told while a run goes on; not for other processes."""
+
+    stop: Callable[[], bool] = lambda: False
+    """Whether to end now."""
+    watch: Callable[[Progress], object] | None = None
+    """Told of a live run on its way."""
+
+
+NO_HOOKS = Hooks()
