@@ -35,7 +35,7 @@ class Problem(Protocol):
     """An objective over `samples` samples and its mini-batch gradients.
 
     Every array that is returned is a new one, and the same for the same arguments; none that is
-    given is changed. `distsgd.fold.checks.check_problem` tries all of this before a run.
+    given is changed. `distsgd.fold.problem_check.check_problem` tries all of this before a run.
     """
 
     @property

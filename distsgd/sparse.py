@@ -113,4 +113,4 @@ class Support(NamedTuple):
     Without a regulariser it is empty, so that no kernel looks it up."""
     slope: Callable[[float, float], float]
     """Derivative of a sample's loss as a function of (margin, label): plain scalar Python, which
-    `kernels.linear.compiled_slope` compiles once per process."""
+    `kernels.gradients.linear.compiled_slope` compiles once per process."""

@@ -104,7 +104,7 @@ def rate_row(problem: Problem, count: int, case: tuple[int, int], *, quick: bool
 
 def encrypted_rows(problem: Problem) -> list[Line]:
     """Measure all cases as between machines."""
-    with patch("distsgd.live.ray.placement.is_one_machine", return_value=False):
+    with patch("distsgd.live.ray.processes.is_one_machine", return_value=False):
         return [rate_row(problem, 3, case, quick=False, how=", encrypted") for case in CASES]
 
 

@@ -16,12 +16,13 @@ import zmq
 from table import Line
 
 import distsgd as ds
-from distsgd.live.machine import forking as nursery
+from distsgd.live.machine import forking
 from distsgd.live.messages.columns import Layout, SharedVectors
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
+from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import ServerCase, serve
 from distsgd.live.server.store import prepare
@@ -64,10 +65,10 @@ def exchange(vectors: SharedVectors, peer: Peer, d: int) -> None:
 
 
 def measure(job: Job, pipe: Connection) -> None:
-    """Run a server and its workers in the nursery; send how often they have exchanged."""
+    """Run a server and its workers in the launcher; send how often they have exchanged."""
     algorithm, d = ds.algorithms.downpour(1e-3), job.n_bytes // 8
     layout = Layout(d, job.workers, shards=1, n_reads=1, n_message=1)
-    vectors = SharedVectors(layout, memoryview(nursery.shared(layout.shared_bytes)))
+    vectors = SharedVectors(layout, memoryview(forking.shared(layout.shared_bytes)))
     prepare(algorithm, layout)
     peers = (*range(job.workers), LAUNCHER, LEAD)
     sessions = {peer: 1 + secrets.randbelow(2**63 - 1) for peer in peers}
@@ -76,27 +77,26 @@ def measure(job: Job, pipe: Connection) -> None:
         algorithm,
         np.zeros(d),
         layout,
-        1,
-        1,
+        LiveFleet("local", job.workers, checkpoint_every=1e9),
         Limits(seconds=job.seconds),
+        1.0,
         sessions,
         origin,
         job.folder,
-        checkpoint_every_s=1e9,
     )
     rings = Rings(job.workers, shards=1)
-    server = nursery.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])
+    server = forking.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])
     for worker in range(job.workers):
         own = [rings.worker_end(worker, 0)]
         peer = Peer(worker, sessions[worker], doors(listening, worker), origin, own)
-        nursery.fork(exchange, vectors, peer, d)
+        forking.fork(exchange, vectors, peer, d)
     launcher = Peer(LAUNCHER, sessions[LAUNCHER], doors(listening, LAUNCHER), origin)
     with zmq.Context() as context:
         link = Link(launcher, context)
         while ask(link, Kind.STATUS).phase != "over":
             time.sleep(0.1)
         link.ask(Kind.STOP)
-        nursery.wait(pipe, [server], 5.0)
+        forking.wait(pipe, [server], 5.0)
         link.close()
     found = checkpoint.load(job.folder)
     times = found.rows["time"][found.rows["verb"] == PUSH]
@@ -114,8 +114,8 @@ def ours(n_bytes: int, workers: int, seconds: float) -> float:
     """Return our round trips per second."""
     with tempfile.TemporaryDirectory() as folder:
         job = Job(n_bytes, workers, seconds, Path(folder))
-        with nursery.nursery(measure, job) as pipe:
-            rate: float = nursery.receive(pipe)
+        with forking.launcher(measure, job) as pipe:
+            rate: float = forking.receive(pipe)
     return rate
 
 

@@ -22,7 +22,7 @@ from distsgd.run import Run
 
 RATE, BATCH, RUN_S = 0.05, 8, 20.0
 DELAY = ds.exponential(0.002)
-VICTIMS = ("worker", "worker", "worker", "server", "evaluator", "clerk")
+VICTIMS = ("worker", "worker", "worker", "server", "evaluator")
 ALGORITHMS = {
     "downpour": ds.algorithms.downpour(RATE, n_fetch=3, n_push=2),
     "synchronous": ds.algorithms.synchronous(RATE),

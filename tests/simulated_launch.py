@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 import distsgd as ds
-from distsgd.fold.request import NO_HOOKS, Hooks, Progress, Request
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunRequest
 from distsgd.fold.simulate import simulated
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.run import Run
@@ -15,7 +15,7 @@ from distsgd.trace import Trace
 TENTH_MS = ds.exponential(1e-4)
 
 
-def made_without_processes(request: Request[Any], hooks: Hooks = NO_HOOKS) -> Run:
+def made_without_processes(request: RunRequest[Any], hooks: Hooks = NO_HOOKS) -> Run:
     """Make a run, a live one by `launched`."""
     return launched(request, hooks) if isinstance(request.fleet, LiveFleet) else simulated(request, hooks)
 
@@ -26,7 +26,7 @@ def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
     if hooks.watch is not None:
         hooks.watch(Progress(1, 1, 0.1, 0.5, 1.5, workers, 0))
     fleet = ds.stale_reads(staleness) if isinstance(staleness, ds.Law) else ds.Fleet(workers, TENTH_MS)
-    run = simulated(Request(request.algorithm, request.problem, fleet, request.config, request.seed), hooks)
+    run = simulated(RunRequest(request.algorithm, request.problem, fleet, request.config, request.seed), hooks)
     live = replace(run, history=_on_the_wall(run.history), settings=request.settings)
     return _without_order(live) if request.fleet.kind == "shared_memory" else live
 

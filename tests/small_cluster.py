@@ -121,8 +121,8 @@ def started() -> Iterator[Machines]:
 
 
 def check_nothing_is_left(machines: Machines) -> None:
-    """Wait until no actor and no placement group is left; the clerk has ended by then."""
-    assert not any(thread.name == "clerk" for thread in threading.enumerate())
+    """Wait until no actor and no placement group is left; the relay has ended by then."""
+    assert not any(thread.name == "relay" for thread in threading.enumerate())
     until = time.monotonic() + LIMIT_S
     table = package("ray.util").placement_group_table
     while machines.actors() or {one["state"] for one in table().values()} - {"REMOVED"}:

@@ -2,7 +2,7 @@
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
-from distsgd.fold.request import Request, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.options import LiveFleet, LiveRequest, Writes
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem
@@ -22,4 +22,4 @@ def request_of(
 ) -> LiveRequest:
     """Return a run of one worker on single samples, for three epochs and a half."""
     config = RunConfig(**{"budget": Budget("epochs", 3.5), "batch": 1} | others)
-    return Request(algorithm, problem, LiveFleet("shared_memory", workers, writes=writes), config, seed=3)
+    return RunRequest(algorithm, problem, LiveFleet("shared_memory", workers, writes=writes), config, seed=3)

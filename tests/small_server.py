@@ -19,6 +19,7 @@ from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Link, Peer
 from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, WORKER_SESSION, Kind, State
+from distsgd.live.options import LiveFleet
 from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import ServerCase, serve
@@ -44,7 +45,9 @@ class SmallServer:
         keys: Keys | None = None,
         address: str | None = None,
         evaluates: bool = False,
-        **options: Any,  # noqa: ANN401 # those of a ServerCase
+        limits: Limits = Limits(updates=40),  # noqa: B008 # immutable
+        target: float | None = None,
+        **options: Any,  # noqa: ANN401 # those of a LiveFleet
     ) -> None:
         self.algorithm, self.folder, self.workers, self.shards = algorithm, folder, workers, shards
         self.layout = Layout(
@@ -56,7 +59,8 @@ class SmallServer:
         peers = [*range(workers), LAUNCHER, LEAD] + [EVALUATOR] * evaluates
         self.sessions = {peer: 1000 + peer for peer in peers}
         self.start, self.origin = PROBLEM.start(SEED), time.monotonic()
-        self.options = {"budget": Limits(updates=40), "heartbeat_s": 5.0} | options
+        self.limits, self.target = limits, target
+        self.fleet = LiveFleet("local", workers, **{"heartbeat": 5.0} | options)
         self.threads: list[threading.Thread] = []
         self.life, self.is_closing = 0, False
         self.stack = ExitStack()
@@ -90,12 +94,13 @@ class SmallServer:
             self.algorithm,
             self.start,
             self.layout,
-            BATCH,
-            PROBLEM.samples,
-            sessions=dict(self.sessions),
-            origin=self.origin,
-            folder=self.folder / "kept",
-            **self.options,
+            self.fleet,
+            self.limits,
+            BATCH / PROBLEM.samples,
+            dict(self.sessions),
+            self.origin,
+            self.folder / "kept",
+            target=self.target,
         )
         followers = doors(self.listening, LEAD, self.keys)[1:]
         for shard, gate in enumerate(gates(self.listening, self.keys)):

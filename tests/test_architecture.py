@@ -94,27 +94,43 @@ def room(path: Path, within: str = "") -> str | None:
 
 
 @cache
+def names_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Return the modules, or names in modules, that a statement imports."""
+    before = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    return {f"{before}{alias.name}" for alias in node.names}
+
+
+@cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Return what a source file imports, anywhere in it, for type checkers too."""
+    every = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in every if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
-    """Return the modules that a source file imports, anywhere in it, for type checkers too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    """Return the modules, or names in modules, that a source file imports."""
+    return {name for node in imports(path) for name in names_of(node)}
 
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
 MODULES |= {name.removesuffix(".__init__"): path for name, path in MODULES.items() if name.endswith(".__init__")}
 
 
+def sources_of(names: set[str]) -> set[Path]:
+    """Return the source files of the package that have these names."""
+    own = [name for name in names if name.startswith("distsgd")]
+    return {MODULES.get(name) or MODULES[name.rpartition(".")[0]] for name in own}
+
+
 @cache
 def modules_of(path: Path) -> set[Path]:
     """Return the source files of the package that a source file imports."""
-    names = [name for name in imported(path) if name.startswith("distsgd")]
-    found = {MODULES.get(name) or MODULES[name.rpartition(".")[0]] for name in names}
-    return found - {path}
+    return sources_of(imported(path)) - {path}
+
+
+def line_of(path: Path, other: Path) -> int:
+    """Return the line in which a source file first imports another one."""
+    return min(node.lineno for node in imports(path) if other in sources_of(names_of(node)))
 
 
 def layer(name: str, within: str) -> int:
@@ -140,8 +156,9 @@ def test_a_room_imports_lower_layers_only(path: Path, within: str, own: str) -> 
     for other in modules_of(path):
         name = room(other, within)
         if name not in {None, own}:
-            where = f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
-            assert layer(str(name), within) < layer(own, within), f"{where}, which is not below it"
+            where = f"{path.relative_to(ROOT)}:{line_of(path, other)} imports {other.relative_to(ROOT)}"
+            what = "which is no lower layer: move the code to its room, or hand in what it needs"
+            assert layer(str(name), within) < layer(own, within), f"{where}, {what}"
     assert layer(own, within) >= 0
 
 
@@ -162,7 +179,8 @@ def test_every_room_is_there() -> None:
     for within, layers in LAYERS.items():
         named = [name for rooms in layers for name in rooms]
         assert len(set(named)) == len(named)
-        assert set(named) == {room(path, within) for path in SOURCES} - {None}
+        there = {room(path, within) for path in SOURCES} - {None}
+        assert set(named) == there, f"give {set(named) ^ there} a place in LAYERS[{within!r}], or take it out"
     for folder in {path.parent for path in SOURCES}:
         own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(own) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(own)} files: split it"
@@ -182,6 +200,16 @@ def test_a_package_is_used_in_its_room(path: Path) -> None:
 def test_a_file_stays_readable(path: Path) -> None:
     """A source file has fewer than 400 lines."""
     assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_function_stays_readable(path: Path) -> None:
+    """A function has at most 40 lines, those of its docstring and its arguments left out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = 1 + (node.end_lineno or 0) - body[0].lineno if body else 0
+            assert length <= 40, f"{path.name}: {node.name} has {length} lines"
 
 
 def modules() -> list[ModuleType]:

@@ -7,8 +7,8 @@ import pytest
 
 import distsgd as ds
 from distsgd import ConfigError, DistsgdWarning
-from distsgd.fold import checks
-from distsgd.fold.checks import check_problem
+from distsgd.fold import problem_check as checks
+from distsgd.fold.problem_check import check_problem
 from distsgd.problem import Evaluation
 
 X = np.random.default_rng(0).normal(size=(40, 3))

@@ -15,7 +15,7 @@ from distsgd.algorithms import registry
 from distsgd.commands import actions as commands
 from distsgd.commands.actions import whole_numbers
 from distsgd.experiment import runs as jobs
-from distsgd.fold.request import Hooks, Request
+from distsgd.fold.request import Hooks, RunRequest
 from distsgd.live.machine.folder import locked
 from distsgd.order.fleet import Fleet
 from distsgd.run import Run
@@ -248,7 +248,7 @@ def test_an_unexpected_error_of_a_run_is_told(
     """A comparison with a failed run writes its report, names the error, and exits with 1."""
     simulate = jobs.simulated
 
-    def fail_once(request: Request[Fleet], hooks: Hooks) -> Run:
+    def fail_once(request: RunRequest[Fleet], hooks: Hooks) -> Run:
         if request.algorithm.name == "serial":
             raise ZeroDivisionError("oh")
         return simulate(request, hooks)
@@ -265,7 +265,7 @@ def test_an_interruption_keeps_what_has_finished(
     """Ctrl-C in the second run leaves the first one and a report that says so; exit code 130."""
     simulate = jobs.simulated
 
-    def interrupt(request: Request[Fleet], hooks: Hooks) -> Run:
+    def interrupt(request: RunRequest[Fleet], hooks: Hooks) -> Run:
         if request.algorithm.name == "serial":
             raise KeyboardInterrupt
         return simulate(request, hooks)

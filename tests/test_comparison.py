@@ -12,7 +12,7 @@ from distsgd import ConfigError
 from distsgd.experiment import runs as jobs
 from distsgd.experiment.execution import outcomes
 from distsgd.experiment.runs import Place
-from distsgd.fold.request import Hooks, Request
+from distsgd.fold.request import Hooks, RunRequest
 from distsgd.report.comparison import load_comparison
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
@@ -125,7 +125,7 @@ def test_one_failure_does_not_stop_the_others(
     """A run that ends in an unexpected error is listed with it, and all others are there."""
     simulate = jobs.simulated
 
-    def fail_once(request: Request[ds.Fleet], hooks: Hooks) -> ds.Run:
+    def fail_once(request: RunRequest[ds.Fleet], hooks: Hooks) -> ds.Run:
         if request.algorithm is ALGORITHMS["Downpour"] and request.seed == 1:
             raise ZeroDivisionError("just once")
         return simulate(request, hooks)

@@ -124,14 +124,16 @@ def cell(label: str, name: str) -> object:
 CELLS = [cell(label, name) for label in ALGORITHMS for name in PLACES]
 
 
-@cache
+SPARSE = ds.problems.logistic(ds.data.sparse(200, 300, 10), l2=1e-3)
+NOISY = ds.problems.quadratic(np.linspace(0.5, 2.0, 7), noise=0.1)
+DENSE = ds.problems.softmax(ds.data.digits())
+
+
 def problem_of(label: str, name: str) -> Problem:
     """Return a small problem: dense, sparse or noisy."""
     if (label, name) == ("downpour", "shared memory"):
-        return ds.problems.logistic(ds.data.sparse(200, 300, 10), l2=1e-3)
-    if label == "elastic":
-        return ds.problems.quadratic(np.linspace(0.5, 2.0, 7), noise=0.1)
-    return ds.problems.softmax(ds.data.digits())
+        return SPARSE
+    return NOISY if label == "elastic" else DENSE
 
 
 @cache

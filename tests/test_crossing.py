@@ -19,7 +19,7 @@ from distsgd.errors import ConfigError
 from distsgd.fold import crossing
 from distsgd.fold import simulate as simulation
 from distsgd.fold.crossing import Crossing, find_crossing, search, with_crossing
-from distsgd.fold.request import Request, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.options import LiveFleet
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem
@@ -345,7 +345,7 @@ def test_a_lock_free_run_has_its_history_alone() -> None:
     """Without an order the interval is that of the history, and times are read off it."""
     problem, one = PROBLEMS["logistic"], make.hogwild(0.5)
     config = RunConfig(Budget("updates", 300), batch=1, evaluations=6)
-    run = launched(Request(one, problem, LiveFleet("shared_memory", 2), config))
+    run = launched(RunRequest(one, problem, LiveFleet("shared_memory", 2), config))
     losses, updates = run.history["loss"].to_list(), run.history["update"].to_list()
     target = losses[3]
     first = next(place for place, loss in enumerate(losses) if loss <= target)

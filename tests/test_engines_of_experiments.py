@@ -11,7 +11,7 @@ from distsgd.experiment.execution import Execution
 from distsgd.experiment.file import parse
 from distsgd.experiment.runs import Place, made, run_jobs
 from distsgd.experiment.setup import Job, Setup
-from distsgd.fold.request import Hooks, Request
+from distsgd.fold.request import Hooks, RunRequest
 from distsgd.live.options import MOST_PROCESSES, Live, LiveFleet, LiveRequest
 from distsgd.run import identify
 
@@ -55,7 +55,7 @@ class Recording:
     def __init__(self) -> None:
         self.requests: list[LiveRequest] = []
 
-    def __call__(self, request: Request[Any], hooks: Hooks) -> ds.Run:
+    def __call__(self, request: RunRequest[Any], hooks: Hooks) -> ds.Run:
         """Make a run."""
         if not isinstance(request.fleet, LiveFleet):
             return made(request, hooks)

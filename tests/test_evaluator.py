@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 import distsgd as ds
-from distsgd.fold.request import Request, RunConfig
+from distsgd.fold.request import RunConfig, RunRequest
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
@@ -43,8 +43,8 @@ def test_points_are_equally_spaced(
 ) -> None:
     """A history has as many points as were asked for, equally spaced in the budget's unit."""
     config = RunConfig(budget, evaluate_every=evaluate_every, evaluations=None if evaluate_every else 4)
-    case = Request(DOWNPOUR, SimpleNamespace(samples=3456), TWO, config)
-    points, found = Points(case), []
+    request = RunRequest(DOWNPOUR, SimpleNamespace(samples=3456), TWO, config)
+    points, found = Points(request), []
     for _ in range(4):
         found.append(points.next)
         assert points.pass_by(points.next) == 1
@@ -53,13 +53,13 @@ def test_points_are_equally_spaced(
 
 def test_points_that_have_passed_are_counted() -> None:
     """Points up to what has been reached are left out, and counted."""
-    points = Points(Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 50))))
+    points = Points(RunRequest(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 50))))
     assert points.pass_by(7) == 7
     assert points.next == 8
 
 
 @contextmanager
-def evaluating(case: LiveRequest, *, is_again: bool = False) -> Iterator[tuple[zmq.Socket, Connection]]:
+def evaluating(request: LiveRequest, *, is_again: bool = False) -> Iterator[tuple[zmq.Socket, Connection]]:
     """Run the evaluator in a thread; give the lead's socket, and the pipe to the supervisor."""
     with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
         endpoint = f"ipc://{Path(folder, '0')}"
@@ -69,7 +69,9 @@ def evaluating(case: LiveRequest, *, is_again: bool = False) -> Iterator[tuple[z
             here, there = Pipe()
             peer = Peer(EVALUATOR, 5, [Door(endpoint)], 0.0)
             vectors = FrameVectors(Layout(PROBLEM.dimension, 2, 1, 1, 1))
-            thread = threading.Thread(target=evaluate, args=(case, vectors, peer, there), kwargs={"is_again": is_again})
+            thread = threading.Thread(
+                target=evaluate, args=(request, vectors, peer, there), kwargs={"is_again": is_again}
+            )
             thread.start()
             yield socket, here
             answer(socket, kind=Kind.END)
@@ -92,7 +94,7 @@ def state(updates: int = 0) -> bytes:
 
 def case_of(**options: object) -> LiveRequest:
     """Return a run that is evaluated every 10 updates."""
-    return Request(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 100), evaluate_every=10, **options))
+    return RunRequest(DOWNPOUR, PROBLEM, TWO, RunConfig(Budget("updates", 100), evaluate_every=10, **options))
 
 
 def test_the_starting_point_comes_first() -> None:

@@ -117,10 +117,21 @@ def test_a_misspelt_word_is_answered_with_the_nearest(wrong: str, right: str, sa
         ("latency = 0.1", "latency = -0.1", r"\[fleets.machines\] latency must be"),
         ("staleness = 3", "staleness = -3", r"\[fleets.exact\] staleness must be"),
         ("[problem]", "[problem", "small.toml is not valid TOML"),
+        ("rate = 0.1", 'rate = "tume"', r"\[algorithms.mine\] learning_rate must be a number"),
+        ("n_push = 1", 'n_push = "tune"', r"n_push = \"tune\" needs a range"),
+        ("n_push = 1", "n_push = {low = 4, high = 1}", "high must be > low .* the grid is empty"),
+        ("n_push = 1", "n_puch = {low = 1, high = 4}", "'n_puch'.*'n_push'"),
+        ("n_push = 1", "n_push = {low = 1, hihg = 4}", "'hihg'.*'high'"),
+        ("[problem]", "[tuning]\ntrials = 0\n[problem]", "tuning.trials must be"),
+        ("[problem]", "[tuning]\ntrails = 3\n[problem]", "trails"),
+        ("[problem]", "target = {reference = 'me'}\n[problem]", "unknown target.reference 'me'"),
+        ("[problem]", "target = {reference = 'mine', fleet = 'x'}\n[problem]", "target.fleet 'x'"),
+        ("[problem]", "target = {factor = 2.0}\n[problem]", "reference"),
+        ("[algorithms.mine]", "[algorithms.mine]\n[algorithms.mine]", "Cannot declare .* twice"),
     ],
 )
 def test_a_wrong_value_is_named(right: str, wrong: str, says: str) -> None:
-    """A missing key, or a value out of bounds or of a wrong type, is an error that names it."""
+    """A key that is missing, or a value out of bounds, of a wrong type or not to tune, is named."""
     with pytest.raises(ConfigError, match=says):
         parse(SMALL.replace(right, wrong, 1), "small.toml").build()
 
@@ -159,28 +170,6 @@ def test_what_is_to_be_tuned() -> None:
     assert tunable.ranges == {"learning_rate": Range(0.01, 2.0), "n_push": Range(1, 4)}
     built = tunable.make(learning_rate=0.5, n_push=2)
     assert (built.hyper.learning_rate, built.hyper.local_rate) == (0.5, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "says"),
-    [
-        ("rate = 0.1", 'rate = "tume"', r"\[algorithms.mine\] learning_rate must be a number"),
-        ("n_push = 1", 'n_push = "tune"', r"n_push = \"tune\" needs a range"),
-        ("n_push = 1", "n_push = {low = 4, high = 1}", "high must be > low .* the grid is empty"),
-        ("n_push = 1", "n_puch = {low = 1, high = 4}", "'n_puch'.*'n_push'"),
-        ("n_push = 1", "n_push = {low = 1, hihg = 4}", "'hihg'.*'high'"),
-        ("[problem]", "[tuning]\ntrials = 0\n[problem]", "tuning.trials must be"),
-        ("[problem]", "[tuning]\ntrails = 3\n[problem]", "trails"),
-        ("[problem]", "target = {reference = 'me'}\n[problem]", "unknown target.reference 'me'"),
-        ("[problem]", "target = {reference = 'mine', fleet = 'x'}\n[problem]", "target.fleet 'x'"),
-        ("[problem]", "target = {factor = 2.0}\n[problem]", "reference"),
-        ("[algorithms.mine]", "[algorithms.mine]\n[algorithms.mine]", "Cannot declare .* twice"),
-    ],
-)
-def test_a_wrong_search_is_named(right: str, wrong: str, says: str) -> None:
-    """What cannot be tuned or aimed at, or an algorithm that is there twice, is an error."""
-    with pytest.raises(ConfigError, match=says):
-        parse(SMALL.replace(right, wrong, 1), "small.toml").build()
 
 
 @pytest.mark.parametrize(

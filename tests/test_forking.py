@@ -17,15 +17,15 @@ import pytest
 import distsgd as ds
 from distsgd import ConfigError
 from distsgd.errors import WorkerLost
-from distsgd.live.machine import forking as rooms
-from distsgd.live.machine.forking import check_memory, fork, nursery, receive, shared, wait
+from distsgd.live.machine import forking
+from distsgd.live.machine.forking import check_memory, fork, launcher, receive, shared, wait
 
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
-from distsgd.live.machine.forking import nursery
+from distsgd.live.machine.forking import launcher
 from test_forking import family
-with nursery(family, None) as pipe:
+with launcher(family, None) as pipe:
     print(*pipe.recv(), flush=True)
     pipe.recv()
 """
@@ -38,7 +38,7 @@ def hang() -> NoReturn:
 
 
 def start_another(_: object, pipe: Connection) -> None:
-    """Start a program that does not end with the nursery, tell the numbers of both, and hang."""
+    """Start a program that does not end with the launcher, tell the numbers of both, and hang."""
     pipe.send((os.getpid(), subprocess.Popen(["sleep", "1000"]).pid))
     hang()
 
@@ -50,14 +50,14 @@ def have_a_child(pipe: Connection) -> None:
 
 
 def family(_: object, pipe: Connection) -> None:
-    """Tell the numbers of the nursery, of a child and of a grandchild, and wait for the end."""
+    """Tell the numbers of the launcher, of a child and of a grandchild, and wait for the end."""
     fork(have_a_child, mine := Pair())
     pipe.send((os.getpid(), *mine.get()))
     hang()
 
 
 class Pair:
-    """Two numbers that a child tells the nursery."""
+    """Two numbers that a child tells the launcher."""
 
     def __init__(self) -> None:
         self.numbers = np.frombuffer(shared(16), np.int64)
@@ -119,9 +119,9 @@ def lose_children(_: object, pipe: Connection) -> None:
     pipe.send([ended[child] for child in children])
 
 
-def kill_a_nursery(processes: list[int]) -> None:
-    """Kill a nursery from outside, and wait for its next message."""
-    with nursery(family, None) as pipe:
+def kill_a_launcher(processes: list[int]) -> None:
+    """Kill a launcher from outside, and wait for its next message."""
+    with launcher(family, None) as pipe:
         processes.extend(receive(pipe))
         os.kill(processes[0], signal.SIGKILL)
         receive(pipe)
@@ -137,7 +137,7 @@ def test_a_job_arrives_as_it_was_sent() -> None:
     """A job has the same content on the other side, whatever the layout of its arrays."""
     table = np.arange(12.0).reshape(3, 4)
     job = {"a": table, "b": table[:, ::2], "empty": np.empty((0, 3)), "f": hang}
-    with nursery(answer, job) as pipe:
+    with launcher(answer, job) as pipe:
         back = receive(pipe)
     assert back["f"] is hang
     np.testing.assert_array_equal(back["a"], job["a"])
@@ -145,39 +145,39 @@ def test_a_job_arrives_as_it_was_sent() -> None:
     assert back["empty"].shape == (0, 3)
 
 
-def test_a_nursery_has_one_thread() -> None:
-    """With a problem at hand a nursery has one thread, and nothing that starts others."""
+def test_a_launcher_has_one_thread() -> None:
+    """With a problem at hand a launcher has one thread, and nothing that starts others."""
     problem = ds.problems.logistic(ds.data.sparse(20, 10, 3))
-    with nursery(look_around, (problem, ds.algorithms.hogwild(0.1))) as pipe:
+    with launcher(look_around, (problem, ds.algorithms.hogwild(0.1))) as pipe:
         assert receive(pipe) == (1, False)
 
 
 def test_an_exception_comes_over() -> None:
-    """An exception in the nursery is raised in the program, with the traceback of over there."""
+    """An exception in the launcher is raised in the program, with the traceback of over there."""
     caught = pytest.raises(ConfigError, match="batch must be 1")
-    with nursery(complain, ConfigError("batch must be 1")) as pipe, caught as raised:
+    with launcher(complain, ConfigError("batch must be 1")) as pipe, caught as raised:
         receive(pipe)
     assert "in complain" in raised.value.__notes__[0]
 
 
 def test_an_exception_that_cannot_be_sent_is_told() -> None:
     """What pickle cannot bring over is told in words."""
-    with nursery(raise_unsendable, None) as pipe, pytest.raises(WorkerLost, match="1 and 2"):
+    with launcher(raise_unsendable, None) as pipe, pytest.raises(WorkerLost, match="1 and 2"):
         receive(pipe)
 
 
 def test_the_ends_of_forked_processes_are_told() -> None:
-    """The nursery learns each forked process's exit code, and the traceback if there is one."""
-    with nursery(lose_children, None) as pipe:
+    """The launcher learns each forked process's exit code, and the traceback if there is one."""
+    with launcher(lose_children, None) as pipe:
         done, failed, killed = receive(pipe)
     assert (done.code, failed.code, killed.code) == (0, 1, -signal.SIGKILL)
     assert "ZeroDivisionError" in str(failed)
     assert "SIGKILL" in str(killed)
-    assert not done.report
+    assert (done.failure, killed.failure) == (None, None)
 
 
 def test_nothing_is_left_when_the_parent_is_killed() -> None:
-    """If the program is killed, the nursery, its child and its grandchild are gone in 10 s."""
+    """If the program is killed, the launcher, its child and its grandchild are gone in 10 s."""
     code = KILLED.format(path=[str(Path(__file__).parent)])
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
@@ -190,28 +190,28 @@ def test_nothing_is_left_when_the_parent_is_killed() -> None:
 
 def test_nothing_is_left_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that do not end by themselves are gone after the block, and after an exception."""
-    monkeypatch.setattr(rooms, "GRACE_S", 0.1)
-    with nursery(family, None) as pipe:
+    monkeypatch.setattr(forking, "GRACE_S", 0.1)
+    with launcher(family, None) as pipe:
         processes = receive(pipe)
     assert gone(processes)
-    with contextlib.suppress(KeyboardInterrupt), nursery(start_another, None) as pipe:
+    with contextlib.suppress(KeyboardInterrupt), launcher(start_another, None) as pipe:
         processes = receive(pipe)
         raise KeyboardInterrupt
     assert gone(processes)
 
 
-def test_a_killed_nursery_is_told() -> None:
-    """A nursery that is killed does not keep the program waiting, which learns how it ended."""
+def test_a_killed_launcher_is_told() -> None:
+    """A launcher that is killed does not keep the program waiting, which learns how it ended."""
     processes: list[int] = []
     with pytest.raises(WorkerLost, match="SIGKILL"):
-        kill_a_nursery(processes)
+        kill_a_launcher(processes)
     assert gone(processes)
 
 
 def test_an_interruption_is_the_program_s() -> None:
-    """A nursery stands in a session of its own, and does not hear Ctrl-C."""
+    """A launcher stands in a session of its own, and does not hear Ctrl-C."""
     before = psutil.Process().children()  # of other tests' pools
-    with nursery(answer, "hello") as pipe:
+    with launcher(answer, "hello") as pipe:
         receive(pipe)
         (number,) = (one.pid for one in psutil.Process().children() if one not in before)
         assert os.getsid(number) == number != os.getsid(0)

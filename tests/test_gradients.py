@@ -11,7 +11,7 @@ from distsgd import problem as module
 from distsgd import problems
 from distsgd.data import Data, Sparse, from_arrays, sparse
 from distsgd.errors import ConfigError
-from distsgd.kernels.gradients.linear import add_row_gradient, compiled_slope
+from distsgd.kernels.gradients.linear import add_row_gradient, compiled_slope, compiled_support
 from distsgd.problem import Problem
 from distsgd.problems import linear
 
@@ -168,7 +168,7 @@ def test_gathered_coordinates_give_the_same_bits(name: str) -> None:
     """The row gradient at gathered coordinates equals the one at the whole vector, bit for bit."""
     one = _problem(name)
     assert one.support is not None
-    support = one.support._replace(slope=compiled_slope(one.support.slope))
+    support = compiled_support(one.support)
     x, out = _points(one, 1)[0], np.zeros(4)
     columns = support.rows.take(np.array([6])).columns
     place = np.array([2, 0, 3, 1], np.uint32)

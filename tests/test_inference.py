@@ -1,8 +1,6 @@
-import importlib
 import math
-from pathlib import Path
-from typing import Any
 
+import coverage_of_intervals as coverage
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,6 @@ from scipy import stats
 from distsgd.statistics.inference import Factors, Known, Ratio, alone, compare_all, extreme, leaders, quotients
 
 INF = math.inf
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 Table = dict[str, dict[int, Known]]
 
 
@@ -278,13 +275,6 @@ def test_a_leader_is_extreme_only_if_settled() -> None:
     assert leaders({}) == []
 
 
-@pytest.fixture
-def coverage(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 # a script
-    """Return the script that prints coverage, false claims and power."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("coverage_of_intervals")
-
-
 CASES = {
     "2 equal, 2 seeds": 400,
     "9 equal, 3 seeds": 150,
@@ -298,7 +288,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_intervals_hold(coverage: Any, name: str) -> None:  # noqa: ANN401 # a script
+def test_intervals_hold(name: str) -> None:
     """All intervals of a table hold with 95 %, and no order is claimed in more than 5 %."""
     tries, scenario = CASES[name], (coverage.EQUAL | coverage.UNUSUAL)[name]
     score = coverage.score(scenario, tries)
@@ -306,7 +296,7 @@ def test_intervals_hold(coverage: Any, name: str) -> None:  # noqa: ANN401 # a s
     assert score.false * tries <= stats.binom.ppf(0.999, tries, 0.05)
 
 
-def test_true_differences_are_found(coverage: Any) -> None:  # noqa: ANN401 # a script
+def test_true_differences_are_found() -> None:
     """One of nine that is 1.5 times as fast is told from the others: 80 % of them with 5 seeds."""
     tries = 100
     assert coverage.power(5, tries).each > 0.8 - 3 * math.sqrt(0.2 * 0.8 / tries / 2)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distsgd.errors import ConfigError
+from distsgd.kernels.draws import random
 from distsgd.kernels.draws.random import COMPUTE, FAILURE
 from distsgd.order import laws
 from distsgd.order.laws import Law
@@ -140,6 +141,17 @@ def test_a_seed_has_63_bits() -> None:
     for seed in (-1, 2**63, 0.5):
         with pytest.raises(ConfigError, match="seed must be"):
             laws.exponential(1.0).sample(seed)  # type: ignore[arg-type] # the mistake under test
+
+
+def test_no_two_purposes_have_one_number() -> None:
+    """Streams of two purposes are never the same, since each has a number of its own."""
+    numbers: dict[int, str] = {}
+    for name, value in vars(random).items():
+        if name.isupper() and not name.startswith("_") and isinstance(value, int):
+            where = f"{random.__file__}: {name} has the number of {numbers.get(value)}"
+            assert value not in numbers, f"{where}; add it behind the last purpose of the list"
+            numbers[value] = name
+    assert sorted(numbers) == list(range(len(numbers)))
 
 
 def test_streams_differ_by_seed_purpose_and_worker() -> None:

@@ -14,7 +14,7 @@ import distsgd as ds
 from distsgd.errors import ConfigError, DistsgdError
 from distsgd.fold.request import Progress
 from distsgd.live.local import launch as local
-from distsgd.live.machine import forking as nursery
+from distsgd.live.machine import forking
 from distsgd.live.machine.folder import remove_dead, run_folder
 from distsgd.run import Run
 from distsgd.trace import PULL, PUSH
@@ -255,7 +255,7 @@ def test_an_interrupted_program_leaves_nothing() -> None:
 )
 def test_what_cannot_run_is_refused(options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no run could be made of is refused before a process is started."""
-    monkeypatch.setattr(local, "nursery", None)
+    monkeypatch.setattr(local, "launcher", None)
     if "problem" in options:
         options["problem"] = ds.problems.logistic(ds.data.sparse(6, 20, 3))
     with pytest.raises(ConfigError, match=message):
@@ -274,6 +274,6 @@ def test_a_port_in_use_is_refused() -> None:
 
 def test_too_little_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that would not fit says how much memory it needs, and how much is free."""
-    monkeypatch.setattr(nursery, "_free_bytes", lambda: 1000.0)
+    monkeypatch.setattr(forking, "_free_bytes", lambda: 1000.0)
     with pytest.raises(ConfigError, match=r"needs .* GB .* 0\.0 GB are free; use fewer workers"):
         live()

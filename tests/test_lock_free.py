@@ -65,27 +65,27 @@ def counting(n_columns: int) -> Algorithm:
     return HOGWILD._replace(name="counting", hyper=Count(1.0), server=server, worker=worker)
 
 
-def serial(case: LiveRequest, epochs: list[Epoch], block: int) -> dict[str, list[float]]:
+def serial(request: LiveRequest, epochs: list[Epoch], block: int) -> dict[str, list[float]]:
     """Return the columns after a loop over the batches of all epochs, in plain Python."""
-    h, rules, support = case.hyper, Rules.of(case.algorithm), case.problem.support
-    state = case.algorithm.server.init(h, case.problem.start(0))
+    h, rules, support = request.hyper, Rules.of(request.algorithm), request.problem.support
+    state = request.algorithm.server.init(h, request.problem.start(0))
     kind, columns = type(state), [column.tolist() for column in state]
     step = 0
     for epoch in epochs:
-        order = np.empty(case.problem.samples, np.uint32)
-        fill_order(epoch_order(case.seed, epoch.number, order.size, block), 0, order)
-        factor = case.algorithm.schedule(epoch.number)
+        order = np.empty(request.problem.samples, np.uint32)
+        fill_order(epoch_order(request.seed, epoch.number, order.size, block), 0, order)
+        factor = request.algorithm.schedule(epoch.number)
         for number in range(epoch.steps):
-            batch = order[number * case.batch : (number + 1) * case.batch].tolist()
+            batch = order[number * request.config.batch : (number + 1) * request.config.batch].tolist()
             at = At(step, 0, 1, step, factor)
             sent = applied = at._replace(step=(step := step + 1))
-            own = case.algorithm.worker.init(h, 0.0)
-            touched = sorted({u for row in batch for u in row_of(case, row)[0]})
+            own = request.algorithm.worker.init(h, 0.0)
+            touched = sorted({u for row in batch for u in row_of(request, row)[0]})
             read = {u: rules.receive(h, own, columns[0][u], at) for u in touched}
             point = {u: rules.at(h, w, at) for u, w in read.items()}
             gradient = dict.fromkeys(touched, 0.0)
             for row in batch:
-                indices, values = row_of(case, row)
+                indices, values = row_of(request, row)
                 margin = 0.0
                 for u, value in zip(indices, values, strict=True):
                     margin += value * point[u]
@@ -102,16 +102,16 @@ def serial(case: LiveRequest, epochs: list[Epoch], block: int) -> dict[str, list
     return dict(zip(kind._fields, columns, strict=True))
 
 
-def row_of(case: LiveRequest, row: int) -> tuple[list[int], list[float]]:
+def row_of(request: LiveRequest, row: int) -> tuple[list[int], list[float]]:
     """Return the columns and the values of a sample."""
-    rows = case.problem.support.rows
+    rows = request.problem.support.rows
     here = slice(int(rows.starts[row]), int(rows.starts[row + 1]))
     return rows.columns[here].tolist(), rows.values[here].tolist()
 
 
 def processes() -> list[psutil.Process]:
     """Return the workers of the run that is going on."""
-    return [worker for nursery in psutil.Process().children() for worker in nursery.children()]
+    return [worker for launcher in psutil.Process().children() for worker in launcher.children()]
 
 
 def private_kb(process: psutil.Process) -> int:
@@ -136,13 +136,13 @@ def private_kb(process: psutil.Process) -> int:
 )
 def test_one_worker_has_the_bits_of_a_serial_loop(problem: str, writes: str, batch: int, algorithm: Algorithm) -> None:
     """One worker computes what a plain loop over the same order does, bit by bit."""
-    case = request_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
-    job = Job(case, epochs_of(case), block=4)
+    request = request_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
+    job = Job(request, epochs_of(request), block=4)
     tools = Tools.of(job)
     for epoch in job.epochs:
         tools.begin()
         tools.take(0, epoch)
-    expected = serial(case, job.epochs, job.block)
+    expected = serial(request, job.epochs, job.block)
     for name, column in tools.memory.server._asdict().items():
         np.testing.assert_array_equal(column, expected[name])
 
@@ -158,8 +158,8 @@ def test_gathered_changes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = HOGWILD._replace(server=adagrad)
     finals = []
     for writes in ("racy", "gathered"):
-        case = request_of(problem, algorithm=algorithm, workers=3, writes=writes)
-        job = Job(case, epochs_of(case), block=4)
+        request = request_of(problem, algorithm=algorithm, workers=3, writes=writes)
+        job = Job(request, epochs_of(request), block=4)
         tools = Tools.of(job)
         for epoch in job.epochs:
             tools.begin()
@@ -244,8 +244,8 @@ def test_a_killed_worker_is_replaced() -> None:
 
 def test_whoever_takes_a_place_finds_no_locks() -> None:
     """The locks of a worker that has ended are free, and nobody else's are."""
-    case = request_of(PROBLEMS["logistic"], writes="locked")
-    tools = Tools.of(Job(case, epochs_of(case), block=4))
+    request = request_of(PROBLEMS["logistic"], writes="locked")
+    tools = Tools.of(Job(request, epochs_of(request), block=4))
     tools.memory.locks[:4] = [0, 1, 2, 1]
     tools.free(0)
     assert tools.memory.locks[:4].tolist() == [0, 0, 2, 0]
@@ -253,14 +253,14 @@ def test_whoever_takes_a_place_finds_no_locks() -> None:
 
 def test_whoever_takes_a_place_knows_its_steps() -> None:
     """A process goes on from the count that was told, or from the turns that are over."""
-    case = request_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
-    tools = Tools.of(Job(case, epochs_of(case), block=4))
+    request = request_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
+    tools = Tools.of(Job(request, epochs_of(request), block=4))
     for turn in range(10):
         tools.memory.turn[0] = turn
         expected = [len(range(worker, turn, 3)) for worker in range(3)]
         assert [tools.resumed(worker, 70) for worker in range(3)] == expected
     tools.take(0, Epoch(0, 2, 0, is_evaluated=False))  # a turn without a step, which is over
-    tools = dataclasses.replace(tools, job=tools.job._replace(case=request_of(case.problem)))
+    tools = dataclasses.replace(tools, job=tools.job._replace(request=request_of(request.problem)))
     tools.memory.taken[:] = [4096, 0, 5]
     assert [tools.resumed(worker, 5000) for worker in range(3)] == [4096, 0, 5]
 

@@ -43,8 +43,8 @@ def test_a_point_of_the_history_is_an_end_of_an_epoch() -> None:
     """The objective is evaluated at the first end behind each wanted point, and at the last."""
 
     def evaluated(**asked: int) -> list[int]:
-        case = request_of(PROBLEMS["logistic"], budget=Budget("epochs", 100), **asked)
-        return [epoch.number + 1 for epoch in epochs_of(case) if epoch.is_evaluated]
+        request = request_of(PROBLEMS["logistic"], budget=Budget("epochs", 100), **asked)
+        return [epoch.number + 1 for epoch in epochs_of(request) if epoch.is_evaluated]
 
     assert evaluated(evaluations=4) == [25, 50, 75, 100]
     assert evaluated(evaluate_every=30 * 70 + 1) == [31, 61, 91, 100]

@@ -19,7 +19,7 @@ from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment, builtin, parse
 from distsgd.experiment.setup import Job, Setup
 from distsgd.experiment.values import Tunable, grid
-from distsgd.fold.request import Request
+from distsgd.fold.request import RunRequest
 from distsgd.fold.simulate import simulated
 from distsgd.order.budget import Budget
 from distsgd.order.fleet import StaleReads
@@ -148,7 +148,7 @@ def test_absurd_values_are_sentences(change: str, says: str) -> None:
 def run_first(setup: Setup) -> str:
     """Make a run of Downpour with the set-up's own budget, and return how it ended."""
     made = setup.algorithms["Downpour"].lowest, setup.problems["softmax"]
-    return simulated(Request(*made, setup.machines_of("8 machines"), setup.config)).status
+    return simulated(RunRequest(*made, setup.machines_of("8 machines"), setup.config)).status
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a = 2020-99-99"])

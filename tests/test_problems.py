@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -63,19 +64,18 @@ def test_logistic_loss_is_scikit_learns() -> None:
     assert one.loss(x) == pytest.approx(log_loss(TEXT.y, chance) + 0.05 * x @ x, rel=1e-13)
 
 
-def test_svm_loss_is_scikit_learns() -> None:
-    """The loss of the support vector machine is the hinge loss, plus l2 / 2 |x|^2."""
-    one = EVERY["svm"]
+@pytest.mark.parametrize(
+    ("name", "data", "theirs"),
+    [
+        ("svm", TEXT, hinge_loss),
+        ("least_squares", NUMBERS, lambda labels, margins: mean_squared_error(labels, margins) / 2),
+    ],
+)
+def test_a_linear_loss_is_scikit_learns(name: str, data: Data, theirs: Callable[..., float]) -> None:
+    """The hinge loss and half the mean squared error are scikit-learn's, plus l2 / 2 |x|^2."""
+    one = EVERY[name]
     x = _point(one)
-    expected = hinge_loss(TEXT.y, _dense(TEXT.x) @ x) + 0.05 * x @ x
-    assert one.loss(x) == pytest.approx(expected, rel=1e-13)
-
-
-def test_least_squares_loss_is_scikit_learns() -> None:
-    """The loss of least squares is half the mean squared error, plus l2 / 2 |x|^2."""
-    one = EVERY["least_squares"]
-    x = _point(one)
-    expected = mean_squared_error(NUMBERS.y, _dense(NUMBERS.x) @ x) / 2 + 0.05 * x @ x
+    expected = theirs(data.y, _dense(data.x) @ x) + 0.05 * x @ x
     assert one.loss(x) == pytest.approx(expected, rel=1e-13)
 
 

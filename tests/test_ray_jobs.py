@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import psutil
 import pytest
 import requests
 
 from distsgd import ConfigError
-from distsgd.commands.cli import main
 from distsgd.live.ray import jobs as submission
 from distsgd.live.ray.jobs import Order, delivery, entrypoint, follow, received
 
 pytestmark = pytest.mark.long
+
+Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
 EXPERIMENT = """
 updates = 10
@@ -229,23 +230,13 @@ def test_what_the_cluster_refuses_is_a_sentence(head: Head) -> None:
     assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in done.stderr
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the command in this process, and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["distsgd", "submit", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
-def test_a_folder_that_is_too_large_is_refused(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_too_large_is_refused(file: Path, call: Call) -> None:
     """More than Ray takes is refused before anything is sent, with the largest files by name."""
     for name, size in (("big", 90), ("bigger", 200), (".hidden", 900), ("small", 1)):
         with (file.parent / name).open("wb") as sparse:
             sparse.truncate(size * 2**20)
-    assert call(monkeypatch, file) == 2
-    said = capsys.readouterr().err
+    code, _, said = call("submit", file)
+    assert code == 2
     assert "has 305.1 MB, and Ray takes 105 MB" in said
     assert "bigger (209.7 MB), big (94.4 MB), small (1.0 MB). Keep the experiment" in said
 
@@ -285,12 +276,11 @@ def test_an_address_without_a_dashboard_is_refused(monkeypatch: pytest.MonkeyPat
             pytest.fail("connected")
 
 
-def test_a_wrong_experiment_is_found_here(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_experiment_is_found_here(file: Path, call: Call) -> None:
     """A misspelt key is found before a cluster is asked."""
-    assert call(monkeypatch, file, "--set", "epoks=3") == 2
-    assert "did you mean 'epochs'" in capsys.readouterr().err
+    code, _, said = call("submit", file, "--set", "epoks=3")
+    assert code == 2
+    assert "did you mean 'epochs'" in said
 
 
 def test_data_travel_and_caches_stay(file: Path, tmp_path: Path) -> None:
@@ -307,7 +297,7 @@ def test_data_travel_and_caches_stay(file: Path, tmp_path: Path) -> None:
     assert not list(package.rglob("__pycache__"))
 
 
-def test_a_job_s_command_is_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_s_command_is_one_of_ours(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell takes the job's command line apart into one that our own command understands."""
     order = Order(Path("a b.toml"), ["--set", "note=it's"])
     line = entrypoint(order, "~/distsgd/x").replace("python -m distsgd", "printf '%s\\n'")
@@ -323,10 +313,7 @@ def test_a_job_s_command_is_one_of_ours(tmp_path: Path, monkeypatch: pytest.Monk
         str(Path.home() / "distsgd" / "x"),
     ]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["distsgd", *done.stdout.splitlines()])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2  # it gets as far as the file, which is not here
+    assert call(*done.stdout.splitlines())[0] == 2  # it gets as far as the file, which is not here
 
 
 def test_a_delivery_arrives(tmp_path: Path) -> None:

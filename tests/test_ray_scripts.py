@@ -1,11 +1,11 @@
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import shard_size
+import tune
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -23,21 +23,6 @@ def said_by(script: str) -> str:
     return done.stdout
 
 
-def module(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    """Return a script as a module."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-@pytest.fixture
-def shard_size(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the script about sizes as a module."""
-    return module(monkeypatch, "shard_size")
-
-
 @pytest.mark.ray
 def test_tune_finds_a_rate_for_every_staleness() -> None:
     """The search with Ray Tune prints a row per staleness, and nothing else."""
@@ -45,16 +30,15 @@ def test_tune_finds_a_rate_for_every_staleness() -> None:
     assert [(int(row[0]), int(row[1])) for row in rows] == [(0, 2), (16, 2)]
 
 
-def test_a_trial_is_as_stale_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_as_stale_as_it_says() -> None:
     """At one learning rate stale gradients end worse than fresh ones, and a divergence is worst."""
-    trial = module(monkeypatch, "tune").trial
     rates = [(0.5, 0), (0.5, 64), (1e200, 0)]
-    losses = [trial({"learning_rate": rate, "staleness": tau})["loss"] for rate, tau in rates]
+    losses = [tune.trial({"learning_rate": rate, "staleness": tau})["loss"] for rate, tau in rates]
     assert losses == sorted(set(losses))
     assert losses[-1] == sys.float_info.max
 
 
-def test_shards_by_hand(shard_size: ModuleType) -> None:
+def test_shards_by_hand() -> None:
     """Eight workers that push a million numbers in a tenth of a second carry 640 MB/s.
 
     A link of 10 Gbit/s carries 1,250 MB/s, of which 70 % are for use.
@@ -63,7 +47,7 @@ def test_shards_by_hand(shard_size: ModuleType) -> None:
     assert shard_size.enough(64, 1_000_000) == (5120e6, 6)
 
 
-def test_enough_shards_are_enough(shard_size: ModuleType) -> None:
+def test_enough_shards_are_enough() -> None:
     """On as many shards as the rule names, simulated workers hardly wait; on one they do."""
     found = shard_size.predictions(200, 1_000_000, 20)
     one, several = (int(row[3].rstrip("%")) for row in found if row[0] == "Downpour")
@@ -71,7 +55,7 @@ def test_enough_shards_are_enough(shard_size: ModuleType) -> None:
     assert several > 85
 
 
-def test_the_readme_quotes_the_script(shard_size: ModuleType) -> None:
+def test_the_readme_quotes_the_script() -> None:
     """Every figure in the page about clusters is one that the script prints."""
     page = (SCRIPTS.parent / "cluster" / "README.md").read_text().partition("What size means")[2]
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]

@@ -11,7 +11,7 @@ from distsgd.experiment import runs as jobs
 from distsgd.experiment.runs import Place, made, run_folder, run_jobs, worthwhile
 from distsgd.experiment.setup import Job, Setup
 from distsgd.fold.crossing import find_crossing
-from distsgd.fold.request import Hooks, Request
+from distsgd.fold.request import Hooks, RunRequest
 
 ALGORITHMS = {"serial": ds.algorithms.serial(0.1), "Downpour": ds.algorithms.downpour(0.1)}
 FLEETS = {"machines": ds.Fleet(3, ds.exponential(1.0)), "stale": ds.fixed_staleness(2)}
@@ -41,7 +41,7 @@ class Counting:
     def __init__(self) -> None:
         self.n_made = 0
 
-    def __call__(self, request: Request[Any], hooks: Hooks) -> ds.Run:
+    def __call__(self, request: RunRequest[Any], hooks: Hooks) -> ds.Run:
         """Make a run."""
         self.n_made += 1
         return made(request, hooks)

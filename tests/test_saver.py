@@ -41,7 +41,7 @@ def test_a_store_that_fails_for_a_while_delays_checkpoints_only(
     store: Store, tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run goes on while nothing can be written, counts it, says it once, and still replays."""
-    endless = {"budget": Limits(updates=10**9), "checkpoint_every_s": 0.02}
+    endless = {"limits": Limits(updates=10**9), "checkpoint_every": 0.02}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **endless) as server:
         server.work()
         saved = server.until(lambda state: state.saved is not None).saved
@@ -73,7 +73,7 @@ def test_the_last_checkpoint_is_tried_until_it_is_written(store: Store, tmp_path
 
 def test_a_failed_checkpoint_leaves_the_one_before(store: Store, tmp_path: Path) -> None:
     """While nothing can be written, the last complete checkpoint stays, and loads."""
-    endless = {"budget": Limits(updates=10**9), "checkpoint_every_s": 0.02}
+    endless = {"limits": Limits(updates=10**9), "checkpoint_every": 0.02}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **endless) as server:
         server.work()
         server.until(lambda state: state.saved is not None)

@@ -91,7 +91,7 @@ class Raw:
 @pytest.fixture
 def frames(tmp_path: Path) -> Iterator[SmallServer]:
     """Return a server of plain asynchronous SGD whose columns come in frames."""
-    options = {"shared": False, "budget": Limits(updates=1000)}
+    options = {"shared": False, "limits": Limits(updates=1000)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server:
         yield server
 
@@ -178,7 +178,7 @@ def test_a_lost_worker_is_replaced(frames: SmallServer) -> None:
 
 def test_a_silent_worker_is_lost_and_the_round_goes_on(tmp_path: Path) -> None:
     """Five missed heartbeats are a LEAVE; where workers shrink, the others close the round."""
-    options = {"heartbeat_s": 0.5, "on_loss": "shrink", "budget": Limits(updates=60)}
+    options = {"heartbeat": 0.5, "on_loss": "shrink", "limits": Limits(updates=60)}
     with SmallServer(algorithms.synchronous(0.1), tmp_path, **options) as server:
         silent = Raw(server, 2)
         silent.ask(Kind.JOIN)
@@ -190,7 +190,7 @@ def test_a_silent_worker_is_lost_and_the_round_goes_on(tmp_path: Path) -> None:
 
 def test_snapshots_are_one_version_of_all_shards(tmp_path: Path) -> None:
     """A snapshot has the version asked for; the last one is that of the end, and then comes END."""
-    options = {"shards": 3, "evaluates": True, "checkpoint_every_s": 0.05}
+    options = {"shards": 3, "evaluates": True, "checkpoint_every": 0.05}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server, LinkOf(server, EVALUATOR) as link:
         asked = link.ask(Kind.SNAPSHOT, version=7)
         server.work()
@@ -223,7 +223,7 @@ def judged(link: Link, server: SmallServer, *, version: int, loss: float) -> Any
 @pytest.mark.parametrize(("loss", "status"), [(0.09, "target"), (np.nan, "diverged")])
 def test_a_loss_ends_the_run(loss: float, status: str, tmp_path: Path) -> None:
     """The run ends at its target, or where the loss is not finite, and says which."""
-    options = {"evaluates": True, "target": 0.1, "budget": Limits(updates=10**9)}
+    options = {"evaluates": True, "target": 0.1, "limits": Limits(updates=10**9)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server, LinkOf(server, EVALUATOR) as link:
         server.work()
         server.until(lambda state: state.updates > 5)
@@ -233,8 +233,8 @@ def test_a_loss_ends_the_run(loss: float, status: str, tmp_path: Path) -> None:
 
 def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """After kill -9 workers join again, and the whole order still replays."""
-    algorithm, options = algorithms.downpour(0.1), {"shared": False, "checkpoint_every_s": 0.02}
-    server = SmallServer(algorithm, tmp_path, budget=Limits(updates=10**9), **options)
+    algorithm, options = algorithms.downpour(0.1), {"shared": False, "checkpoint_every": 0.02}
+    server = SmallServer(algorithm, tmp_path, limits=Limits(updates=10**9), **options)
     with server.stack:
         server.context = server.stack.enter_context(zmq.Context())
         server.launcher = server.stack.enter_context(LinkOf(server, LAUNCHER))
@@ -255,7 +255,7 @@ def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def serve_once(folder: Path) -> None:
     """Be the server that is killed."""
-    options = {"shared": False, "checkpoint_every_s": 0.02, "budget": Limits(updates=10**9)}
+    options = {"shared": False, "checkpoint_every": 0.02, "limits": Limits(updates=10**9)}
     server = SmallServer(algorithms.downpour(0.1), folder, **options)
     server.serve()
     server.threads[0].join()
@@ -317,7 +317,7 @@ def nonsense(  # noqa: PLR0911 # one return per kind of nonsense
 
 def test_hostile_frames_change_nothing(tmp_path: Path) -> None:
     """A hundred thousand hostile messages later, honest workers have the bits of their order."""
-    options = {"workers": 4, "shared": False, "budget": Limits(updates=10**9)}
+    options = {"workers": 4, "shared": False, "limits": Limits(updates=10**9)}
     with SmallServer(algorithms.downpour(0.1), tmp_path, **options) as server:
         server.work(0, 1, 2)
         server.until(lambda state: len(state.alive) == 3)
@@ -350,7 +350,7 @@ def test_tcp_with_and_without_keys(tmp_path: Path, *, encrypted: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    options = {"workers": 4, "shared": False, "budget": Limits(updates=200), "address": address}
+    options = {"workers": 4, "shared": False, "limits": Limits(updates=200), "address": address}
     with SmallServer(algorithms.downpour(0.1), tmp_path, keys=keys, **options) as server:
         if encrypted:
             strange = Raw(server, 3)

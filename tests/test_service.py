@@ -10,9 +10,9 @@ from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
 from distsgd.live.messages.wire import Header, Kind, requests
+from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
 from distsgd.live.server.service import Service
-from distsgd.live.server.settings import Settings
 from distsgd.live.server.staleness import DRAWS, InjectedStaleness
 from distsgd.order import laws
 from distsgd.order.budget import Limits
@@ -30,7 +30,7 @@ def service_of(
 ) -> Service:
     """Return the service of a plain algorithm with another cycle."""
     algorithm = algorithms.downpour(0.1)._replace(cycle=cycle)
-    return Service(Settings.of(algorithm, workers, Limits(**budget), 0.01, staleness=staleness, shrinks=shrinks))
+    return Service(ServiceConfig.of(algorithm, workers, Limits(**budget), 0.01, staleness=staleness, shrinks=shrinks))
 
 
 class Fake:
@@ -385,7 +385,7 @@ def test_a_service_goes_on_from_its_memory() -> None:
     cycle = (Pull(), Step(), Push())
     service = service_of(cycle, 2)
     drive(service, cycle, 2, list(range(30)), set(), replace=True)
-    again = Service(service._settings, service.memory(), service.rows.since(0))
+    again = Service(service._config, service.memory(), service.rows.since(0))
     assert (again.version, again.gradients) == (service.version, service.gradients)
     fakes = [Fake(w, cycle, 2) for w in range(2)]
     for fake, now in itertools.product(fakes, (100.0, 101.0, 102.0)):

@@ -83,7 +83,7 @@ def test_exponential_times_make_geometric_staleness(workers: int) -> None:
 @pytest.mark.parametrize(("workers", "correlation"), [(2, -0.25), (4, -0.125), (8, -0.064)])
 def test_successive_staleness_is_correlated(workers: int, correlation: float) -> None:
     """Successive staleness has a correlation of about -1/(2W): -0.25, -0.125, -0.064."""
-    # The values are those of a simulation of the same model by other code.
+    # The values were found numerically, for the same model.
     tau = plain(workers, laws.exponential(1.0)).staleness
     found = np.corrcoef(tau[:-1], tau[1:])[0, 1]
     assert found == pytest.approx(correlation, abs=4 / math.sqrt(100_000))
@@ -133,7 +133,7 @@ def test_unequal_constant_times() -> None:
 )
 def test_the_spread_of_staleness_shows_the_spread_of_times(law: Law, variance: float) -> None:
     """With 8 workers the variance of tau is 15.1 for gamma(4), 5.9 for uniform times, 56, 92.8."""
-    # The values are those of a simulation by other code, to 1 %; tails add as much again.
+    # The values were simulated too, and are known to 1 %; tails add as much again.
     assert plain(8, law, 400_000).staleness.var() == pytest.approx(variance, rel=0.03)
 
 

@@ -14,7 +14,7 @@ from distsgd.experiment.target import Reference
 from distsgd.experiment.trials import Trial, choose, tolerated
 from distsgd.experiment.tuning import EVALUATIONS, Group, chosen, find_targets, groups, n_tuning_runs, tune
 from distsgd.experiment.values import Range, Tunable, Tuning
-from distsgd.fold.request import Hooks, Request
+from distsgd.fold.request import Hooks, RunRequest
 from distsgd.report.comparison import load_comparison
 from distsgd.report.numbers.summary import Outcome
 
@@ -99,7 +99,7 @@ def test_diverged_trials_are_results(problem: ds.problems.Problem) -> None:
 def test_a_failed_trial_is_recorded(problem: ds.problems.Problem) -> None:
     """A trial that ends in an unexpected error has the error and no loss; the others go on."""
 
-    def fail_once(request: Request[ds.Fleet], hooks: Hooks) -> ds.Run:
+    def fail_once(request: RunRequest[ds.Fleet], hooks: Hooks) -> ds.Run:
         if request.algorithm.hyper.learning_rate == 5.0:
             raise ZeroDivisionError("just there")
         return made(request, hooks)

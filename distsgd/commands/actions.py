@@ -98,14 +98,13 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
 
 
 def _warn(setup: Setup) -> None:
-    terminal = Console(stderr=True)
     for text in setup.warnings:
-        terminal.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(f"warning: {text}", Console(stderr=True))
 
 
 def _interrupted(found: Execution, out: Path) -> None:
     text = f"stopped: {len(found.outcomes)} of {found.setup.n_runs} runs had finished"
-    Console(stderr=True).print(f"{text}; the same command goes on from there", soft_wrap=True)
+    say(f"{text}; the same command goes on from there", Console(stderr=True))
     if found.outcomes:
         _finish(Comparison.of(found), out)
 

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,7 @@ from distsgd.experiment.runs import LiveWatch, Watch
 from distsgd.experiment.setup import Job, Setup
 from distsgd.fold.request import Progress as LiveProgress
 from distsgd.report.formatting import number
+from distsgd.report.terminal import say
 
 
 class Terminated(KeyboardInterrupt):
@@ -86,29 +87,31 @@ EVERY_S = 10.0
 """Time between two lines about runs on their way, where there is no terminal [s]."""
 
 
-class Lines:
-    """Says how far the task of a `bar` has come, in a line now and then, if there is no terminal.
+class Task:
+    """What a `bar` shows; where there is no terminal, a line now and then says how far it has come.
 
     The bar, which shows nothing there, keeps the time.
     """
 
-    def __init__(self, bar: Progress, unit: str) -> None:
+    def __init__(self, bar: Progress, unit: str, total: float) -> None:
         self._bar, self._unit, self._said_s = bar, unit, 0.0
+        self._id = bar.add_task("starting", total=total)
 
-    def __call__(self) -> None:
-        """Print a line, unless the last one is recent."""
-        (task,) = self._bar.tasks
+    def update(self, **change: Any) -> None:  # noqa: ANN401 # as rich has it
+        """Show a `change`, see `rich.progress.Progress.update`."""
+        self._bar.update(self._id, **change)
+        task = self._bar.tasks[self._id]
         elapsed_s = task.elapsed or 0.0
         if not self._bar.disable or elapsed_s < self._said_s + EVERY_S:
             return
         self._said_s = elapsed_s
         done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {self._unit}"
         text = f"{done} ({task.percentage:.0f} %) after {elapsed_s:.0f} s, {task.description}"
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(text, self._bar.console)
 
 
 def _bar(*more: ProgressColumn) -> Progress:
-    """Return a bar that a terminal shows; elsewhere it is disabled, and `Lines` speak."""
+    """Return a bar that a terminal shows; elsewhere it is disabled, and `Task` prints lines."""
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
     return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
@@ -119,21 +122,16 @@ def progress(total: int) -> Iterator[Shown]:
     """Show runs, time left, how many diverged, and how far a live run has come."""
     n_diverged = 0
     with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task, say = bar.add_task("starting", total=total), Lines(bar, "runs")
-        told = Pace()
+        task, told = Task(bar, "runs", total), Pace()
 
         def watch(outcome: Outcome) -> None:
             nonlocal n_diverged
             n_diverged += outcome.run is not None and outcome.run.status == "diverged"
             lost = f", {n_diverged} diverged" if n_diverged else ""
-            text = f"{outcome.algorithm} on {outcome.fleet}{lost}"
-            bar.update(task, advance=1, description=text)
-            say()
+            task.update(advance=1, description=f"{outcome.algorithm} on {outcome.fleet}{lost}")
 
         def watch_live(job: Job, far: LiveProgress) -> None:
-            text = f"{job.label} on {job.fleet}: {told(far)}"
-            bar.update(task, description=text)
-            say()
+            task.update(description=f"{job.label} on {job.fleet}: {told(far)}")
 
         yield Shown(watch, watch_live)
 
@@ -144,14 +142,12 @@ def live_progress(setup: Setup) -> Iterator[LiveWatch]:
     unit, total = setup.config.budget
     per_gradient = {"epochs": setup.config.batch / next(iter(setup.problems.values())).samples}
     with _bar(TaskProgressColumn(), TimeRemainingColumn()) as bar:
-        task, say = bar.add_task("starting", total=total), Lines(bar, unit)
-        told = Pace()
+        task, told = Task(bar, unit, total), Pace()
 
         def watch(_: Job, far: LiveProgress) -> None:
             n_gradients = far.gradients * per_gradient.get(unit, 1.0)
             done = far.updates if unit == "updates" else n_gradients
-            bar.update(task, completed=done, description=told(far))
-            say()
+            task.update(completed=done, description=told(far))
 
         yield watch
 

@@ -58,7 +58,7 @@ def submit(order: Order, address: str, *, is_followed: bool, out: Path | None) -
                 f"stopped looking; job {job} goes on. distsgd submit --address {address}"
                 f" --stop {job} stops it, --fetch {job} brings its report"
             )
-            Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+            say(text, Console(stderr=True))
             return INTERRUPTED
 
 

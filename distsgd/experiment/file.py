@@ -9,19 +9,18 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
-from distsgd.data.partition import Partition
+from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_seeds, unknown_name
 from distsgd.experiment import tables
 from distsgd.experiment.setup import Setup
 from distsgd.experiment.tables import Described, ExactStaleness, SampledStaleness, Table
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tuning
-from distsgd.fold.request import RunConfig
-from distsgd.order.budget import Budget, Unit
+from distsgd.fold.request import RunKeys
 
 __all__ = ["Described", "ExactStaleness", "Experiment", "SampledStaleness", "builtin", "parse", "read"]
 
@@ -33,32 +32,23 @@ QUICK_EVALUATIONS = 25
 budget."""
 
 
-class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The content of an experiment file, which REFERENCE.md describes key by key.
 
-    Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget of every run, and
-    exactly one of `problem` and `problems` is given.
+    Exactly one of `problem` and `problems` is given.
     """
 
     algorithms: dict[str, Table]
     fleets: dict[str, Table]
     problem: Table | None = None
     problems: dict[str, Table] | None = None
-    epochs: float | None = None
-    updates: int | None = None
-    gradients: int | None = None
-    seconds: float | None = None
-    batch: int = 32
     seeds: int | list[int] = 3
-    evaluations: int = 40
     target: float | Reference | None = None
     note: str = ""
     tuning: Tuning = Tuning()
     partition: Table | None = None
-    reads: Literal["consistent", "interleaved"] = "consistent"
-    atomic: bool = True
     engine: str | list[str] = "simulate"
-    live: Table = {}
+    live: Table = msgspec.field(default_factory=dict)
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
         """Return the experiment on other fleets.
@@ -124,7 +114,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def quick(self) -> "Experiment":
         """Return the experiment with a fifth of its budget, and fewer seeds and trials."""
         seeds = self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
-        name, amount = self.config.budget
+        name, amount = self.config(SHARED).budget
         less = amount * QUICK_SHARE if isinstance(amount, float) else max(1, int(amount * QUICK_SHARE))
         tuning = msgspec.structs.replace(
             self.tuning,
@@ -139,21 +129,6 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             "evaluations": min(self.evaluations, QUICK_EVALUATIONS),
         }
         return msgspec.structs.replace(self, **changed)
-
-    @property
-    def config(self) -> RunConfig:
-        """How its runs are made.
-
-        Raises
-        ------
-        ConfigError
-            If not exactly one budget is given, or a value cannot be used.
-        """
-        budget = Budget.of({unit: getattr(self, unit) for unit in get_args(Unit)})
-        partition = tables.construct(Partition, self.partition or {}, "[partition]")
-        return RunConfig(
-            budget, self.batch, evaluations=self.evaluations, partition=partition, reads=self.reads, atomic=self.atomic
-        )
 
     def build(self, folder: Path = Path()) -> Setup:
         """Return what the experiment compares, checked and ready to run.
@@ -177,7 +152,7 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
             problem=self._problems(folder),
             fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
-            config=self.config,
+            config=self.config(tables.construct(Partition, self.partition or {}, "[partition]")),
             seeds=check_seeds("seeds", self.seeds),
             target=self.target,
             note=self.note,

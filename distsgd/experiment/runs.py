@@ -23,7 +23,7 @@ from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.pool import n_processes, work
 from distsgd.experiment.setup import Job, Setup
 from distsgd.fold.crossing import with_crossing
-from distsgd.fold.request import NO_HOOKS, Hooks, Progress, Request
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunRequest
 from distsgd.fold.simulate import simulated
 from distsgd.live.launch import launched
 from distsgd.live.options import LiveFleet
@@ -39,7 +39,7 @@ Watch: TypeAlias = Callable[[Outcome], None]
 LiveWatch: TypeAlias = Callable[[Job, Progress], None]
 """What is told of a live run on its way, a few times a second."""
 
-Make: TypeAlias = Callable[[Request[Any], Hooks], Run]
+Make: TypeAlias = Callable[[RunRequest[Any], Hooks], Run]
 """Makes a run from its request."""
 
 LITTLE = 5_000
@@ -48,7 +48,7 @@ SMALL_GRADIENT = 30_000
 """Numbers that a small gradient touches; below that, the step around it takes the time."""
 
 
-def made(request: Request[Any], hooks: Hooks = NO_HOOKS) -> Run:
+def made(request: RunRequest[Any], hooks: Hooks = NO_HOOKS) -> Run:
     """Make a run on the engine that its fleet asks for."""
     return launched(request, hooks) if isinstance(request.fleet, LiveFleet) else simulated(request, hooks)
 

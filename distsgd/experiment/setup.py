@@ -29,10 +29,10 @@ from distsgd.experiment.sites import (
 )
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
-from distsgd.fold.checks import check_problem
 from distsgd.fold.interleaved import check_interleavable
-from distsgd.fold.plausible import of_fleet, of_problem
-from distsgd.fold.request import ModelFleet, Request, RunConfig
+from distsgd.fold.problem_check import check_problem
+from distsgd.fold.request import ModelFleet, RunConfig, RunRequest
+from distsgd.fold.settings_check import of_fleet, of_problem
 from distsgd.live.options import Live, LiveFleet
 from distsgd.problem import Problem, problem_settings
 
@@ -214,17 +214,17 @@ class Setup:
         for problem_label, label, name in self.places:
             algorithm, problem = _lowest(self.algorithms[name]), self.problems[problem_label]
             machines = modelled(self.sites[label].machines, algorithm)
-            own = of_fleet(Request(algorithm, problem, machines, self.config))
+            own = of_fleet(RunRequest(algorithm, problem, machines, self.config))
             found += [f"fleet {label!r}: {text}" for text in own]
         return list(dict.fromkeys(found))
 
-    def request(self, job: Job, target: float | None = None) -> Request[Any]:
+    def request(self, job: Job, target: float | None = None) -> RunRequest[Any]:
         """Return the run of `job` before it is made; a `target` ends it."""
         machines, config = self.machines_of(job.fleet), replace(self.config, target=target)
         if isinstance(machines, LiveFleet):
             machines = machines.of(job.algorithm)
             config = replace(config, reads="consistent", atomic=True)  # interleaved reads are those of a model
-        return Request(job.algorithm, self.problems[job.problem], machines, config, job.seed)
+        return RunRequest(job.algorithm, self.problems[job.problem], machines, config, job.seed)
 
     @property
     def places(self) -> list[tuple[str, str, str]]:

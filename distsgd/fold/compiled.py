@@ -1,8 +1,11 @@
 """The compiled drivers: generated loops call each rule per coordinate.
 
-`Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`) it
-keeps the versions that workers hold, otherwise a state for each worker. `OnSupport` takes sparse
-gradients, and keeps what each worker has in flight on the support of its batch.
+1. `Dense` takes dense gradients. Where workers remember nothing (`distsgd.algorithm.is_memoryless`)
+   it keeps the versions that workers hold, otherwise a state for each worker.
+2. `OnSupport` takes sparse gradients, and keeps what each worker has in flight on the support of
+   its batch.
+3. A wave has its gradients when its rows are served, and they are not needed again: a driver keeps
+   those of one wave, also between two calls of `advance`, which may end inside a wave.
 """
 
 from typing import Any
@@ -16,7 +19,7 @@ from distsgd.kernels.fold import dense as folds
 from distsgd.kernels.fold import sparse
 from distsgd.kernels.fold.plan import share_versions
 from distsgd.kernels.fold.rules import Columns, RuleSet, columns, empty_columns
-from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.sparse import Support
 
 
@@ -31,6 +34,7 @@ class Dense:
             self._held, self._kernels = _shared(case, self._waves.numbers), folds.shared_kernels(rules)
         else:
             self._held, self._kernels = _private(case), folds.private_kernels(rules)
+        # Rule 3; rows that need no gradient may come before the first wave that does.
         self._gradients = np.empty((0, case.start.size))
 
     @property
@@ -82,9 +86,9 @@ class OnSupport:
     """Folds memoryless algorithms on sparse problems at the cost of the batches' supports."""
 
     def __init__(self, case: Case, support: Support) -> None:
-        kinds, dimension = columns(RuleSet.of(case.algorithm)), case.start.size
-        n_entries = int(support.rows.lengths.max(initial=0)) * case.stream.batch_size
-        most = min(n_entries, dimension)
+        rules, dimension = RuleSet.of(case.algorithm), case.start.size
+        self._space = sparse.workspace(case.workers, support.rows, case.stream.batch_size)
+        kinds, most = columns(rules), self._space.most
         self._numbers = sparse.Numbers(
             h=kinds.hyper(*case.hyper),
             server=server_columns(case, kinds),
@@ -94,9 +98,8 @@ class OnSupport:
             messages=empty_columns(kinds.message, (case.workers, most)),
             round=empty_columns(kinds.message, dimension),
         )
-        self._support = support._replace(slope=compiled_slope(support.slope))
-        self._space = sparse.workspace(case.workers, dimension, n_entries, case.stream.batch_size)
-        self._serve = sparse.sparse_kernel(RuleSet.of(case.algorithm))
+        self._support = compiled_support(support)
+        self._serve = sparse.sparse_kernel(rules)
         self._plan, self._sampling, self._row = case.plan, case.stream.sampling, 0
 
     @property

@@ -177,10 +177,11 @@ def search(
     Crossing
         The update, and the interval in which the first crossing lies.
     """
-    known = dict(known)
+    known = dict(known)  # the caller's stays as it is
     for n_rounds in range(ROUNDS, -1, -1):
         met = min((update for update, loss in known.items() if loss <= target), default=None)
         cells = _open_cells(known, target, met)
+        # Rule 3: what can be paid for is evaluated, down to the single update.
         is_affordable = sum(one.n_inside for one in cells) <= most
         wanted = [one for one in cells if is_affordable or not _is_close(seconds, one.start, met, precision)]
         if not wanted or n_rounds == 0 or most < 1:
@@ -189,6 +190,7 @@ def search(
         found = dict(_until_met(asked, evaluate(asked), target))
         most -= len(found)
         known |= found
+    # Rule 4: an open cell may hold the truth. Without one it is what was found, or behind all.
     behind = max(known) if met is None else max(met - 1, 0)
     return Crossing(target, met, cells[0].start if cells else behind)
 
@@ -210,6 +212,7 @@ def _open_cells(known: dict[int, float], target: float, met: int | None) -> list
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         above = np.fmin(losses[:-1], losses[1:]) - target
         nearness = np.where(above <= 0, -np.inf, above / margins)
+    # Rule 2, and cells that are wide: what is in them was never seen, however far their ends are.
     is_open = (nearness <= 1.0) | ((widths - 1) * CELLS > last)
     return [
         Cell(start, end, float(near))
@@ -243,12 +246,13 @@ def _is_close(seconds: NDArray[np.float64], after: int, update: int | None, prec
 
 def _inside(cells: list[Cell], last: int, most: int, n_rounds: int) -> list[int]:
     """Return updates inside of `cells`: a grid in coarse ones, else all that can be afforded."""
+    # Before the grid is fine enough, how much losses fluctuate is not known: so it comes first.
     coarse = [one for one in cells if one.n_inside * CELLS > last]
     if coarse:
         parts = [-(-(one.end - one.start) * CELLS // last) for one in coarse]
         return _points(coarse, [part - 1 for part in parts])[:most]
     if sum(one.n_inside for one in cells) > most:
-        most = max(1, most // n_rounds)
+        most = max(1, most // n_rounds)  # later rounds know better where to look
     chosen = sorted(sorted(cells, key=lambda one: one.nearness)[:most])
     total = sum(one.n_inside for one in chosen)
     return _points(chosen, [max(1, most * one.n_inside // total) for one in chosen])[:most]

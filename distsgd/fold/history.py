@@ -1,4 +1,11 @@
-"""The history of a run: after which updates it is looked at, and what had been spent by then."""
+"""The history of a run: after which updates it is looked at, and what had been spent by then.
+
+1. What is spent by an update is all that was served until the row that closed its round, dropped
+   pushes too: they were computed and sent.
+2. The starting point is update 0, when nothing has been spent.
+3. Points that the caller does not choose are equally spaced in gradients, so that algorithms with
+   rounds of other sizes are looked at after equal work.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,6 +59,7 @@ def history(
     """
     after = np.array([point.update for point in evaluations], np.int64)
     found = {name: [getattr(point, name) for point in evaluations] for name in Point._fields}
+    # rule 2
     times, never = np.append(0.0, trace.seconds)[after], np.full(after.size, np.nan)
     gradients = np.append(0, trace.gradients)[after]
     sizes = message_bytes(algorithm, problem, known["batch"])
@@ -68,6 +76,7 @@ def history(
 def _bytes(trace: Trace, pulled: float, pushed: float) -> NDArray[np.float64]:
     """Return the bytes of all messages until each update."""
     verb = trace.rows["verb"]
+    # A join brings the server's columns, as a pull does.
     n_pulls = np.cumsum((verb == PULL) | (verb == JOIN))[trace.closing]
     n_pushes = np.cumsum((verb == PUSH) | (verb == DROP))[trace.closing]
     n_bytes: NDArray[np.float64] = n_pulls * pulled + n_pushes * pushed
@@ -93,6 +102,7 @@ def evaluation_points(trace: Trace, evaluate_every: int | None, evaluations: int
     else:
         wanted = EVALUATIONS if evaluations is None else check_count("evaluations", evaluations)
         wanted = min(wanted, int(trace.gradients[-1]) if last else 1)
+        # rule 3
         marks = np.linspace(0, trace.gradients[-1] if last else 0, wanted + 1)[1:-1]
         between = np.minimum(np.searchsorted(trace.gradients, marks) + 1, last)
     return np.unique(np.concatenate([[0], between, [last]]))

@@ -31,7 +31,7 @@ from distsgd.fold.compiled import server_columns
 from distsgd.kernels.fold import interleave as kernels
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
-from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.kernels.order.heap import ENTRY
 from distsgd.problem import Problem
 from distsgd.sparse import Support
@@ -52,15 +52,12 @@ class Interleaved:
 
     def __init__(self, case: Case, trace: Trace, *, is_atomic: bool) -> None:
         support = check_interleavable(case.algorithm, case.problem)
-        workers, dimension, batch = case.workers, case.start.size, case.stream.batch_size
-        n_entries = int(support.rows.lengths.max(initial=0)) * batch
-        self._memory = _memory(case, min(n_entries, dimension))
-        self._progress = kernels.progress(workers, dimension, np.zeros(workers, ENTRY))
+        space, sampling = workspace(case.workers, support.rows, case.stream.batch_size), case.stream.sampling
+        self._memory = _memory(case, space.most)
+        self._progress = kernels.progress(case.workers, case.start.size, np.zeros(case.workers, ENTRY))
         steps = steps_of(trace, len(case.plan.rows))
-        space, sampling = workspace(workers, dimension, n_entries, batch), case.stream.sampling
         kernels.start(case.plan, steps, support.rows, space, sampling, self._progress, is_atomic)
-        compiled = support._replace(slope=compiled_slope(support.slope))
-        self._known = case.plan, steps, compiled, space, sampling, self._progress, is_atomic
+        self._known = case.plan, steps, compiled_support(support), space, sampling, self._progress, is_atomic
         self._run = kernels.interleaved_kernel(RuleSet.of(case.algorithm))
         self._times = trace.rows["time"]
 
@@ -74,10 +71,12 @@ class Interleaved:
     def counts(self) -> Counts:
         """What has been written, and lost."""
         writes = int(self._progress.n_stores[0])
+        # Rule 3: what a coordinate's value does not contain was overwritten.
         return Counts(writes, writes - int(self._progress.kept.sum()))
 
     def advance(self, stop: int) -> None:
         """Have all accesses up to the time of the row in front of `stop`."""
+        # A row's time, and not its place: accesses have times of their own, and no rows.
         until = float(self._times[stop - 1]) if stop else -inf
         self._run(self._memory, *self._known, until)
 
@@ -112,10 +111,12 @@ def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
 def steps_of(trace: Trace, n_rows: int) -> kernels.Steps:
     """Return the steps whose pushes are among the first `n_rows` rows; a worker's alternate."""
     rows = trace.rows[:n_rows]
+    # Rule 5: a push behind these rows ends no step. Each has its pull in the row before it.
     order = np.argsort(rows["worker"], kind="stable")
     pushes = np.flatnonzero(rows["verb"][order] == PUSH)
     pull, push = order[pushes - 1], order[pushes]
     first = np.searchsorted(rows["worker"][push], np.arange(trace.workers + 1))
+    # Rule 1: between a pull's return and the push that is sent its worker computes.
     start, end = rows["done"][pull].copy(), rows["sent"][push].copy()
     return kernels.Steps(pull, push, start, end, first)
 

@@ -1,7 +1,11 @@
 """The interpreted driver: NumPy calls each rule on whole vectors.
 
-Rules are pure, so a pull is a reference to the arrays of that version, and a version lives as long
-as a worker holds it.
+1. Rules are pure, so a pull is a reference to the arrays of that version, and a version lives as
+   long as a worker holds it. Nothing here writes into an array of a state.
+2. All gradients of a level are evaluated at once: they have the bits of single ones, which
+   `distsgd.fold.problem_check` demands of a problem.
+3. Messages of a round are added in the order of the plan, the first to nothing, and divided by
+   their number, one too: the compiled drivers do the same.
 """
 
 from typing import Any
@@ -24,6 +28,7 @@ class Interpreted:
         self._rules = Rules.of(case.algorithm)
         self._waves = Waves(case)
         self._server = self._rules.server_init(self._h, case.start)
+        # one state for all of them (rule 1)
         self._workers = [self._rules.init(self._h, case.start)] * case.workers
         self._round: State = None
         self._factors = case.plan.worker_factors.tolist()
@@ -50,6 +55,7 @@ class Interpreted:
         points = np.empty((len(stepping), self._case.start.size))
         for place, (worker, at) in enumerate(stepping):
             points[place] = self._rules.at(self._h, self._workers[worker], at)
+        # rule 2
         gradients = self._case.problem.gradients(points, level.batches)
         for (worker, at), g in zip(stepping, gradients, strict=True):
             self._workers[worker] = self._rules.step(self._h, self._workers[worker], g, at)
@@ -70,7 +76,7 @@ class Interpreted:
         return [getattr(self._server, name) for name in self._case.algorithm.server.reads]
 
     def _collect(self, message: State, row: Row) -> None:
-        if not row.first:
+        if not row.first:  # rule 3, and a new array by rule 1: the worker may hold its message
             message = type(message)(*map(np.add, self._round, message))
         self._round = message
         if row.members:

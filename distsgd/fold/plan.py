@@ -1,7 +1,8 @@
 """A plan: the rows of a trace arranged for folding, with all that is known before the numbers.
 
 1. A push that the server holds has no effect before its round closes. So it stands where the round
-   closes, in worker order: that is the order in which a round is averaged.
+   closes, in worker order: that is the order in which a round is averaged. Its worker has no row
+   between, since it waits to be released.
 2. Rows behind the last update change nothing, and are left out.
 3. Where workers leave, join or read old versions, rows stand as they were served: the worker of a
    held push may begin another life before the round closes. Then the row that closes the round has
@@ -67,17 +68,19 @@ def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
     kernels.fill(served, order, rounds, staleness, members, server_factors, trace.workers, rows)
     if not trace.is_plain:
         _close_as_served(rows, trace.closing, staleness, members, server_factors)
-    steps = np.arange(rows["step"].max(initial=0) + 2)
+    steps = np.arange(rows["step"].max(initial=0) + 2)  # a kernel evaluates the step behind a pull
     factors = _factors(algorithm, steps * (epochs_per_step * trace.workers))
     return Plan(rows, np.flatnonzero(rows["members"]) + 1, trace.workers, factors, trace.is_plain)
 
 
 def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     closing = trace.closing
+    # rule 2
     place = np.arange(closing[-1] + 1 if closing.size else 0)
     is_push = rounds[: place.size] >= 0
     if np.count_nonzero(is_push) == closing.size or not trace.is_plain:
         return place
+    # Rule 1: a round's pushes get the place of the row that closes it, and sort by worker there.
     place[is_push] = closing[rounds[: place.size][is_push]]
     return np.lexsort((trace.rows["worker"][: place.size], place))
 
@@ -89,7 +92,10 @@ def _close_as_served(
     members: npt.NDArray[np.int64],
     factors: npt.NDArray[np.float64],
 ) -> None:
-    """Let the rows `closing` have what is known of their rounds."""
+    """Let the rows `closing` have what is known of their rounds (rule 3).
+
+    `kernels.fill` counts pushes that stand together, which is wrong where they do not.
+    """
     updates = np.arange(closing.size)
     known = {"version": updates, "staleness": staleness, "factor": factors, "members": members}
     rows["members"] = 0

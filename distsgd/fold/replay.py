@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it
 from distsgd.algorithm import Algorithm, settings
 from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError
-from distsgd.fold.agreement import check_equal, check_replayable, check_same
 from distsgd.fold.fold import DriverName, State
 from distsgd.fold.history import evaluation_points
+from distsgd.fold.replay_check import check_equal, check_replayable, check_same
 from distsgd.fold.request import NO_HOOKS, partition_settings
 from distsgd.fold.simulate import ending, folded, states_of
 from distsgd.problem import Problem, problem_settings

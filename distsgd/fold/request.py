@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
+import msgspec
+
 from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, wrong_kind
-from distsgd.order.budget import Budget
+from distsgd.order.budget import Budget, Unit
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem, problem_settings
 
@@ -97,6 +99,34 @@ def partition_settings(partition: Partition) -> dict[str, Any]:
     return {} if partition == SHARED else {"partition": partition.settings}
 
 
+class RunKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """The keys of an experiment file that say how every run is made, as `RunConfig` means them.
+
+    Exactly one of `epochs`, `updates`, `gradients` and `seconds` is the budget.
+    """
+
+    epochs: float | None = None
+    updates: int | None = None
+    gradients: int | None = None
+    seconds: float | None = None
+    batch: int = 32
+    evaluations: int = 40
+    reads: ReadsName = "consistent"
+    atomic: bool = True
+
+    def config(self, partition: Partition) -> RunConfig:
+        """Return what they say, with the samples that each worker sees.
+
+        Raises
+        ------
+        ConfigError
+            If not exactly one budget is given, or a value cannot be used.
+        """
+        given = {name: getattr(self, name) for name in RunKeys.__struct_fields__}
+        budget = Budget.of({unit: given.pop(unit) for unit in get_args(Unit)})
+        return RunConfig(budget, partition=partition, **given)
+
+
 class _AnyFleet(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,7 +137,7 @@ F = TypeVar("F", bound=_AnyFleet)
 
 
 @dataclass(frozen=True)
-class Request(Generic[F]):
+class RunRequest(Generic[F]):
     """A run that is wanted.
 
     Parameters

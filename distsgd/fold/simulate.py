@@ -14,8 +14,8 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import warn
 from distsgd.fold.fold import DriverName, State, check_driver, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
-from distsgd.fold.plausible import doubts
-from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, Request, RunConfig
+from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, RunConfig, RunRequest
+from distsgd.fold.settings_check import doubts
 from distsgd.order.budget import Budget
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule
@@ -108,17 +108,17 @@ def simulate(
     """
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
     config = RunConfig(Budget.of(budget), batch, evaluate_every, evaluations, partition, reads, atomic, target)
-    request = Request(algorithm, problem, fleet, config, seed)
+    request = RunRequest(algorithm, problem, fleet, config, seed)
     warn(doubts(request))
     return simulated(request, Hooks(stop), driver)
 
 
-def simulated(request: Request[ModelFleet], hooks: Hooks = NO_HOOKS, driver: DriverName = "auto") -> Run:
+def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: DriverName = "auto") -> Run:
     """Make a run on a model of machines: the order first, then the numbers along it.
 
     Parameters
     ----------
-    request : Request
+    request : RunRequest
         The run that is wanted.
     hooks : Hooks, optional
         What is asked at each point of the history: whether to end there.

@@ -7,8 +7,8 @@ from typing import get_args
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, unknown_name, warn
-from distsgd.fold.plausible import doubts
-from distsgd.fold.request import NO_HOOKS, Hooks, Progress, Request, RunConfig
+from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunConfig, RunRequest
+from distsgd.fold.settings_check import doubts
 from distsgd.live.options import Kind, LiveEngine, LiveFleet, LiveRequest, OnLoss, Writes
 from distsgd.live.ray_options import RayOptions
 from distsgd.order.budget import Budget
@@ -147,9 +147,9 @@ def launch(
         ray=_ray(ray, on),
     )
     config = RunConfig(Budget.of(budget), batch, evaluate_every, evaluations, partition, target=target)
-    request = Request(algorithm, problem, fleet, config, seed)
+    request = RunRequest(algorithm, problem, fleet, config, seed)
     workers_alone = Fleet(fleet.workers)  # a model of them: what they cost is not known
-    warn(doubts(Request(algorithm, problem, workers_alone, config, seed)))
+    warn(doubts(RunRequest(algorithm, problem, workers_alone, config, seed)))
     return launched(request, Hooks(stop, watch))
 
 
@@ -158,7 +158,7 @@ def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
 
     Parameters
     ----------
-    request : Request
+    request : RunRequest
         The run that is wanted.
     hooks : Hooks, optional
         What is asked and told on the way.

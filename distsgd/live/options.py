@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Start
 from distsgd.errors import ConfigError, check_count, check_number, unknown_name
-from distsgd.fold.request import Request
+from distsgd.fold.request import RunRequest
 from distsgd.live.ray_options import RayOptions
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.laws import Law
@@ -272,5 +272,5 @@ def _is_alone(algorithm: Algorithm) -> bool:
     return any(math.isinf(verb.others_after) for verb in starts)
 
 
-LiveRequest: TypeAlias = Request[LiveFleet]
+LiveRequest: TypeAlias = RunRequest[LiveFleet]
 """A live run that is wanted."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distsgd.errors import check_number
-from distsgd.kernels.gradients.linear import batch_gradients, compiled_slope, margins
+from distsgd.kernels.gradients.linear import batch_gradients, compiled_support, margins
 from distsgd.problem import Evaluation, Settings, check_point, check_points, data_settings, dense_bytes
 from distsgd.problems.labels import numbers, signs
 from distsgd.samples.dataset import Data
@@ -119,7 +119,7 @@ class Linear:
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         out = np.empty_like(points)
-        support = self.sparse._replace(slope=compiled_slope(self.sparse.slope))
+        support = compiled_support(self.sparse)
         batch_gradients(support, points, chosen, out)
         return out
 

@@ -1,1 +1,1 @@
-"""What a comparison says: statistics (pure), charts, and a page that works offline."""
+"""What a comparison says: numbers, sentences, pictures, and a page that works offline."""

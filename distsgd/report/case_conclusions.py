@@ -1,4 +1,4 @@
-"""What to run on one fleet, in sentences: what is soonest, how sure, at what cost, with what loss.
+"""What was found in one case (a problem on a fleet): what is soonest, how sure, at what cost.
 
 1. The first question is the time to the target: how many times sooner than one machine, and than
    the others. Then what it costs in machine time. Then losses, at equal time and at the end of the

@@ -1,4 +1,4 @@
-"""What was found, in sentences: pure functions of a summary, each number as the summary has it."""
+"""What was found in a comparison, in sentences: each number as the summary has it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,9 +21,10 @@ def conclusions(summary: Summary) -> list[str]:
         if any(one.finished for one in summary.of_fleet(fleet, problem))
     ]
     live = _agreement(summary) + _left_out(summary)
+    tuning = [*_targets(summary), _disagreement(summary.tuned, summary.trials), *_sensitivity(summary), _edges(summary)]
     across = [_suffered(summary, own) for own in _growths(summary)]
-    found = per_case + live + _certainty(summary) + _tuning(summary) + across
-    return warnings(summary) + found + _troubles(summary)
+    found = [*warnings(summary), *per_case, *live, _certainty(summary), *tuning, *across, *_troubles(summary)]
+    return [text for text in found if text]
 
 
 def _problems(summary: Summary) -> list[str]:
@@ -91,53 +92,45 @@ def _left_out(summary: Summary) -> list[str]:
     return texts
 
 
-def _certainty(summary: Summary) -> list[str]:
+def _certainty(summary: Summary) -> str:
     seeds = {line.seed for line in summary.runs}
     if len(seeds) == 1:
-        return ["One seed was run: how far others differ from it is not known, and no order is."]
+        return "One seed was run: how far others differ from it is not known, and no order is."
     times = [one.time_to_target for one in summary.results if one.time_to_target is not None]
     precise = max((time.precision for time in times), default=0.0)
     share = f"{precise:.1%} of themselves, or to " if precise else ""
     known = f" Times to the target are known to {share}one update." if times else ""
-    text = (
-        "An interval behind a ratio is one of 95 %: all intervals of a problem and fleet hold"
-        f" together, seed by seed. An order is claimed where it does not hold 1.{known}"
+    return (
+        "An interval behind a ratio is one of 95 %: all intervals of a problem and fleet hold together, seed by seed."
+        f" An order is claimed where it does not hold 1.{known}"
     )
-    return [text]
-
-
-def _tuning(summary: Summary) -> list[str]:
-    return _targets(summary) + _disagreement(summary.tuned, summary.trials) + _sensitivity(summary) + _edges(summary)
 
 
 def _targets(summary: Summary) -> list[str]:
-    set_by_reference = {problem: target for problem, target in summary.targets.items() if target.origin != "given"}
     return [
         f"The target loss{f' of {problem}' * bool(problem)}, {number(target.loss)}, is {target.origin}."
-        for problem, target in set_by_reference.items()
+        for problem, target in summary.targets.items()
+        if target.origin != "given"
     ]
 
 
-def _disagreement(tuned: Sequence[Tuned], trials: Sequence[Trial]) -> list[str]:
+def _disagreement(tuned: Sequence[Tuned], trials: Sequence[Trial]) -> str:
     """Return which tuned values are not settled: those that the seeds of tuning do not share."""
     if not tuned:
-        return []
+        return ""
     if min(len(trial.seeds) for trial in trials) < 2:
-        text = (
-            "One seed of tuning chose the values: what another would have chosen is not known, so"
-            " no order between tuned algorithms is claimed."
+        return (
+            "One seed of tuning chose the values: what another would have chosen is not known, so no order between"
+            " tuned algorithms is claimed."
         )
-        return [text]
     apart = [one for one in tuned if any(low < high for low, high in one.between.values())]
     if not apart:
-        return ["The seeds of tuning agree on every tuned value."]
+        return "The seeds of tuning agree on every tuned value."
     names = [f"{one.algorithm} on {one.fleet} ({_between(one)})" for one in apart]
-    listed = few(names, f"of the {len(tuned)} tuned values")
-    text = (
-        f"The seeds of tuning do not agree on {listed}; an order that another of their choices"
-        " could turn around is not claimed."
+    return (
+        f"The seeds of tuning do not agree on {few(names, f'of the {len(tuned)} tuned values')}; an order that another"
+        " of their choices could turn around is not claimed."
     )
-    return [text]
 
 
 def _between(one: Tuned) -> str:
@@ -147,13 +140,11 @@ def _between(one: Tuned) -> str:
 
 def _sensitivity(summary: Summary) -> list[str]:
     """Return for each problem and tuned fleet which algorithm needs tuning most, where settled."""
-    groups: dict[tuple[str, str], dict[str, Mapping[int, Known]]] = {}
-    for trials in by_group(summary.trials):
-        widths = tolerated(trials)
-        if widths:
-            place = trials[0].problem, trials[0].fleet
-            groups.setdefault(place, {})[trials[0].algorithm] = widths
-    return [text for place, table in groups.items() if (text := _widest(_place(summary, *place), table))]
+    known = [(trials[0], widths) for trials in by_group(summary.trials) if (widths := tolerated(trials))]
+    return [
+        _widest(_place(summary, *place), {one.algorithm: widths for one, widths in own})
+        for place, own in grouped(known, lambda pair: (pair[0].problem, pair[0].fleet)).items()
+    ]
 
 
 def _widest(place: str, table: Mapping[str, Mapping[int, Known]]) -> str:
@@ -167,15 +158,14 @@ def _widest(place: str, table: Mapping[str, Mapping[int, Known]]) -> str:
     return f"On {place}, {' and '.join(texts)}, within twice the cost of its best value."
 
 
-def _edges(summary: Summary) -> list[str]:
+def _edges(summary: Summary) -> str:
     at_edge = [f"{one.algorithm} on {one.fleet}" for one in summary.tuned if one.at_edge]
     if not at_edge:
-        return []
-    text = (
-        f"The best value that was tried for {few(at_edge, 'tuned algorithms')} lies at the edge of"
-        " what was tried: a better one may lie beyond."
+        return ""
+    return (
+        f"The best value that was tried for {few(at_edge, 'tuned algorithms')} lies at the edge of what was tried:"
+        " a better one may lie beyond."
     )
-    return [text]
 
 
 def _troubles(summary: Summary) -> list[str]:

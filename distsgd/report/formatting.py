@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distsgd.experiment.sites import Engine
@@ -50,8 +50,16 @@ def time_text(result: Result) -> str:
 
 def status_text(result: Result) -> str:
     """Return how the runs of `result` ended, with their counts."""
-    counts = result.status | ({"failed": result.failed} if result.failed else {})
+    return _counts_text(result.status | ({"failed": result.failed} if result.failed else {}))
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def values_text(parameters: Mapping[str, float]) -> str:
+    """Return the values of some parameters, each behind its name."""
+    return ", ".join(f"{name} {number(value)}" for name, value in parameters.items())
 
 
 def listed(names: Sequence[str]) -> str:
@@ -79,21 +87,22 @@ def ratio_text(contrast: Contrast) -> str:
     return interval_text(contrast.median, contrast.low, contrast.high)
 
 
-COLUMNS = (
-    "algorithm",
-    "time to target",
-    "machine time to target [s]",
-    "loss at equal time",
-    "training loss",
-    "test loss",
-    "accuracy",
-    "virtual time [s]",
-    "updates",
-    "mean staleness",
-    "dropped",
-    "utilisation",
-    "runs",
-)
+_CELLS: dict[str, Callable[[Result], str]] = {
+    "algorithm": lambda one: one.algorithm,
+    "time to target": time_text,
+    "machine time to target [s]": lambda one: number(one.time_to_target.machine_s if one.time_to_target else None),
+    "loss at equal time": lambda one: spread_text(one.loss_at_equal_time),
+    "training loss": lambda one: spread_text(one.loss),
+    "test loss": lambda one: spread_text(one.test_loss),
+    "accuracy": lambda one: spread_text(one.accuracy),
+    "virtual time [s]": lambda one: _median_text(one.seconds or one.wall_seconds),
+    "updates": lambda one: _median_text(one.updates),
+    "mean staleness": lambda one: number(one.staleness.mean if one.staleness else None),
+    "dropped": lambda one: str(one.dropped),
+    "utilisation": lambda one: number(one.utilisation),
+    "runs": status_text,
+}
+COLUMNS = tuple(_CELLS)
 """Headings of a table of results."""
 
 
@@ -104,42 +113,30 @@ def headings(engine: Engine) -> list[str]:
 
 def cells(result: Result) -> list[str]:
     """Return the cells of `result`, one per heading of `COLUMNS`."""
-    seconds = result.seconds or result.wall_seconds
-    return [
-        result.algorithm,
-        time_text(result),
-        number(result.time_to_target.machine_s if result.time_to_target else None),
-        spread_text(result.loss_at_equal_time),
-        spread_text(result.loss),
-        spread_text(result.test_loss),
-        spread_text(result.accuracy),
-        number(seconds.median if seconds else None),
-        number(result.updates.median if result.updates else None),
-        number(result.staleness.mean if result.staleness else None),
-        str(result.dropped),
-        number(result.utilisation),
-        status_text(result),
-    ]
+    return [show(result) for show in _CELLS.values()]
 
 
-TRIAL_COLUMNS = ("problem", "fleet", "algorithm", "parameters", "time to target [s]", "training loss", "seeds", "ended")
+def _median_text(spread: Spread | None) -> str:
+    return number(spread.median if spread else None)
+
+
+_TRIAL_CELLS: dict[str, Callable[[Trial], str]] = {
+    "problem": lambda one: one.problem or MISSING,
+    "fleet": lambda one: one.fleet,
+    "algorithm": lambda one: one.algorithm,
+    "parameters": lambda one: values_text(one.parameters),
+    "time to target [s]": lambda one: number(one.seconds),
+    "training loss": lambda one: number(one.loss),
+    "seeds": lambda one: ", ".join(map(str, one.seeds)),
+    "ended": lambda one: _counts_text(Counter(one.status)),
+}
+TRIAL_COLUMNS = tuple(_TRIAL_CELLS)
 """Headings of a table of trials."""
 
 
 def trial_cells(trial: Trial) -> list[str]:
     """Return the cells of `trial`, one per heading of `TRIAL_COLUMNS`."""
-    given = ", ".join(f"{name} {number(value)}" for name, value in trial.parameters.items())
-    ended = Counter(trial.status)
-    return [
-        trial.problem or MISSING,
-        trial.fleet,
-        trial.algorithm,
-        given,
-        number(trial.seconds),
-        number(trial.loss),
-        ", ".join(map(str, trial.seeds)),
-        ", ".join(f"{count} {status}" for status, count in ended.items()),
-    ]
+    return [show(trial) for show in _TRIAL_CELLS.values()]
 
 
 def pairs(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

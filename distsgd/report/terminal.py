@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distsgd.experiment.trials import Tuned
-from distsgd.report.formatting import COLUMNS, MISSING, cells, number
+from distsgd.report.formatting import COLUMNS, MISSING, cells, number, values_text
 from distsgd.report.numbers.groups import grouped
 from distsgd.report.numbers.summary import Summary
 
@@ -24,9 +24,9 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=WIDE)
 
 
-def say(text: str) -> None:
-    """Print `text` as it is; a terminal breaks its lines, a file does not."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, to: Console | None = None) -> None:
+    """Print `text` as it is, by default on the terminal, which breaks its lines."""
+    (to or console()).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_summary(summary: Summary, to: Console) -> None:
@@ -52,7 +52,7 @@ def _print_tuned(tuned: Sequence[Tuned], to: Console) -> None:
 
 
 def _values(tuned: Tuned) -> str:
-    values = ", ".join(f"{name} {number(value)}" for name, value in tuned.parameters.items())
+    values = values_text(tuned.parameters)
     return f"{values} (edge)" if tuned.at_edge else values
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 _DEEPEST = 20
 """Operations that a line nests: Python's parser knows no more than a hundred parentheses."""
@@ -110,11 +111,14 @@ class Graph:
         return statements, [texts.get(name, (name, 0))[0] for name in outputs]
 
 
-class Symbol:
-    """What columns and conditions have in common: what is refused."""
+class Symbol(NDArrayOperatorsMixin):
+    """What columns and conditions have in common: operators are NumPy's functions."""
 
     __slots__ = ("graph", "name")
     __hash__ = object.__hash__
+    # x += y gives a new column; NumPy's own would write into the old one
+    __iadd__, __isub__ = NDArrayOperatorsMixin.__add__, NDArrayOperatorsMixin.__sub__
+    __imul__, __itruediv__ = NDArrayOperatorsMixin.__mul__, NDArrayOperatorsMixin.__truediv__
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph, self.name = graph, name
@@ -126,10 +130,10 @@ class Symbol:
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *given: object, **options: object) -> Any:  # noqa: ANN401 # a column or a condition
         name = f"numpy.{ufunc.__name__}"
-        if method != "__call__" or ufunc is np.matmul:
-            self.graph.refuse(f"uses {name}{'' if ufunc is np.matmul else '.' + method}, {_NORM}")
+        if method != "__call__":
+            self.graph.refuse(f"uses {name}.{method}, {_NORM}")
         if ufunc not in _UFUNCS or options:
-            self.graph.refuse(f"uses {name}, {_ROUNDED}")
+            self.graph.refuse(_REFUSED.get(ufunc, f"uses {name}, {_ROUNDED}"))
         return _UFUNCS[ufunc](self.graph, *given)
 
     def __array_function__(
@@ -186,49 +190,40 @@ def _where(graph: Graph, condition: Any, then: Any, otherwise: Any) -> Any:  # n
     return Column(graph, graph.result("where({}, {}, {})", condition, *branches))
 
 
-_BINARY = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "divide({}, {})"}
-_UNARY = {"neg": "(-{})", "pos": "(+{})", "abs": "abs({})"}
-_COMPARISONS = {
-    "lt": "({} < {})",
-    "le": "({} <= {})",
-    "gt": "({} > {})",
-    "ge": "({} >= {})",
-    "eq": "({} == {})",
-    "ne": "({} != {})",
-}
 _UFUNCS: Mapping[np.ufunc, Callable[..., Any]] = {
-    np.add: _number(_BINARY["add"]),
-    np.subtract: _number(_BINARY["sub"]),
-    np.multiply: _number(_BINARY["mul"]),
-    np.divide: _number(_BINARY["truediv"]),
-    np.negative: _number(_UNARY["neg"]),
-    np.absolute: _number(_UNARY["abs"]),
-    np.fabs: _number(_UNARY["abs"]),
+    np.add: _number("({} + {})"),
+    np.subtract: _number("({} - {})"),
+    np.multiply: _number("({} * {})"),
+    np.divide: _number("divide({}, {})"),
+    np.negative: _number("(-{})"),
+    np.positive: _number("(+{})"),
+    np.absolute: _number("abs({})"),
+    np.fabs: _number("abs({})"),
     np.sqrt: _number("sqrt({})"),
     np.minimum: _number("minimum({}, {})"),
     np.maximum: _number("maximum({}, {})"),
-    np.less: _comparison(_COMPARISONS["lt"]),
-    np.less_equal: _comparison(_COMPARISONS["le"]),
-    np.greater: _comparison(_COMPARISONS["gt"]),
-    np.greater_equal: _comparison(_COMPARISONS["ge"]),
-    np.equal: _comparison(_COMPARISONS["eq"]),
-    np.not_equal: _comparison(_COMPARISONS["ne"]),
+    np.less: _comparison("({} < {})"),
+    np.less_equal: _comparison("({} <= {})"),
+    np.greater: _comparison("({} > {})"),
+    np.greater_equal: _comparison("({} >= {})"),
+    np.equal: _comparison("({} == {})"),
+    np.not_equal: _comparison("({} != {})"),
 }
-_REFUSED = {
-    "pow": "uses **, which has other bits elsewhere; write products",
-    "floordiv": f"uses //, which a rule does not know; use {ALLOWED}",
-    "mod": f"uses %, which a rule does not know; use {ALLOWED}",
-    "divmod": f"uses divmod, which a rule does not know; use {ALLOWED}",
-    "matmul": f"uses @, {_NORM}",
-    "and": "uses &; nest two where",
-    "or": "uses |; nest two where",
-    "xor": "uses ^; nest two where",
-    "lshift": f"uses <<; use {ALLOWED}",
-    "rshift": f"uses >>; use {ALLOWED}",
+_REFUSED: Mapping[np.ufunc, str] = {
+    np.power: "uses **, which has other bits elsewhere; write products",
+    np.floor_divide: f"uses //, which a rule does not know; use {ALLOWED}",
+    np.remainder: f"uses %, which a rule does not know; use {ALLOWED}",
+    np.divmod: f"uses divmod, which a rule does not know; use {ALLOWED}",
+    np.matmul: f"uses @, {_NORM}",
+    np.bitwise_and: "uses &; nest two where",
+    np.bitwise_or: "uses |; nest two where",
+    np.bitwise_xor: "uses ^; nest two where",
+    np.left_shift: f"uses <<; use {ALLOWED}",
+    np.right_shift: f"uses >>; use {ALLOWED}",
+    np.invert: "uses ~; exchange then and otherwise of where",
 }
 _SINGLE = {
     "bool": _BRANCH,
-    "invert": "uses ~; exchange then and otherwise of where",
     "float": "turns a column into a number (float, or a function of math); use sqrt, abs and the "
     "others of distsgd.algorithm",
     "array": "turns a column into an array; a rule sees one coordinate",
@@ -249,29 +244,5 @@ def _refusing(why: str) -> Callable[..., NoReturn]:
     return lambda self, *_given, **_options: self.graph.refuse(why)
 
 
-def _define() -> None:
-    """Give both classes their operators."""
-    for name, why in _SINGLE.items():
-        setattr(Symbol, f"__{name}__", _refusing(why))
-    for name, why in _REFUSED.items():
-        setattr(Symbol, f"__{name}__", _refusing(why))
-        setattr(Symbol, f"__r{name}__", _refusing(why))
-    for name, text in _BINARY.items():
-        operation = _number(text)
-        setattr(Symbol, f"__{name}__", _forward(operation))
-        setattr(Symbol, f"__r{name}__", _backward(operation))
-    for name, text in _UNARY.items():
-        setattr(Symbol, f"__{name}__", _forward(_number(text)))
-    for name, text in _COMPARISONS.items():
-        setattr(Symbol, f"__{name}__", _forward(_comparison(text)))
-
-
-def _forward(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *given: operation(self.graph, self, *given)
-
-
-def _backward(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: operation(self.graph, other, self)
-
-
-_define()
+for _name, _why in _SINGLE.items():
+    setattr(Symbol, f"__{_name}__", _refusing(_why))

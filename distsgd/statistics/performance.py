@@ -1,4 +1,4 @@
-"""Contrasts of medians: profiles, more workers against fewer, one value against others.
+"""Performance in medians: profiles over cases, speed-up by workers, tolerance of a parameter.
 
 A miss (None) is later than every time. What is sure of a ratio says `inference`.
 """

@@ -22,22 +22,11 @@ from distsgd.kernels import Function, compiled
 Integer: TypeAlias = int | np.integer[Any]
 
 (
-    SAMPLES,
-    COMPUTE,
-    FAILURE,
-    READS,
-    NOISE,  # of every run
-    START,
-    ROWS,
-    VALUES,
-    WEIGHTS,
-    FLIPS,  # where networks begin; synthetic data
-    PARTS,
-    SHARES,
-    BOOSTS,  # which samples a worker has
-    DELAY,
-    PASSES,  # of live workers
-) = range(15)
+    SAMPLES, COMPUTE, FAILURE, READS, NOISE,  # of every run
+    START, ROWS, VALUES, WEIGHTS, FLIPS,  # where networks begin; synthetic data
+    PARTS, SHARES, BOOSTS,  # which samples a worker has
+    DELAY, PASSES,  # of live workers
+) = range(15)  # fmt: skip # groups stand in lines
 """Purposes, all of them: each has streams of its own, so that none disturbs another."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -93,124 +82,94 @@ def below(bits: Integer, n: Integer) -> np.uint64:
     return ((np.uint64(bits) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
 
 
+_CENTRE = (
+    (
+        2.5090809287301226727e3,
+        3.3430575583588128105e4,
+        6.7265770927008700853e4,
+        4.5921953931549871457e4,
+        1.3731693765509461125e4,
+        1.9715909503065514427e3,
+        1.3314166789178437745e2,
+        3.3871328727963666080e0,
+    ),
+    (
+        5.2264952788528545610e3,
+        2.8729085735721942674e4,
+        3.9307895800092710610e4,
+        2.1213794301586595867e4,
+        5.3941960214247511077e3,
+        6.8718700749205790830e2,
+        4.2313330701600911252e1,
+        1.0,
+    ),
+)
+_MIDDLE = (
+    (
+        7.74545014278341407640e-4,
+        2.27238449892691845833e-2,
+        2.41780725177450611770e-1,
+        1.27045825245236838258e0,
+        3.64784832476320460504e0,
+        5.76949722146069140550e0,
+        4.63033784615654529590e0,
+        1.42343711074968357734e0,
+    ),
+    (
+        1.05075007164441684324e-9,
+        5.47593808499534494600e-4,
+        1.51986665636164571966e-2,
+        1.48103976427480074590e-1,
+        6.89767334985100004550e-1,
+        1.67638483018380384940e0,
+        2.05319162663775882187e0,
+        1.0,
+    ),
+)
+_FAR = (
+    (
+        2.01033439929228813265e-7,
+        2.71155556874348757815e-5,
+        1.24266094738807843860e-3,
+        2.65321895265761230930e-2,
+        2.96560571828504891230e-1,
+        1.78482653991729133580e0,
+        5.46378491116411436990e0,
+        6.65790464350110377720e0,
+    ),
+    (
+        2.04426310338993978564e-15,
+        1.42151175831644588870e-7,
+        1.84631831751005468180e-5,
+        7.86869131145613259100e-4,
+        1.48753612905506148525e-2,
+        1.36929880922735805310e-1,
+        5.99832206555887937690e-1,
+        1.0,
+    ),
+)
+"""AS 241: coefficients above and under the fraction, the highest power first."""
+
+
 @compiled
 def normal_quantile(p: float) -> float:
     """Return the standard normal quantile of p in (0, 1), to about 16 digits (AS 241)."""
     q = p - 0.5
     if abs(q) <= 0.425:
         r = 0.180625 - q * q
-        return q * _ratio_centre(r)
+        return q * _ratio(_CENTRE, r)
     r = math.sqrt(-math.log(min(p, 1.0 - p)))
-    tail = _ratio_middle(r - 1.6) if r <= 5.0 else _ratio_far(r - 5.0)
+    tail = _ratio(_MIDDLE, r - 1.6) if r <= 5.0 else _ratio(_FAR, r - 5.0)
     return -tail if q < 0.0 else tail
 
 
 @compiled
-def _ratio_centre(r: float) -> float:
-    above = (
-        (
-            (
-                (
-                    ((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) * r
-                    + 4.5921953931549871457e4
-                )
-                * r
-                + 1.3731693765509461125e4
-            )
-            * r
-            + 1.9715909503065514427e3
-        )
-        * r
-        + 1.3314166789178437745e2
-    ) * r + 3.3871328727963666080e0
-    under = (
-        (
-            (
-                (
-                    ((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) * r
-                    + 2.1213794301586595867e4
-                )
-                * r
-                + 5.3941960214247511077e3
-            )
-            * r
-            + 6.8718700749205790830e2
-        )
-        * r
-        + 4.2313330701600911252e1
-    ) * r + 1.0
-    return above / under
+def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: float) -> float:
+    above, under = coefficients
+    return _polynomial(above, r) / _polynomial(under, r)
 
 
 @compiled
-def _ratio_middle(r: float) -> float:
-    above = (
-        (
-            (
-                (
-                    ((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r + 2.41780725177450611770e-1) * r
-                    + 1.27045825245236838258e0
-                )
-                * r
-                + 3.64784832476320460504e0
-            )
-            * r
-            + 5.76949722146069140550e0
-        )
-        * r
-        + 4.63033784615654529590e0
-    ) * r + 1.42343711074968357734e0
-    under = (
-        (
-            (
-                (
-                    ((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r + 1.51986665636164571966e-2) * r
-                    + 1.48103976427480074590e-1
-                )
-                * r
-                + 6.89767334985100004550e-1
-            )
-            * r
-            + 1.67638483018380384940e0
-        )
-        * r
-        + 2.05319162663775882187e0
-    ) * r + 1.0
-    return above / under
-
-
-@compiled
-def _ratio_far(r: float) -> float:
-    above = (
-        (
-            (
-                (
-                    ((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r + 1.24266094738807843860e-3) * r
-                    + 2.65321895265761230930e-2
-                )
-                * r
-                + 2.96560571828504891230e-1
-            )
-            * r
-            + 1.78482653991729133580e0
-        )
-        * r
-        + 5.46378491116411436990e0
-    ) * r + 6.65790464350110377720e0
-    under = (
-        (
-            (
-                (
-                    ((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r + 1.84631831751005468180e-5) * r
-                    + 7.86869131145613259100e-4
-                )
-                * r
-                + 1.48753612905506148525e-2
-            )
-            * r
-            + 1.36929880922735805310e-1
-        )
-        * r
-        + 5.99832206555887937690e-1
-    ) * r + 1.0
-    return above / under
+def _polynomial(coefficients: tuple[float, ...], r: float) -> float:
+    h, g, f, e, d, c, b, a = coefficients
+    return ((((((h * r + g) * r + f) * r + e) * r + d) * r + c) * r + b) * r + a

@@ -1,4 +1,12 @@
-"""Passes over the rows of a trace: what a row needs, and which rows look ahead together."""
+"""Passes over the rows of a trace: what a row needs, and which rows look ahead together.
+
+1. A round is numbered by the version that it finds, so a push belongs to the round of the server's
+   version before it; the pushes behind the last update belong to a round that never closes.
+2. All steps of a wave start from what is fixed before the wave begins: no row that needs steps has
+   its worker's previous row inside, which would change what it starts from.
+3. A slot holds one version. It is free again when the last worker that pulled it has pushed and a
+   newer version has been pulled. So there are no more slots than versions in use.
+"""
 
 from typing import Any, NamedTuple
 
@@ -46,18 +54,14 @@ class Plan(NamedTuple):
 
 @compiled
 def survey(served: Records, n_updates: int) -> tuple[Integers, Integers, Integers]:
-    """Return the round of each push (-1: no push), and each round's staleness and members.
-
-    A round is numbered by the version that it finds, so a push belongs to the round of the server's
-    version before it; the pushes after the last update belong to a round that never closes.
-    """
+    """Return the round of each push (-1: no push), and each round's staleness and members."""
     rounds = np.full(served.size, -1, dtype=np.int64)
     staleness = np.zeros(n_updates + 1, dtype=np.int64)
     members = np.zeros(n_updates + 1, dtype=np.int64)
     version = 0
     for k in range(served.size):
         if served[k].verb == PUSH:
-            rounds[k] = version
+            rounds[k] = version  # rule 1: `version` is still that of the row before
             staleness[version] = max(staleness[version], version - served[k].read)
             members[version] += 1
         version = served[k].version
@@ -83,6 +87,7 @@ def fill(
         row, to = served[order[k]], out[k]
         worker = row.worker
         to.verb, to.worker, to.step = row.verb, worker, row.step
+        # A row that is a pull begins with what its worker held before, and ends with what it reads.
         to.read, to.version = held[worker], row.version
         to.steps = row.step - n_taken[worker]
         n_taken[worker] = row.step
@@ -91,6 +96,7 @@ def fill(
         if row.verb == PUSH:
             update = rounds[order[k]]
             to.version, to.staleness, to.factor = update, staleness[update], factors[update]
+            # The pushes of a round stand together in `order`, so counting them is enough.
             to.first = n_collected == 0
             n_collected += 1
             if n_collected == members[update]:
@@ -102,14 +108,13 @@ def fill(
 def waves(worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers: int, most: int) -> Integers:
     """Return the first row of each wave, and the number of rows.
 
-    A wave is as many rows in a row as possible whose steps start from what is fixed before the wave
-    begins: no row that needs steps has its worker's previous row inside. At most `most` rows of a
-    wave need steps.
+    A wave is as many rows in a row as possible. At most `most` of them need steps.
     """
     starts = np.empty(worker.size + 1, dtype=np.int64)
     last = np.full(n_workers, -1, dtype=np.int64)
     n_waves, start, n_stepping = 0, -1, 0
     for k in range(worker.size):
+        # Rule 2. A row without steps may follow any other: it starts from nothing.
         if start < 0 or (steps[k] > 0 and (last[worker[k]] >= start or n_stepping == most)):
             starts[n_waves] = start = k
             n_waves += 1
@@ -124,8 +129,7 @@ def waves(worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers
 def share_versions(rows: Records, n_workers: int) -> tuple[npt.NDArray[np.int32], Any, int]:
     """Return the slot that holds each row's version, whether the row fills it, and their number.
 
-    Workers that pull one version share a slot. A slot is free again when the last of them has
-    pushed and a newer version has been pulled, so that there are no more slots than live versions.
+    Workers that pull one version share a slot.
     """
     slots = np.empty(rows.size, dtype=np.int32)
     fills = np.zeros(rows.size, dtype=np.bool_)
@@ -137,7 +141,7 @@ def share_versions(rows: Records, n_workers: int) -> tuple[npt.NDArray[np.int32]
         worker = rows[k].worker
         if rows[k].verb == PULL:
             if rows[k].version != newest_version:
-                if newest >= 0:  # the newest version counts as a user, since others may pull it
+                if newest >= 0:  # rule 3: till now others might have pulled it too
                     users[newest] -= 1
                     if users[newest] == 0:
                         free[n_free] = newest

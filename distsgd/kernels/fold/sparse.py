@@ -22,6 +22,7 @@ from distsgd.kernels.draws.stream import draw_batch
 from distsgd.kernels.fold.dense import applying, receiving, sending_next
 from distsgd.kernels.fold.rules import Loop, Names, RuleSet, applied, loops, received, stores
 from distsgd.kernels.gradients.linear import add_row_gradient
+from distsgd.sparse import Sparse
 from distsgd.trace import PULL, PUSH
 
 
@@ -61,18 +62,24 @@ class Workspace(NamedTuple):
     is_touched: NDArray[np.bool_]
     """bool[d]"""
 
+    @property
+    def most(self) -> int:
+        """Coordinates of the largest support."""
+        return self.columns.shape[1]
 
-def workspace(n_workers: int, dimension: int, n_entries: int, batch: int) -> Workspace:
-    """Return a workspace for batches of up to `n_entries` non-zeros."""
-    most = min(n_entries, dimension)
+
+def workspace(n_workers: int, rows: Sparse, batch: int) -> Workspace:
+    """Return a workspace for batches of `rows`, the largest of which is as many longest rows."""
+    n_entries = int(rows.lengths.max(initial=0)) * batch
+    most = min(n_entries, rows.features)
     return Workspace(
         batch=np.zeros((n_workers, batch), dtype=np.uint32),
         columns=np.empty((n_workers, most), dtype=np.uint32),
         n_columns=np.zeros(n_workers, dtype=np.int64),
         place=np.empty(n_entries, dtype=np.uint32),
-        position=np.zeros(dimension, dtype=np.uint32),
-        touched=np.empty(dimension, dtype=np.uint32),
-        is_touched=np.zeros(dimension, dtype=np.bool_),
+        position=np.zeros(rows.features, dtype=np.uint32),
+        touched=np.empty(rows.features, dtype=np.uint32),
+        is_touched=np.zeros(rows.features, dtype=np.bool_),
     )
 
 

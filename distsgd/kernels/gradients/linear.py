@@ -22,6 +22,11 @@ def compiled_slope(slope: Callable[[float, float], float]) -> Callable[[float, f
     return specialised(slope)
 
 
+def compiled_support(support: Support) -> Support:
+    """Return `support` with a slope that kernels call."""
+    return support._replace(slope=compiled_slope(support.slope))
+
+
 @compiled
 def row_margin(values: NDArray[np.float64], place: NDArray[np.uint32], point: NDArray[np.float64]) -> float:
     """Return the inner product of one row's `values`, float64[k], and the kept coordinates."""

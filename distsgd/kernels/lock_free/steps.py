@@ -226,20 +226,23 @@ def _atomic(names: Names) -> str:
 
 @functools.cache
 def _guarding(writes: Writes) -> tuple[Loop, Loop]:
-    """Return what a worker does in front of its change of some coordinates, and behind it."""
+    """Return what a worker does in front of its change of some coordinates, and behind it.
+
+    Both take an array and a range in it: a slice of each row would take longer than a small change.
+    """
     is_locked, is_in_turn = writes == "locked", writes == "round_robin"
 
-    def enter(memory, ascending, number, owner):
+    def enter(memory, ascending, first, end, number, owner):
         if is_in_turn:
             wait_for(memory.turn, 0, number)
         if is_locked:
-            for i in ascending:  # rule 4
-                hold(memory.locks, i, owner)
+            for entry in range(first, end):  # rule 4
+                hold(memory.locks, ascending[entry], owner)
 
-    def leave(memory, coordinates, number):
+    def leave(memory, coordinates, first, end, number):
         if is_locked:
-            for i in coordinates:
-                release(memory.locks, i)
+            for entry in range(first, end):
+                release(memory.locks, coordinates[entry])
         if is_in_turn:
             stored(memory.turn, 0, number + 1)  # rule 6: behind the change
 
@@ -269,9 +272,9 @@ def row_kernel(rules: RuleSet, writes: Writes) -> Loop:
                 prefetch_row(entries, columns, first + AHEAD, end + AHEAD)
                 margin = margin_row(h, S, columns, entries, first, end, at)
                 change, number = slope(margin, labels[sample]), number_of(chunk, taken)
-                enter(memory, columns[first:end], number, owner)
+                enter(memory, columns, first, end, number, owner)
                 change_row(h, S, columns, entries, first, end, change, shrink, at, sent, applied, locks, owner)
-                leave(memory, columns[first:end], number)
+                leave(memory, columns, first, end, number)
                 sample += np.uint64(1)
                 taken += 1
             stored(counts, chunk.worker, taken)  # rule 7
@@ -296,9 +299,9 @@ def batch_kernel(rules: RuleSet, writes: Writes) -> Loop:
             at, sent, applied = known(chunk, taken)
             n = evaluate(own, memory.server, support, batch, columns, space, at, sent, 0)
             here, number = columns[:n], number_of(chunk, taken)
-            enter(memory, np.sort(here), number, owner)  # a support is in the order of its samples
+            enter(memory, np.sort(here), 0, n, number, owner)  # a support is in the order of its samples
             change_support(own.h, memory.server, here, own.messages, applied, memory.locks, owner)
-            leave(memory, here, number)
+            leave(memory, here, 0, n, number)
             stored(memory.taken, chunk.worker, taken + 1)
 
     return specialised(steps)

@@ -2,24 +2,20 @@
 
 import contextlib
 import ctypes
-import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
-from distsgd.live.local.clerk import relay
-from distsgd.live.machine import forking as nursery
+from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.rings import Rings
-from distsgd.live.messages.sockets import doors, endpoints, gates, make_keys, needs_keys
-from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
+from distsgd.live.messages.sockets import Door, Gate, Keys, doors, endpoints, gates, make_keys, needs_keys
+from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import evaluate
 from distsgd.live.peers.worker import WorkerCase, work
@@ -30,137 +26,146 @@ _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
 
 
-def layout_of(case: LiveRequest) -> Layout:
+def layout_of(request: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
-    algorithm = case.algorithm
+    algorithm = request.algorithm
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(case.problem.dimension, case.fleet.workers, case.fleet.shards, n_reads, n_message)
+    return Layout(request.problem.dimension, request.fleet.workers, request.fleet.shards, n_reads, n_message)
 
 
-def stream_of(case: LiveRequest) -> Stream:
+def stream_of(request: LiveRequest) -> Stream:
     """Return the samples of all workers, or raise a `ConfigError` if they cannot be divided."""
-    partition, problem = case.config.partition, case.problem
+    partition, problem = request.config.partition, request.problem
     data = problem.data if partition.is_divided else None
-    parts = partition.divide(data, case.fleet.workers, case.seed)
-    return Stream(problem.samples, case.config.batch, case.seed, parts=parts, sampler=partition.sampler)
+    parts = partition.divide(data, request.fleet.workers, request.seed)
+    return Stream(problem.samples, request.config.batch, request.seed, parts=parts, sampler=partition.sampler)
 
 
-def server_case(  # noqa: PLR0917 # what a server is told, in the order of `ServerCase`
-    case: LiveRequest,
-    start: NDArray[np.float64],
-    layout: Layout,
-    sessions: Mapping[int, int],
-    origin: float,
-    folder: Path,
-) -> ServerCase:
-    """Return a run as its servers see it."""
-    return ServerCase(
-        algorithm=case.algorithm,
-        start=start,
-        layout=layout,
-        batch=case.config.batch,
-        samples=case.problem.samples,
-        budget=case.budget.limits,
-        sessions=sessions,
-        origin=origin,
-        folder=folder,
-        seed=case.seed,
-        staleness=case.fleet.staleness,
-        target=case.config.target,
-        on_loss=case.fleet.on_loss,
-        heartbeat_s=case.fleet.heartbeat,
-        checkpoint_every_s=case.fleet.checkpoint_every,
-    )
+class Post(NamedTuple):
+    """What a shard serves, and where."""
+
+    case: ServerCase
+    shard: int
+    gate: Gate
+    followers: Sequence[Door]
 
 
-class Parties:
-    """The processes of a run on this machine: what each of them is, and does.
+class Plan:
+    """What the processes of a run are told, wherever they are.
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What is run.
     folder : Path
-        Private, for sockets and checkpoints.
+        For checkpoints.
+    sessions : mapping
+        Session of every peer. It changes: a process is told those of when it starts.
 
     Raises
     ------
     ConfigError
-        If no server can listen at the address, or the samples cannot be divided.
+        If the samples cannot be divided.
     """
 
-    def __init__(self, case: LiveRequest, folder: Path) -> None:
-        self._case, self._folder = case, folder
-        self._layout, self._start = layout_of(case), case.problem.start(case.seed)
-        self._common = WorkerCase(case.algorithm, case.problem, stream_of(case), self._start, case.fleet.workers)
-        self._sessions: dict[int, int] = {}
-        for number in (*range(case.fleet.workers), LAUNCHER, EVALUATOR, LEAD):
-            self.renew(number)
-        self._listening = endpoints(case.fleet.address, case.fleet.shards, folder)
-        is_secret = needs_keys(case.fleet.address)
-        self._keys = make_keys(case.fleet.shards, self._sessions) if is_secret else None
-        self._vectors = (
-            SharedVectors(self._layout, memoryview(nursery.shared(self._layout.shared_bytes)))
-            if case.fleet.address is None
-            else FrameVectors(self._layout)
+    def __init__(self, request: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
+        self.request, self._folder, self._sessions = request, folder, sessions
+        self.layout, self.start = layout_of(request), request.problem.start(request.seed)
+        self.worker_case = WorkerCase(
+            request.algorithm, request.problem, stream_of(request), self.start, request.fleet.workers
         )
-        shares = self._vectors.is_shared
-        self._rings = Rings(case.fleet.workers, case.fleet.shards) if shares else None
+        self.keys: Keys | None = None
+        self._listening: list[str] = []
+
+    def listen(self, listening: list[str], *, is_secret: bool) -> None:
+        """Have the shards listen there from now on, under fresh keys if all is encrypted."""
+        self._listening = listening
+        self.keys = make_keys(len(listening), self._sessions) if is_secret else None
+
+    def post(self, shard: int, origin: float) -> Post:
+        """Return what a shard is told, by whose clock the run began at `origin` [s]."""
+        request = self.request
+        case = ServerCase(
+            request.algorithm,
+            self.start,
+            self.layout,
+            request.fleet,
+            request.budget.limits,
+            request.config.batch / request.problem.samples,
+            self._sessions,
+            origin,
+            self._folder,
+            request.seed,
+            request.config.target,
+        )
+        followers = () if shard else self._doors(LEAD)[1:]
+        return Post(case, shard, gates(self._listening, self.keys)[shard], followers)
+
+    def peer(self, number: int, origin: float) -> Peer:
+        """Return what any other is told, by whose clock the run began at `origin` [s]."""
+        return Peer(number, self._sessions[number], self._doors(number), origin)
+
+    def _doors(self, number: int) -> list[Door]:
+        return doors(self._listening, number, self.keys)
+
+
+class Roles:
+    """What each process of a run on this machine does; all of them are forked with this at hand.
+
+    Parameters
+    ----------
+    plan : Plan
+        What they are told.
+    folder : Path
+        Private, for sockets.
+
+    Raises
+    ------
+    ConfigError
+        If no server can listen at the address.
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._request = plan, plan.request
+        fleet, layout = self._request.fleet, plan.layout
+        plan.listen(endpoints(fleet.address, fleet.shards, folder), is_secret=needs_keys(fleet.address))
+        self._vectors = (
+            SharedVectors(layout, memoryview(forking.shared(layout.shared_bytes)))
+            if fleet.address is None
+            else FrameVectors(layout)
+        )
+        self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
         self._compile()
-        self._origin = time.monotonic()
+        self.origin = time.monotonic()
+        """When the run began [s]."""
 
     def _compile(self) -> None:
         """Compile once what all processes would compile."""
         with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
-            self._case.problem.gradient(self._start, self._common.stream.batch(0, 0))
-        prepare(self._case.algorithm, self._layout)
+            self._request.problem.gradient(self._plan.start, self._plan.worker_case.stream.batch(0, 0))
+        prepare(self._request.algorithm, self._plan.layout)
 
-    @property
-    def seconds(self) -> float:
-        """Time since the run began [s]."""
-        return time.monotonic() - self._origin
-
-    def session(self, number: int) -> int:
-        """Return the session of a peer."""
-        return self._sessions[number]
-
-    def renew(self, number: int) -> int:
-        """Give a peer another session, and return it."""
-        self._sessions[number] = secrets.randbelow(2**63 - 1) + 1
-        return self._sessions[number]
-
-    def serve(self, shard: int, life: int) -> None:
-        """Be a shard of the server."""
+    def serve(self, shard: int, life: int, control: Connection | None) -> None:
+        """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
-        case = server_case(self._case, self._start, self._layout, self._sessions, self._origin, self._folder)
-        gate = gates(self._listening, self._keys)[shard]
-        followers = () if shard else doors(self._listening, LEAD, self._keys)[1:]
-        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings)
+        case, _, gate, followers = self._plan.post(shard, self.origin)
+        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings, control=control)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
-        delay, heartbeat_s = self._case.fleet.delays[worker], self._case.fleet.heartbeat
-        peer = self._peer(worker)
+        delay, heartbeat_s = self._request.fleet.delays[worker], self._request.fleet.heartbeat
+        peer = self._plan.peer(worker, self.origin)
         if self._rings is not None:
-            shards = range(self._case.fleet.shards)
+            shards = range(self._request.fleet.shards)
             peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
-        work(self._common, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
+        work(self._plan.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:
         """Be the evaluator."""
         _call_it("evaluator")
-        evaluate(self._case, self._vectors, self._peer(EVALUATOR), pipe, is_again=is_again)
-
-    def relay(self, pipe: Connection) -> None:
-        """Be the clerk, which speaks to the lead alone."""
-        _call_it("clerk")
-        peer = self._peer(LAUNCHER)
-        relay(peer._replace(doors=peer.doors[:1]), pipe)
-
-    def _peer(self, number: int) -> Peer:
-        own = doors(self._listening, number, self._keys)
-        return Peer(number, self._sessions[number], own, self._origin)
+        peer = self._plan.peer(EVALUATOR, self.origin)
+        evaluate(self._request, self._vectors, peer, pipe, is_again=is_again)
 
 
 def _call_it(name: str) -> None:

@@ -4,22 +4,25 @@
    others go on without it. One that fails ends the run, since the next one would fail too.
 2. The servers and the evaluator live and die together. When one of them is killed, all start again
    with the next life, from the last checkpoint; the workers join again.
-3. Nothing here knows whether processes are forked here or placed on a cluster: that is the crew's.
+3. Nothing here knows whether processes are forked here or placed on a cluster: `Processes` does.
 """
 
 import math
+import secrets
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
-import msgspec
-
-from distsgd.errors import ConfigError, DistsgdError, WorkerLost
+from distsgd.errors import WorkerLost
 from distsgd.fold.request import Progress
-from distsgd.live.local.clerk import Errand
+from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import Kind, State
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged
+from distsgd.live.server.control import Answer, Control, Instruction
 
 MOST_LOSSES = 10
 """Times that a worker is replaced, or that the servers are started again, in one run."""
@@ -51,39 +54,64 @@ class Events(NamedTuple):
 
     judged: list[Judged]
     """What the evaluator has found."""
-    told: list[tuple[Errand, bytes]]
-    """What the lead has answered to which errand: a `State` as JSON."""
+    answers: list[Answer]
+    """What the lead has answered."""
     ended: dict[Role, End]
     """The processes that have ended, except those that were killed on purpose."""
 
 
-class Crew(Protocol):
-    """The processes of a run, wherever they are."""
+class Processes(ABC):
+    """The processes of a run, wherever they are.
+
+    Parameters
+    ----------
+    peers : iterable of int
+        Numbers of those that the servers know by a session.
+    """
+
+    def __init__(self, peers: Iterable[int]) -> None:
+        self.sessions: dict[int, int] = {}
+        """What the servers know each peer by."""
+        for number in peers:
+            self.renew(number)
+        self.control = Control()
+        """To the lead of now."""
+        self.origin = time.monotonic()
+        """When the run began [s]."""
 
     @property
     def seconds(self) -> float:
         """Time since the run began [s]."""
-
-    def start_servers(self, life: int) -> None:
-        """Start all shards, the clerk and the evaluator."""
-
-    def start_worker(self, worker: int) -> None:
-        """Start a worker under its session of now."""
-
-    def kill(self, roles: set[Role]) -> None:
-        """End processes; when this returns they do nothing more."""
-
-    def tell(self, errand: Errand) -> None:
-        """Have the clerk tell the lead; if there is none, the next one will be told."""
-
-    def wake(self) -> None:
-        """Interrupt the evaluator's rest."""
-
-    def session(self, number: int) -> int:
-        """Return the session of a peer."""
+        return time.monotonic() - self.origin
 
     def renew(self, number: int) -> int:
         """Give a peer another session, and return it."""
+        self.sessions[number] = secrets.randbelow(2**63 - 1) + 1
+        return self.sessions[number]
+
+    def tell(self, instruction: Instruction) -> None:
+        """Tell the lead; if there is none, the next one has to be told."""
+        self.control.send(instruction)
+
+    @abstractmethod
+    def start_servers(self, life: int) -> None:
+        """Start all shards and the evaluator."""
+
+    @abstractmethod
+    def start_worker(self, worker: int) -> None:
+        """Start a worker under its session of now."""
+
+    @abstractmethod
+    def wait(self) -> Events:
+        """Wait until something has happened, at most for a moment, and return it."""
+
+    @abstractmethod
+    def kill(self, roles: Collection[Role]) -> None:
+        """End processes; when this returns they do nothing more. `wait` does not tell their end."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Interrupt the evaluator's rest."""
 
 
 class Supervision:
@@ -91,19 +119,19 @@ class Supervision:
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What is run.
-    crew : Crew
-        The processes that run it.
+    processes : Processes
+        What runs it.
     """
 
-    def __init__(self, case: LiveRequest, crew: Crew) -> None:
-        self._case, self._crew = case, crew
+    def __init__(self, request: LiveRequest, processes: Processes) -> None:
+        self._request, self._processes = request, processes
         self._state = State("running")
         self._judged: list[Judged] = []
-        self._workers = {Role("worker", worker) for worker in range(case.fleet.workers)}
-        self._others = {Role("server", shard) for shard in range(case.fleet.shards)}
-        self._others |= {Role("clerk"), Role("evaluator")}
+        self._workers = {Role("worker", worker) for worker in range(request.fleet.workers)}
+        self._others = {Role("server", shard) for shard in range(request.fleet.shards)}
+        self._others.add(Role("evaluator"))
         self._given_up: set[int] = set()
         self._losses: Counter[Role] = Counter()
         self._life, self._n_unsaved, self._is_stopping = 0, 0, False
@@ -116,14 +144,14 @@ class Supervision:
     def start(self) -> None:
         """Start all processes of the run."""
         self._start_servers()
-        for worker in range(self._case.fleet.workers):
-            self._crew.start_worker(worker)
+        for worker in range(self._request.fleet.workers):
+            self._processes.start_worker(worker)
 
     def stop(self) -> None:
         """End the run, which is kept as far as it has come."""
         if not self._is_stopping:
             self._is_stopping = True
-            self._crew.tell(Errand(Kind.STOP))
+            self._processes.tell(Instruction(Kind.STOP))
 
     def heed(self, events: Events) -> None:
         """Act on what has happened.
@@ -136,11 +164,12 @@ class Supervision:
             If workers or servers are lost again and again.
         """
         self._judged += events.judged
-        for errand, state in events.told:
-            self._heed_lead(errand, msgspec.json.decode(state, type=State))
+        for told, state in events.answers:
+            self._heed_lead(told, state)
         for role, end in events.ended.items():
-            if end.report and not _asks_for_restart(role, end):
-                raise failure(role, end)
+            if end.failure is not None and not _asks_for_restart(role, end.failure):
+                raise end.failure.error(str(role))
+        # one that has left by itself, with code 0, was told that the run is over
         missing = {role: str(end) for role, end in events.ended.items() if end.code != 0}
         for role in sorted(missing.keys() & self._workers):
             self._lose_worker(role.number, missing[role])
@@ -153,7 +182,7 @@ class Supervision:
         return Progress(
             state.updates,
             state.gradients,
-            self._crew.seconds,
+            self._processes.seconds,
             math.nan if state.loss is None else state.loss,
             state.staleness,
             len(state.alive),
@@ -185,47 +214,52 @@ class Supervision:
 
     def _start_servers(self) -> None:
         """Start the servers and the evaluator; tell the lead which workers have been given up."""
-        self._crew.start_servers(self._life)
+        self._processes.start_servers(self._life)
+        # the lead before may have been told, but not saved it
         for worker in sorted(self._given_up):
-            replaces = self._case.fleet.on_loss == "replace"
+            replaces = self._request.fleet.on_loss == "replace"
             kind = Kind.ADMIT if replaces else Kind.GONE
-            self._crew.tell(Errand(kind, worker, self._crew.session(worker)))
+            self._processes.tell(Instruction(kind, worker, self._processes.sessions[worker]))
         if self._is_stopping:
-            self._crew.tell(Errand(Kind.STOP))
+            self._processes.tell(Instruction(Kind.STOP))
 
-    def _heed_lead(self, errand: Errand, state: State) -> None:
-        """Act on what the lead has answered to an errand."""
+    def _heed_lead(self, told: Instruction, state: State) -> None:
+        """Act on what the lead has answered when it was told something."""
         if state.phase != "running" and self._state.phase == "running":
-            self._crew.wake()  # the evaluator may rest until its next point
+            self._processes.wake()  # the evaluator may rest until its next point
         self._state = state
-        if errand.kind == Kind.ADMIT:
-            self._given_up.discard(errand.worker)
-            self._crew.start_worker(errand.worker)
+        if told.kind == Kind.ADMIT:  # before, the lead would have sent the new process away
+            self._given_up.discard(told.worker)
+            self._processes.start_worker(told.worker)
         for worker in state.lost:
             self._lose_worker(worker, "hung: it missed 5 heartbeats")
 
     def _lose_worker(self, worker: int, how: str) -> None:
         """Replace a worker, or let the others go on without it."""
+        # its end and the lead's own count of heartbeats both tell of one loss, and at the end of
+        # a run all workers leave
         if worker in self._given_up or self._state.phase != "running":
             return
-        role, session = Role("worker", worker), self._crew.session(worker)
+        role, session = Role("worker", worker), self._processes.sessions[worker]
         self._given_up.add(worker)
-        self._crew.kill({role})
+        # one that hangs may wake up: no two processes may be this worker
+        self._processes.kill({role})
         self._losses[role] += 1
-        if self._case.fleet.on_loss == "shrink":
-            self._crew.tell(Errand(Kind.GONE, worker, session))
-            if len(self._given_up) == self._case.fleet.workers:
+        if self._request.fleet.on_loss == "shrink":
+            self._processes.tell(Instruction(Kind.GONE, worker, session))
+            if len(self._given_up) == self._request.fleet.workers:
                 msg = f"all workers are lost, the last one {how}; use on_loss='replace'"
                 raise WorkerLost(msg)
         else:
             self._check_losses(role, how)
-            self._crew.tell(Errand(Kind.ADMIT, worker, self._crew.renew(worker)))
+            self._processes.tell(Instruction(Kind.ADMIT, worker, self._processes.renew(worker)))
 
     def _restart(self, how: str) -> None:
-        """Start servers, clerk and evaluator again, from the last checkpoint."""
+        """Start servers and evaluator again, from the last checkpoint."""
         self._losses[_SERVERS] += 1
         self._check_losses(_SERVERS, how)
-        self._crew.kill(self._others)
+        # those that are left know what the checkpoint does not: they must not answer any more
+        self._processes.kill(self._others)
         self._life += 1
         self._n_unsaved += self._state.unsaved
         self._state = State("running")
@@ -240,22 +274,6 @@ class Supervision:
             raise WorkerLost(msg)
 
 
-def _asks_for_restart(role: Role, end: End) -> bool:
+def _asks_for_restart(role: Role, failure: Failure) -> bool:
     """Return whether a server has ended since it cannot follow the others any more."""
-    *_, last = end.report.strip().splitlines()
-    return role.name == "server" and last.startswith(f"{WorkerLost.__module__}.WorkerLost:")
-
-
-def failure(role: Role, end: End) -> DistsgdError:
-    """Return the error for a process that was ended by an exception, which it has reported.
-
-    A configuration that a server finds unusable is the caller's.
-    """
-    *_, last = end.report.strip().splitlines()
-    name, _, text = last.partition(": ")
-    if name == f"{ConfigError.__module__}.{ConfigError.__name__}":
-        error: DistsgdError = ConfigError(text)
-    else:
-        error = DistsgdError(f"{role} failed: {last}")
-    error.add_note(f"In {role}:\n{end.report}")
-    return error
+    return role.name == "server" and failure.kind is WorkerLost

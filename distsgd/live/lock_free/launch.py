@@ -25,7 +25,6 @@ Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG
 """
 
 import math
-from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +37,7 @@ from distsgd.errors import ConfigError
 from distsgd.fold.interleaved import needs_no_server
 from distsgd.fold.request import Hooks
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
-from distsgd.live.machine.forking import check_memory, nursery, receive
+from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.run import HISTORY, Run
 from distsgd.sparse import Support
@@ -53,18 +52,16 @@ EVALUATIONS = 50
 
 _FEWEST_BLOCKS = 1024
 """Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
-_POLL_S = 0.2
-"""How often the caller is asked whether to stop, and told how far the run has come."""
 _MEANINGLESS = ("staleness", "delay", "shards", "on_loss", "address")
 """Arguments of `launch` that only a run with a server has."""
 
 
-def launch_lock_free(case: LiveRequest, hooks: Hooks, *, block: int | None = None) -> Run:
+def launch_lock_free(request: LiveRequest, hooks: Hooks, *, block: int | None = None) -> Run:
     """Run a lock-free algorithm on memory that processes of this machine share.
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What to run.
     hooks : Hooks
         What the caller wants to be asked and told.
@@ -83,30 +80,30 @@ def launch_lock_free(case: LiveRequest, hooks: Hooks, *, block: int | None = Non
     WorkerLost
         If a worker has failed, or workers are lost again and again.
     """
-    support = check_lock_free(case)
-    job = Job(case, epochs_of(case), block or block_of(case.problem.samples))
+    support = check_lock_free(request)
+    job = Job(request, epochs_of(request), block or block_of(request.problem.samples))
     check_memory(
-        needed_bytes(case, support),
-        f"{case.algorithm.name} on {case.problem.name}",
+        needed_bytes(request, support),
+        f"{request.algorithm.name} on {request.problem.name}",
         "use fewer samples or features, or another machine",
     )
-    with nursery(keep, job) as pipe:
-        outcome = _followed(pipe, hooks)
-    return _run(case, outcome)
+    with launcher(keep, job) as pipe:
+        outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
+    return _run(request, outcome)
 
 
-def check_lock_free(case: LiveRequest) -> Support:
+def check_lock_free(request: LiveRequest) -> Support:
     """Return the supports that workers touch, or raise a `ConfigError` that says what to use."""
-    algorithm, problem = case.algorithm, case.problem
-    usual = LiveFleet("shared_memory", case.fleet.workers)
-    given = [name for name in _MEANINGLESS if getattr(case.fleet, name) != getattr(usual, name)]
-    for name in given + ["partition"] * (case.config.partition != SHARED):
+    algorithm, problem = request.algorithm, request.problem
+    usual = LiveFleet("shared_memory", request.fleet.workers)
+    given = [name for name in _MEANINGLESS if getattr(request.fleet, name) != getattr(usual, name)]
+    for name in given + ["partition"] * (request.config.partition != SHARED):
         msg = (
             f"{name} has no meaning for {algorithm.name} on shared memory, where there is "
             f"no server and each epoch gives every sample to one worker; leave it out"
         )
         raise ConfigError(msg)
-    if case.config.budget.unit == "seconds":
+    if request.config.budget.unit == "seconds":
         msg = f"{algorithm.name} on shared memory ends with an epoch; give epochs, not seconds"
         raise ConfigError(msg)
     if not needs_no_server(algorithm):
@@ -121,21 +118,21 @@ def check_lock_free(case: LiveRequest) -> Support:
             f"parameters; use a linear problem on sparse data, or downpour"
         )
         raise ConfigError(msg)
-    if case.fleet.workers > steps_of(case):
+    if request.fleet.workers > steps_of(request):
         msg = (
-            f"workers must be <= {steps_of(case)}, the batches of {case.config.batch} in "
-            f"{problem.samples} samples, not {case.fleet.workers}"
+            f"workers must be <= {steps_of(request)}, the batches of {request.config.batch} in "
+            f"{problem.samples} samples, not {request.fleet.workers}"
         )
         raise ConfigError(msg)
-    if case.fleet.writes == "gathered" and case.config.batch > 1:
-        msg = f"writes='gathered' has a meaning for batches of 1 only, not {case.config.batch}; use 'racy'"
+    if request.fleet.writes == "gathered" and request.config.batch > 1:
+        msg = f"writes='gathered' has a meaning for batches of 1 only, not {request.config.batch}; use 'racy'"
         raise ConfigError(msg)
     return problem.support
 
 
-def steps_of(case: LiveRequest) -> int:
+def steps_of(request: LiveRequest) -> int:
     """Return the steps of all workers in an epoch; the last batch may be a smaller one."""
-    return math.ceil(case.problem.samples / case.config.batch)
+    return math.ceil(request.problem.samples / request.config.batch)
 
 
 def block_of(samples: int) -> int:
@@ -143,15 +140,15 @@ def block_of(samples: int) -> int:
     return min(max(samples // _FEWEST_BLOCKS, 1), BLOCK)
 
 
-def epochs_of(case: LiveRequest) -> list[Epoch]:
+def epochs_of(request: LiveRequest) -> list[Epoch]:
     """Return the epochs of the budget, of which the last one may be cut short.
 
     Whatever the caller asks for, the objective is evaluated at ends of epochs: at the first one
     behind each wanted point, and at the last.
     """
-    n_updates, steps = _updates(case), steps_of(case)
+    n_updates, steps = _updates(request), steps_of(request)
     ends = np.append(np.arange(steps, n_updates, steps), n_updates)
-    evaluated = set(np.searchsorted(ends, _wanted(case, n_updates)).tolist()) | {ends.size - 1}
+    evaluated = set(np.searchsorted(ends, _wanted(request, n_updates)).tolist()) | {ends.size - 1}
     starts = np.append(0, ends[:-1])
     return [
         Epoch(number, int(end - start), int(start), is_evaluated=number in evaluated)
@@ -159,63 +156,51 @@ def epochs_of(case: LiveRequest) -> list[Epoch]:
     ]
 
 
-def _updates(case: LiveRequest) -> int:
-    budget = case.config.budget
+def _updates(request: LiveRequest) -> int:
+    budget = request.config.budget
     if budget.unit != "epochs":
         return int(budget.amount)
     rest, whole = math.modf(budget.amount)
-    return int(whole) * steps_of(case) + math.ceil(rest * case.problem.samples / case.config.batch)
+    return int(whole) * steps_of(request) + math.ceil(rest * request.problem.samples / request.config.batch)
 
 
-def _wanted(case: LiveRequest, n_updates: int) -> NDArray[np.float64]:
-    if case.config.evaluate_every is not None:
-        return np.arange(case.config.evaluate_every, n_updates + 1, case.config.evaluate_every, dtype=float)
-    return np.linspace(0, n_updates, (case.config.evaluations or EVALUATIONS) + 1)[1:]
+def _wanted(request: LiveRequest, n_updates: int) -> NDArray[np.float64]:
+    if request.config.evaluate_every is not None:
+        return np.arange(request.config.evaluate_every, n_updates + 1, request.config.evaluate_every, dtype=float)
+    return np.linspace(0, n_updates, (request.config.evaluations or EVALUATIONS) + 1)[1:]
 
 
-def needed_bytes(case: LiveRequest, support: Support) -> float:
+def needed_bytes(request: LiveRequest, support: Support) -> float:
     """Return the memory of a run [bytes]: columns, locks and the samples, once for all workers.
 
     Gathered writes have the samples a second time, with the popular coordinates in front.
     """
-    n_columns = len(Contract.of(case.algorithm).state._fields)
+    n_columns = len(Contract.of(request.algorithm).state._fields)
     arrays = (*support.rows[:3], support.labels, support.shrink)
-    samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(case) else 1.0)
-    return 8.0 * case.problem.dimension * (n_columns + 1) + samples
+    samples = sum(array.nbytes for array in arrays) * (2.0 if is_gathered(request) else 1.0)
+    return 8.0 * request.problem.dimension * (n_columns + 1) + samples
 
 
-def _followed(pipe: Connection, hooks: Hooks) -> Outcome:
-    """Ask and tell the caller until the run is over."""
-    while True:
-        pipe.send(bool(hooks.stop()))
-        message = receive(pipe)
-        if isinstance(message, Outcome):
-            return message
-        if hooks.watch is not None:
-            hooks.watch(message)
-        pipe.poll(_POLL_S)
-
-
-def _run(case: LiveRequest, outcome: Outcome) -> Run:
+def _run(request: LiveRequest, outcome: Outcome) -> Run:
     points = outcome.points
     return Run(
         x=outcome.x,
-        history=pl.DataFrame([_row(case, point) for point in points], schema=HISTORY),
-        trace=Trace(np.empty(0, ROW), case.fleet.workers),
+        history=pl.DataFrame([_row(request, point) for point in points], schema=HISTORY),
+        trace=Trace(np.empty(0, ROW), request.fleet.workers),
         status=cast("Status", outcome.status),
         diverged_at=points[-1].update if outcome.status == "diverged" else None,
-        settings=case.settings,
+        settings=request.settings,
         counts={"updates": points[-1].update, "lost_workers": outcome.lost},
     )
 
 
-def _row(case: LiveRequest, point: Point) -> dict[str, Any]:
+def _row(request: LiveRequest, point: Point) -> dict[str, Any]:
     """Return a row of the history; whatever has no meaning here is NaN: there are no messages."""
-    whole, rest = divmod(point.update, steps_of(case))
+    whole, rest = divmod(point.update, steps_of(request))
     known = {
         "update": point.update,
         "gradients": point.update,
-        "epoch": whole + min(1.0, rest * case.config.batch / case.problem.samples),
+        "epoch": whole + min(1.0, rest * request.config.batch / request.problem.samples),
         "wall_seconds": point.wall_seconds,
         **point.evaluation._asdict(),
     }

@@ -19,7 +19,7 @@ from distsgd.errors import WorkerLost
 from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
-from distsgd.kernels.gradients.linear import compiled_slope
+from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.kernels.lock_free import steps as kernels
 from distsgd.kernels.lock_free.gather import Gathered, gathered_kernel
 from distsgd.live.lock_free.popular import Layout, period_of, popular_first
@@ -58,7 +58,7 @@ class Epoch(NamedTuple):
 class Job(NamedTuple):
     """A run, cut into epochs."""
 
-    case: LiveRequest
+    request: LiveRequest
     epochs: list[Epoch]
     block: int
     """Samples that are visited in the order of storage."""
@@ -82,8 +82,8 @@ class Outcome(NamedTuple):
     """Workers that were replaced."""
 
 
-def keep(job: Job, pipe: Connection) -> None:
-    """Run `job` in the nursery, and send its `Outcome` to the parent.
+def keep(job: Job, pipe: Connection) -> Outcome:
+    """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
 
@@ -100,7 +100,7 @@ def keep(job: Job, pipe: Connection) -> None:
         crew.work(epoch)
         if epoch.is_evaluated or crew.is_stopped:
             status = crew.judge(epoch.end)
-    pipe.send(Outcome(crew.tools.x.copy(), status, crew.points, crew.lost))
+    return Outcome(crew.tools.x.copy(), status, crew.points, crew.lost)
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,29 @@ class Tools:
     @classmethod
     def of(cls, job: Job) -> "Tools":
         """Return the tools for `job`, compiled."""
-        case, support = job.case, job.case.problem.support
+        request, support = job.request, job.request.problem.support
         assert support is not None  # checked by the launcher
-        support = support._replace(slope=compiled_slope(support.slope))
-        make = cls._gathering if is_gathered(case) else cls._sharing
-        tools = make(job, support)
+        make = cls._gathering if is_gathered(request) else cls._sharing
+        tools = make(job, compiled_support(support))
         tools.take(0, Epoch(0, 0, 0, is_evaluated=False))
         kernels.pass_turn(tools.memory.turn, 0)
         return tools
 
     @classmethod
     def _sharing(cls, job: Job, support: Support) -> "Tools":
-        case = job.case
-        most = int(support.rows.lengths.max(initial=0)) * case.config.batch
-        kernel = kernels.row_kernel if case.config.batch == 1 else kernels.batch_kernel
-        steps = kernel(RuleSet.of(case.algorithm), case.fleet.writes)
-        return cls(job, _memory(case), _own(case, most), support, steps)
+        request = job.request
+        kernel = kernels.row_kernel if request.config.batch == 1 else kernels.batch_kernel
+        steps = kernel(RuleSet.of(request.algorithm), request.fleet.writes)
+        return cls(job, _memory(request), _own(request, support), support, steps)
 
     @classmethod
     def _gathering(cls, job: Job, support: Support) -> "Tools":
-        case, period = job.case, period_of(job.case.fleet.workers)
+        request, period = job.request, period_of(job.request.fleet.workers)
         layout = popular_first(support, period)
-        memory = _memory(case)
+        memory = _memory(request)
         for column in memory.server:
             column[layout.place] = column.copy()
-        own, steps = _gathered(case, layout, period), gathered_kernel(RuleSet.of(case.algorithm))
+        own, steps = _gathered(request, layout, period), gathered_kernel(RuleSet.of(request.algorithm))
         return cls(job, memory, own, layout.support, steps, layout.place)
 
     @property
@@ -162,25 +160,25 @@ class Tools:
 
         They are one call: to look at all of its arguments takes as long as a thousand steps.
         """
-        case, job = self.job.case, self.job
-        order = kernels.epoch_order(case.seed, epoch.number, case.problem.samples, job.block)
+        request, job = self.job.request, self.job
+        order = kernels.epoch_order(request.seed, epoch.number, request.problem.samples, job.block)
         chunk, count = self._chunk(worker, epoch)
         start = self.resumed(worker, count)
         self.steps(self.memory, self.own, self.support, order, chunk, start, count)
-        last = case.fleet.workers * count + worker
-        is_longer = case.fleet.writes == "round_robin" and case.fleet.workers * count < epoch.steps
+        last = request.fleet.workers * count + worker
+        is_longer = request.fleet.writes == "round_robin" and request.fleet.workers * count < epoch.steps
         if is_longer and self.memory.turn[0] <= last:
             # others have one more turn, in which this one has nothing to do
             kernels.pass_turn(self.memory.turn, last)
 
     def _chunk(self, worker: int, epoch: Epoch) -> tuple[kernels.Chunk, int]:
-        case = self.job.case
-        first, count = epoch.share(worker, case.fleet.workers)
-        _, usual = self.job.epochs[0].share(worker, case.fleet.workers)
-        schedule = case.algorithm.schedule
+        request = self.job.request
+        first, count = epoch.share(worker, request.fleet.workers)
+        _, usual = self.job.epochs[0].share(worker, request.fleet.workers)
+        schedule = request.algorithm.schedule
         factor = 1.0 if schedule is None else float(schedule(float(epoch.number)))
         chunk = kernels.Chunk(
-            worker, case.fleet.workers, first, epoch.version, epoch.number * usual, factor, case.config.batch
+            worker, request.fleet.workers, first, epoch.version, epoch.number * usual, factor, request.config.batch
         )
         return chunk, count
 
@@ -191,45 +189,45 @@ class Tools:
 
     def resumed(self, worker: int, count: int) -> int:
         """Return the steps that are done; where workers take turns, the number is exact."""
-        if self.job.case.fleet.writes != "round_robin":
+        if self.job.request.fleet.writes != "round_robin":
             return int(self.memory.taken[worker])
-        workers = self.job.case.fleet.workers
+        workers = self.job.request.fleet.workers
         turns = (int(self.memory.turn[0]) - worker + workers - 1) // workers
         return min(turns, count)
 
 
-def is_gathered(case: LiveRequest) -> bool:
+def is_gathered(request: LiveRequest) -> bool:
     """Return whether workers have copies of popular coordinates; a single worker needs none."""
-    return case.fleet.writes == "gathered" and case.fleet.workers > 1
+    return request.fleet.writes == "gathered" and request.fleet.workers > 1
 
 
-def _memory(case: LiveRequest) -> kernels.Memory:
-    kinds = columns(RuleSet.of(case.algorithm))
-    first = Rules.of(case.algorithm).server_init(case.hyper, case.problem.start(case.seed))
-    state = [np.frombuffer(shared(8 * case.problem.dimension)) for _ in first]
+def _memory(request: LiveRequest) -> kernels.Memory:
+    kinds = columns(RuleSet.of(request.algorithm))
+    first = Rules.of(request.algorithm).server_init(request.hyper, request.problem.start(request.seed))
+    state = [np.frombuffer(shared(8 * request.problem.dimension)) for _ in first]
     for column, value in zip(state, first, strict=True):
         column[:] = value
-    locks, turn, taken = map(_numbers, (case.problem.dimension, 1, case.fleet.workers))
+    locks, turn, taken = map(_numbers, (request.problem.dimension, 1, request.fleet.workers))
     return kernels.Memory(kinds.state(*state), locks, turn, taken)
 
 
-def _own(case: LiveRequest, most: int) -> kernels.Own:
-    kinds = columns(RuleSet.of(case.algorithm))
-    size = min(most, case.problem.dimension)
+def _own(request: LiveRequest, support: Support) -> kernels.Own:
+    kinds = columns(RuleSet.of(request.algorithm))
+    space = workspace(1, support.rows, request.config.batch)
     return kernels.Own(
-        h=kinds.hyper(*case.hyper),
-        read=empty_columns(kinds.reads, size),
-        messages=empty_columns(kinds.message, (1, size)),
-        point=np.empty(size),
-        gradient=np.empty(size),
-        space=workspace(1, case.problem.dimension, most, case.config.batch),
+        h=kinds.hyper(*request.hyper),
+        read=empty_columns(kinds.reads, space.most),
+        messages=empty_columns(kinds.message, (1, space.most)),
+        point=np.empty(space.most),
+        gradient=np.empty(space.most),
+        space=space,
     )
 
 
-def _gathered(case: LiveRequest, layout: Layout, period: int) -> Gathered:
-    kinds = columns(RuleSet.of(case.algorithm))
+def _gathered(request: LiveRequest, layout: Layout, period: int) -> Gathered:
+    kinds = columns(RuleSet.of(request.algorithm))
     copy, base = (empty_columns(kinds.state, layout.n_popular) for _ in range(2))
-    return Gathered(kinds.hyper(*case.hyper), copy, base, layout.others, period)
+    return Gathered(kinds.hyper(*request.hyper), copy, base, layout.others, period)
 
 
 def _numbers(n: int) -> NDArray[np.int64]:
@@ -255,7 +253,7 @@ class Crew:
         self._pipes: dict[int, Connection] = {}
         self._workers: dict[int, int] = {}  # by the number of their process
         self._seconds = 0.0
-        for worker in range(job.case.fleet.workers):
+        for worker in range(job.request.fleet.workers):
             self._hire(worker)
 
     def work(self, epoch: Epoch) -> None:
@@ -276,10 +274,10 @@ class Crew:
 
     def judge(self, update: int) -> str:
         """Evaluate the objective, add a point to the history, and return the status."""
-        case, x = self._job.case, self.tools.x
-        evaluation = case.problem.evaluate(x)
+        request, x = self._job.request, self.tools.x
+        evaluation = request.problem.evaluate(x)
         self.points.append(Point(update, self._seconds, evaluation))
-        return status_after(x, evaluation.loss, case.config.target, lambda: self.is_stopped)
+        return status_after(x, evaluation.loss, request.config.target, lambda: self.is_stopped)
 
     def _hire(self, worker: int) -> None:
         self._pipes[worker], there = Pipe()
@@ -298,7 +296,7 @@ class Crew:
     def _replace(self, process: int, end: End, epoch: Epoch, busy: set[int]) -> None:
         worker = self._workers.pop(process)
         self.lost += 1
-        if end.report or self.lost > MOST_LOSSES:
+        if end.failure or self.lost > MOST_LOSSES:
             msg = f"worker {worker} {end}"
             raise WorkerLost(msg)
         self.tools.free(worker)
@@ -323,7 +321,7 @@ class Crew:
 
 
 def _work(tools: Tools, worker: int, pipe: Connection) -> None:
-    """Be a worker until the nursery ends."""
+    """Be a worker until the launcher ends."""
     for epoch in _received(pipe):
         tools.take(worker, epoch)
         pipe.send(None)

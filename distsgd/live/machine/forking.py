@@ -1,13 +1,13 @@
-"""A clean process that forks the processes of a live run, and takes them with it when it ends.
+"""The launcher: a clean process that forks those of a live run, and takes them with it at its end.
 
 1. A program may have threads, and a process with threads must not fork. So a fresh interpreter is
    started, which gets a function and its job over a private pipe, and forks.
 2. What the forked processes read, the data above all, exists once: no process writes it, so the
    kernel makes no copy. What they share to write is an anonymous mapping made before the fork. It
    has no name, so that nothing is left to clean up, whichever process is killed.
-3. Every process is killed by the kernel when the one that started it ends. The nursery ends at the
+3. Every process is killed by the kernel when the one that started it ends. The launcher ends at the
    end of its pipe, too.
-4. The nursery is a session of its own: Ctrl-C reaches the program alone, which decides.
+4. The launcher is a session of its own: Ctrl-C reaches the program alone, which decides.
 
 Whatever is imported here is imported by processes that fork, so it must not start threads.
 """
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -34,12 +35,14 @@ import psutil
 
 from distsgd.errors import ConfigError, WorkerLost
 from distsgd.files import open_standard_streams
+from distsgd.live.machine.failure import Failure
 
 GRACE_S = 5.0
 """How long the processes of a run may take to end by themselves."""
 
-_REPORT_BYTES = 16_384
-"""Room for the traceback of a forked process; a longer one keeps its end."""
+ASK_S = 0.2
+"""Time between two questions of the program how the work goes."""
+
 _PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -54,12 +57,12 @@ class End(NamedTuple):
 
     code: int
     """Exit code, 0 for success; the negative number of a signal."""
-    report: str
-    """Traceback of the exception that ended it, or nothing."""
+    failure: Failure | None = None
+    """The exception that ended it; None if it has done its work, or was killed."""
 
     def __str__(self) -> str:
-        if self.report:
-            return f"failed:\n{self.report}"
+        if self.failure is not None:
+            return f"failed:\n{self.failure.traceback}"
         return f"ended {described(self.code)}"
 
 
@@ -74,12 +77,16 @@ class Waited(NamedTuple):
     """The others that can be read, or have ended."""
 
 
+class _Done(NamedTuple):
+    outcome: Any
+
+
 class _Failed(NamedTuple):
     error: Exception
 
 
-_reports: dict[int, mmap.mmap] = {}
-"""Where each forked process leaves its traceback, by number."""
+_failures: dict[int, Connection] = {}
+"""Brings the `Failure` of each forked process, by number."""
 
 
 def described(code: int) -> str:
@@ -91,20 +98,20 @@ def described(code: int) -> str:
 
 
 @contextlib.contextmanager
-def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
+def launcher(main: Callable[[Any, Connection], Any], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
     """Run ``main(job, pipe)`` in a clean process; whatever it has started ends with the block.
 
     Parameters
     ----------
     main : callable
-        Takes `job` and its end of the pipe. When it returns, or raises, its process ends.
+        Takes `job` and its end of the pipe; `follow` returns, or raises, what it does.
     job : object
         What is to be done. It is sent once.
 
     Yields
     ------
     Connection
-        The other end of the pipe; `receive` reads it.
+        The other end of the pipe; `receive` and `follow` read it.
 
     Raises
     ------
@@ -129,11 +136,26 @@ def nursery(main: Callable[[Any, Connection], None], job: Any) -> Iterator[Conne
 
 
 def receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever the other side sends
-    """Return the nursery's next message, or raise the exception that ended it there."""
+    """Return the launcher's next message, or raise the exception that ended it there."""
     message = pipe.recv()
     if isinstance(message, _Failed):
         raise message.error
     return message
+
+
+def follow(pipe: Connection, stop: Callable[[], bool], watch: Callable[[Any], object] | None) -> Any:  # noqa: ANN401 # what `main` returns
+    """Return what the launcher's function does; until then, a few times a second, ask `stop`.
+
+    The function is told each answer of `stop`, and replies with what `watch` is told.
+    """
+    while True:
+        pipe.send(bool(stop()))
+        answer = receive(pipe)
+        if isinstance(answer, _Done):
+            return answer.outcome
+        if watch is not None:
+            watch(answer)
+        pipe.poll(ASK_S)  # only an outcome comes unasked
 
 
 def check_memory(needed_bytes: float, what: str, advice: str) -> None:
@@ -157,7 +179,7 @@ def _free_bytes() -> float:
 def _started(end: socket.socket) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve({end.fileno()}, {os.getpid()})"],
+        [sys.executable, "-c", f"from {__name__} import launch_for; launch_for({end.fileno()}, {os.getpid()})"],
         env=os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         pass_fds=[end.fileno()],
@@ -166,7 +188,7 @@ def _started(end: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of the nursery; nothing of its process group is left."""
+    """Return the exit code of the launcher; nothing of its process group is left."""
     if process.returncode is None:
         ended = os.pidfd_open(process.pid)
         try:
@@ -200,7 +222,7 @@ def _receive(pipe: Connection) -> Any:  # noqa: ANN401 # whatever was sent
     return pickle.loads(pipe.recv_bytes(), buffers=arrays)
 
 
-# In the nursery
+# In the launcher
 
 
 def wait(
@@ -211,7 +233,7 @@ def wait(
     Parameters
     ----------
     pipe : Connection
-        The nursery's end of the pipe.
+        The launcher's end of the pipe.
     processes : collection of int
         What `fork` has returned, without those whose end has been told.
     timeout_s : float, optional
@@ -249,14 +271,16 @@ def fork(function: Callable[..., None], *arguments: Any) -> int:  # noqa: ANN401
     """Call `function` in a forked process, which ends with this one, and return its number.
 
     Nothing of the caller's runs a second time there: the process ends with the function. An
-    exception ends it with the exit code 1, and `wait` tells its traceback.
+    exception ends it with the exit code 1, and `wait` tells its `Failure`.
     """
-    report, parent = shared(_REPORT_BYTES), os.getpid()
+    here, there = Pipe(duplex=False)
+    parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
     if process:
-        _reports[process] = report
+        there.close()
+        _failures[process] = here
         return process
     code = 1
     try:
@@ -265,9 +289,8 @@ def fork(function: Callable[..., None], *arguments: Any) -> int:  # noqa: ANN401
             signal.signal(number, signal.SIG_DFL)
         function(*arguments)
         code = 0
-    except BaseException:  # noqa: BLE001 # whatever it is, the caller's code must not go on here
-        text = traceback.format_exc().encode()[1 - _REPORT_BYTES :]
-        report[: len(text)] = text
+    except BaseException as error:  # noqa: BLE001 # whatever it is, the caller's code must not go on here
+        there.send(Failure.of(error))
     finally:
         _leave(code)
 
@@ -288,16 +311,22 @@ def die_with(parent: int) -> None:
 
 def _end(process: int) -> End:
     _, status = os.waitpid(process, 0)
-    with _reports.pop(process) as report:
-        text = report[:].rstrip(b"\0").decode(errors="replace")
-    return End(os.waitstatus_to_exitcode(status), text)
+    code = os.waitstatus_to_exitcode(status)
+    with _failures.pop(process) as pipe, contextlib.suppress(EOFError):
+        if code > 0 and pipe.poll():  # a process that was killed may have sent a part
+            return End(code, pipe.recv())
+    return End(code)
 
 
 def _leave(code: int) -> NoReturn:
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     with contextlib.suppress(OSError, ValueError):  # no process may be left to read it
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
 
 
 def _sendable(error: Exception) -> Exception:
@@ -311,18 +340,19 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def serve(end: int, parent: int) -> NoReturn:
-    """Be the nursery of `parent`: receive a function and its job over `end`, call it, and end."""
+def launch_for(end: int, parent: int) -> NoReturn:
+    """Be the launcher of `parent`: receive a function and its job over `end`, call it, and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     pipe = Connection(end)
     try:
-        main, job = _receive(pipe)
-        main(job, pipe)
-    except ParentGone:
-        os.killpg(0, signal.SIGKILL)
-    except Exception as error:  # noqa: BLE001 # it is raised again in the program
-        with contextlib.suppress(OSError):
+        try:
+            main, job = _receive(pipe)
+            pipe.send(_Done(main(job, pipe)))
+        except Exception as error:  # noqa: BLE001 # it is raised again in the program
             pipe.send(_Failed(_sendable(error)))
-        _leave(1)
-    _leave(0)
+        while True:  # the program may just be asking
+            wait(pipe, ())
+    finally:  # it has what it wanted, or is no more
+        _flush()
+        os.killpg(0, signal.SIGKILL)

@@ -45,17 +45,17 @@ class Points:
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         It names the distance of the points, or their number and the budget.
     """
 
-    def __init__(self, case: LiveRequest) -> None:
-        unit, amount = case.budget
+    def __init__(self, request: LiveRequest) -> None:
+        unit, amount = request.budget
         self.unit: str = unit
-        if case.config.evaluate_every is not None:
-            self.unit, self._every = "updates", float(case.config.evaluate_every)
+        if request.config.evaluate_every is not None:
+            self.unit, self._every = "updates", float(request.config.evaluate_every)
         else:
-            self._every = amount / (case.config.evaluations or EVALUATIONS)
+            self._every = amount / (request.config.evaluations or EVALUATIONS)
         self._number = 1
 
     @property
@@ -72,12 +72,12 @@ class Points:
         return self._number - number
 
 
-def evaluate(case: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
+def evaluate(request: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
     """Judge models until the run is over.
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What is run.
     vectors : SharedVectors or FrameVectors
         Where snapshots lie.
@@ -91,7 +91,7 @@ def evaluate(case: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, 
     with zmq.Context() as context:
         link = Link(peer, context)
         try:
-            _Evaluator(case, vectors, link, peer, pipe).run(is_again=is_again)
+            _Evaluator(request, vectors, link, peer, pipe).run(is_again=is_again)
         except Ended:
             pass
         finally:
@@ -101,9 +101,9 @@ def evaluate(case: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, 
 class _Evaluator:
     """The loop of the evaluator."""
 
-    def __init__(self, case: LiveRequest, vectors: Vectors, link: Link, peer: Peer, pipe: Connection) -> None:
-        self._case, self._vectors, self._link = case, vectors, link
-        self._peer, self._pipe, self._points = peer, pipe, Points(case)
+    def __init__(self, request: LiveRequest, vectors: Vectors, link: Link, peer: Peer, pipe: Connection) -> None:
+        self._request, self._vectors, self._link = request, vectors, link
+        self._peer, self._pipe, self._points = peer, pipe, Points(request)
         self._n_skipped, self._version, self._losses = 0, -1, b""
 
     def run(self, *, is_again: bool) -> None:
@@ -113,7 +113,7 @@ class _Evaluator:
             self._n_skipped = 0  # the points up to here have had their evaluator
             state = self._judge(version, x)
         else:
-            state = self._judge(0, self._case.problem.start(self._case.seed))
+            state = self._judge(0, self._request.problem.start(self._request.seed))
         while state.phase != "over":
             self._n_skipped += self._points.pass_by(self._reached(state.updates, state.gradients))
             state = self._judge(*self._snapshot())
@@ -154,8 +154,8 @@ class _Evaluator:
     def _evaluate(self, version: int, x: NDArray[np.float64]) -> bytes:
         """Evaluate a model, tell the launcher, and return what to tell the servers."""
         start = time.perf_counter()
-        evaluation = self._case.problem.evaluate(x)
-        status = status_after(x, evaluation.loss, self._case.config.target)
+        evaluation = self._request.problem.evaluate(x)
+        status = status_after(x, evaluation.loss, self._request.config.target)
         cost_s = time.perf_counter() - start
         last = None if status == "done" else x.tobytes()
         self._pipe.send(Judged(version, evaluation, cost_s, self._n_skipped, last))

@@ -20,7 +20,7 @@ from distsgd.live.local.roles import stream_of
 from distsgd.live.local.supervision import Outcome, Supervision
 from distsgd.live.options import LiveRequest
 from distsgd.live.ray.nodes import kept, reserved
-from distsgd.live.ray.placement import Actors
+from distsgd.live.ray.processes import Actors
 from distsgd.live.ray.session import connected
 from distsgd.run import Run
 
@@ -28,12 +28,12 @@ ASK_S = 0.2
 """Time between two questions to the caller's hooks."""
 
 
-def launch_ray(case: LiveRequest, hooks: Hooks) -> Run:
+def launch_ray(request: LiveRequest, hooks: Hooks) -> Run:
     """Run a message-passing algorithm with the processes of a Ray cluster.
 
     Parameters
     ----------
-    case : LiveRequest
+    request : LiveRequest
         What to run; its address is that of the cluster.
     hooks : Hooks
         What to ask and tell meanwhile.
@@ -52,18 +52,18 @@ def launch_ray(case: LiveRequest, hooks: Hooks) -> Run:
     WorkerLost
         If workers or servers are lost again and again, or find no room again.
     """
-    verb(case.algorithm.cycle, Push).quorum_of(case.fleet.workers)
-    stream_of(case)
+    verb(request.algorithm.cycle, Push).quorum_of(request.fleet.workers)
+    stream_of(request)
     run = f"distsgd-{secrets.token_hex(3)}"
-    n_cpus = math.ceil(case.fleet.ray.total(case.fleet.shards, case.fleet.workers).get("CPU", 1.0))
+    n_cpus = math.ceil(request.fleet.ray.total(request.fleet.shards, request.fleet.workers).get("CPU", 1.0))
     with (
-        connected(case.fleet.address, processes=n_cpus) as session,
-        reserved(session, case, run) as group,
-        kept(session, case, run) as folder,
+        connected(request.fleet.address, processes=n_cpus) as session,
+        reserved(session, request, run) as group,
+        kept(session, request, run) as folder,
     ):
-        with closing(Actors(session, group, case, folder, run)) as actors:
-            outcome = _watched(Supervision(case, actors), actors, hooks)
-        return run_of(case, outcome, folder)
+        with closing(Actors(session, group, request, folder, run)) as actors:
+            outcome = _watched(Supervision(request, actors), actors, hooks)
+        return run_of(request, outcome, folder)
 
 
 def _watched(supervision: Supervision, actors: Actors, hooks: Hooks) -> Outcome:

@@ -9,15 +9,15 @@
 
 import contextlib
 import math
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsgd.errors import ConfigError, DistsgdError
+from distsgd.errors import ConfigError
 from distsgd.live.machine.folder import run_folder
 from distsgd.live.options import LiveRequest
+from distsgd.live.ray.failures import refused
 from distsgd.live.ray.session import Session, package
 from distsgd.live.ray.storage import opened, remove
 from distsgd.run import versions
@@ -38,14 +38,14 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def reserved(session: Session, case: LiveRequest, run: str) -> Iterator[Any]:
+def reserved(session: Session, request: LiveRequest, run: str) -> Iterator[Any]:
     """Reserve what the processes of a run need: a bundle for each, spread over the nodes.
 
     Parameters
     ----------
     session : Session
         The cluster.
-    case : LiveRequest
+    request : LiveRequest
         What is run.
     run : str
         Its name.
@@ -60,14 +60,14 @@ def reserved(session: Session, case: LiveRequest, run: str) -> Iterator[Any]:
     ConfigError
         If the cluster has not enough, or what it has does not become free in time.
     """
-    check_room(session, case)
-    groups, patience_s = package("ray.util.placement_group"), case.fleet.ray.patience
-    bundles = case.fleet.ray.bundles(case.fleet.shards, case.fleet.workers)
+    check_room(session, request)
+    groups, patience_s = package("ray.util.placement_group"), request.fleet.ray.patience
+    bundles = request.fleet.ray.bundles(request.fleet.shards, request.fleet.workers)
     group = groups.placement_group(bundles, strategy="SPREAD", name=run)
     try:
         if not group.wait(math.ceil(patience_s)):
             msg = (
-                f"{shortage(session, case)}: that was not enough for {patience_s:g} s; wait until"
+                f"{shortage(session, request)}: that was not enough for {patience_s:g} s; wait until"
                 " others have ended, use fewer workers, or add nodes"
             )
             raise ConfigError(msg)
@@ -76,16 +76,16 @@ def reserved(session: Session, case: LiveRequest, run: str) -> Iterator[Any]:
         groups.remove_placement_group(group)
 
 
-def check_room(session: Session, case: LiveRequest) -> None:
+def check_room(session: Session, request: LiveRequest) -> None:
     """Raise a `ConfigError` if the cluster, were it idle, had not what a run needs."""
-    needs = case.fleet.ray.total(case.fleet.shards, case.fleet.workers)
+    needs = request.fleet.ray.total(request.fleet.shards, request.fleet.workers)
     has = session.ray.cluster_resources()
     if any(has.get(name, 0.0) < amount for name, amount in needs.items()):
-        msg = f"{shortage(session, case)}; use fewer workers or shards, or add nodes"
+        msg = f"{shortage(session, request)}; use fewer workers or shards, or add nodes"
         raise ConfigError(msg)
     nodes = [node["Resources"] for node in session.ray.nodes() if node["Alive"]]
     for role in ("server", "worker", "evaluator"):
-        bundle = getattr(case.fleet.ray, role)
+        bundle = getattr(request.fleet.ray, role)
         if not any(_fits(bundle, node) for node in nodes):
             msg = (
                 f"a process of the kind {role} needs {_listed(bundle)} on one node, which none of"
@@ -94,14 +94,14 @@ def check_room(session: Session, case: LiveRequest) -> None:
             raise ConfigError(msg)
 
 
-def shortage(session: Session, case: LiveRequest) -> str:
+def shortage(session: Session, request: LiveRequest) -> str:
     """Return what a run needs and what the cluster has, as the beginning of a sentence."""
-    needs = case.fleet.ray.total(case.fleet.shards, case.fleet.workers)
+    needs = request.fleet.ray.total(request.fleet.shards, request.fleet.workers)
     has, free = session.ray.cluster_resources(), session.ray.available_resources()
     there = ", ".join(f"{has.get(name, 0.0):g} {_unit(name)} ({free.get(name, 0.0):g} free)" for name in needs)
     return (
-        f"the run needs {_listed(needs)} ({_counted(case.fleet.shards, 'server shard')} +"
-        f" {_counted(case.fleet.workers, 'worker')} + 1 evaluator), the cluster has {there}"
+        f"the run needs {_listed(needs)} ({_counted(request.fleet.shards, 'server shard')} +"
+        f" {_counted(request.fleet.workers, 'worker')} + 1 evaluator), the cluster has {there}"
     )
 
 
@@ -125,14 +125,14 @@ def _counted(n: int, what: str) -> str:
 
 
 @contextlib.contextmanager
-def kept(session: Session, case: LiveRequest, run: str) -> Iterator[Path]:
+def kept(session: Session, request: LiveRequest, run: str) -> Iterator[Path]:
     """Give a fresh folder that every node can read and write, and that is gone afterwards.
 
     Parameters
     ----------
     session : Session
         The cluster.
-    case : LiveRequest
+    request : LiveRequest
         What is run; it may name the storage.
     run : str
         Its name.
@@ -148,13 +148,13 @@ def kept(session: Session, case: LiveRequest, run: str) -> Iterator[Path]:
         If a node cannot use the folder, or has other packages.
     """
     with contextlib.ExitStack() as stack:
-        folder = _made(session, case, run, stack)
-        check_nodes(session, folder, case.fleet.ray.patience)
+        folder = _made(session, request, run, stack)
+        check_nodes(session, folder, request.fleet.ray.patience)
         yield folder
 
 
-def _made(session: Session, case: LiveRequest, run: str, stack: contextlib.ExitStack) -> Path:
-    storage = case.fleet.ray.storage
+def _made(session: Session, request: LiveRequest, run: str, stack: contextlib.ExitStack) -> Path:
+    storage = request.fleet.ray.storage
     if storage is None and is_one_machine(session):
         return stack.enter_context(run_folder())
     parent = Path.home() / ".cache" / "distsgd" if storage is None else storage
@@ -207,15 +207,6 @@ def _answer(session: Session, visit: Any, node: str) -> Found:  # noqa: ANN401 #
     except package("ray.exceptions").RayError as error:
         raise refused(f"node {node}", error) from None
     return found
-
-
-def refused(who: str, error: Any) -> DistsgdError:  # noqa: ANN401 # a class of ray
-    """Return the error for a process of Ray that could not even begin."""
-    missing = re.search(r"No module named '([^']+)'", str(error))
-    if missing:
-        return ConfigError(f"{who} has no package {missing[1]}; install distsgd and all it needs")
-    *_, last = str(error).strip().splitlines() or [type(error).__name__]
-    return DistsgdError(f"{who} failed: {last}")
 
 
 def _look(folder: Path, token: bytes) -> Found:

@@ -8,7 +8,6 @@
 """
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
 from distsgd.errors import ConfigError
+from distsgd.live.ray.failures import missing_package
 from distsgd.live.ray.session import Session, connected, package
 
 Common = TypeVar("Common")
@@ -119,11 +119,9 @@ def _result(session: Session, done: Any) -> Any:  # noqa: ANN401 # what `do` ret
 
 def _own_error(error: Any) -> Exception:  # noqa: ANN401 # a class of ray, which is imported late
     """Return what the task raised, or a sentence about a package that its node lacks."""
-    missing = re.search(r"No module named '([^']+)'", str(error))
-    if missing:
-        return ConfigError(
-            f"a node of the Ray cluster has no package {missing[1]}; install distsgd there with all it needs"
-        )
+    missing = missing_package("a node of the Ray cluster", error)
+    if missing is not None:
+        return missing
     cause: Exception = error.cause or error
     return cause
 

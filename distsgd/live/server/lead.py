@@ -14,6 +14,9 @@
 
 import math
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import numpy as np
 
 from distsgd.errors import WireError
 from distsgd.live.messages.sockets import Socket
@@ -32,11 +35,15 @@ from distsgd.live.messages.wire import (
 )
 from distsgd.live.server.admission import Request, admitted
 from distsgd.live.server.checkpoint import Checkpoint, Evaluation, Status
+from distsgd.live.server.control import Instruction
 from distsgd.live.server.decisions import Action, Decision, encode_decisions
 from distsgd.live.server.saver import Saver
 from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
+from distsgd.status import status_after
 
+_UNKNOWN = np.empty(0)
+"""Parameters, of which the lead has a slice at most: where they are not finite, the loss is NaN."""
 MISSED_BEATS = 5
 """A worker that was not heard for so many heartbeats is given up."""
 
@@ -60,6 +67,8 @@ class Lead:
         Training loss at which the run ends.
     last : Checkpoint, optional
         What it goes on from.
+    control : Connection, optional
+        To the supervisor, if it is on this machine.
     """
 
     def __init__(
@@ -72,8 +81,10 @@ class Lead:
         checkpoint_every_s: float,
         target: float | None = None,
         last: Checkpoint | None = None,
+        control: Connection | None = None,
     ) -> None:
         self._shard, self._service, self._followers = shard, service, followers
+        self._control = control
         self._heartbeat_s, self._target = heartbeat_s, target
         self._saver = Saver(shard, service, 1 + len(followers), checkpoint_every_s, last)
         self._n_told = 0
@@ -101,7 +112,11 @@ class Lead:
             self._shard.drops.add("not its request", request.header.peer)
 
     def tick(self, now: float) -> None:
-        """Do what is due by the clock."""
+        """Do what is due by the clock, and what the supervisor wants."""
+        while self._control is not None and self._control.poll():
+            told: Instruction = self._control.recv()
+            self._obey(told, now)
+            self._control.send((told, self.state()))
         self._listen_for_beats(now)
         if self._service.is_over:
             self._finish(now)
@@ -152,10 +167,8 @@ class Lead:
             match header.kind:
                 case Kind.EVALUATED:
                     self._judge(request, now)
-                case Kind.STOP:
-                    self._stop(now)
-                case Kind.GONE | Kind.ADMIT:
-                    self._change(request, now)
+                case _:
+                    self._obey(_instruction(request), now)
         except WireError as error:
             self._shard.drops.add("malformed", error)
         self._shard.report(request.session, header.sequence, self.state())
@@ -184,16 +197,21 @@ class Lead:
         found = unpack(LOSSES, request.frames)
         loss, test, accuracy = (value if math.isfinite(value) else None for value in found)
         self._evaluations.append((request.header.version, loss, test, accuracy))
-        if loss is None:
-            self._status = "diverged"
-        elif self._target is not None and loss <= self._target:
-            self._status = "target"
-        if self._status in {"diverged", "target"}:
-            self._is_judged = True
+        status = status_after(_UNKNOWN, found[0], self._target)
+        if status != "done":
+            self._status, self._is_judged = status, True
             self._carry_out(self._service.end(now))
         self._is_judged |= self._service.is_over and request.header.version == self._service.version
         if self._service.is_over:
             self._finish(now)
+
+    def _obey(self, told: Instruction, now: float) -> None:
+        """Do what the supervisor wants, through its pipe or as the launcher."""
+        match told.kind:
+            case Kind.STOP:
+                self._stop(now)
+            case Kind.GONE | Kind.ADMIT:
+                self._change(told, now)
 
     def _stop(self, now: float) -> None:
         """End the run; if it is over, end the servers; in between, wait no longer."""
@@ -205,16 +223,16 @@ class Lead:
         else:
             self._is_judged = True  # rule 4
 
-    def _change(self, request: Request, now: float) -> None:
+    def _change(self, told: Instruction, now: float) -> None:
         """Give up a worker that has ended, or admit another in its place."""
-        worker, session = unpack(WORKER_SESSION, request.frames)
+        kind, worker, session = told
         if worker >= self._shard.n_workers:
             msg = f"worker must be < {self._shard.n_workers}, not {worker}"
             raise WireError(msg)
         is_same = self._shard.sessions[worker].number == session  # rule 5
-        if request.header.kind == Kind.GONE and is_same:
+        if kind == Kind.GONE and is_same:
             self._carry_out(self._service.leave(worker, now))
-        if request.header.kind == Kind.ADMIT and not is_same:
+        if kind == Kind.ADMIT and not is_same:
             self._seen.pop(worker, None)
             self._carry_out(self._service.admit(worker, session, now))
 
@@ -251,3 +269,9 @@ class Lead:
         for worker, standing in enumerate(known.memory.workers):
             if standing.is_alive:
                 self._seen[worker] = math.inf
+
+
+def _instruction(request: Request) -> Instruction:
+    """Return what the launcher asks for, or raise a `WireError` if that names no worker."""
+    kind = Kind(request.header.kind)
+    return Instruction(kind, *unpack(WORKER_SESSION, request.frames) if kind in {Kind.GONE, Kind.ADMIT} else ())

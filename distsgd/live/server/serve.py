@@ -13,8 +13,9 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zmq
@@ -23,21 +24,21 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
 from distsgd.live.messages.rings import Line, Rings
-from distsgd.live.messages.sockets import Door, Gate, knock, listen
+from distsgd.live.messages.sockets import Context, Door, Gate, Socket, knock, listen
+from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import Checkpoint
+from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import DECISION
 from distsgd.live.server.follower import Follower
 from distsgd.live.server.lead import Lead
 from distsgd.live.server.records import Rows
 from distsgd.live.server.service import Service
 from distsgd.live.server.sessions import Session
-from distsgd.live.server.settings import Settings
 from distsgd.live.server.shard import Shard
 from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
-from distsgd.order.laws import Law
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
@@ -52,9 +53,10 @@ class ServerCase(NamedTuple):
     start: NDArray[np.float64]
     """The starting point, float64[d]."""
     layout: Layout
-    batch: int
-    samples: int
-    budget: Limits
+    fleet: LiveFleet
+    limits: Limits
+    epochs_per_step: float
+    """Passes over the samples that a step is."""
     sessions: Mapping[int, int]
     """Session of every worker, `LAUNCHER`, `LEAD`, and `EVALUATOR` if there is one: random numbers
     > 0 and < 2**63."""
@@ -63,13 +65,8 @@ class ServerCase(NamedTuple):
     folder: Path
     """Where checkpoints are written; it need not exist."""
     seed: int = 0
-    staleness: Law | int | None = None
-    """How many versions ago pulls read [versions]."""
     target: float | None = None
     """Training loss at which the run ends."""
-    on_loss: Literal["replace", "shrink"] = "replace"
-    heartbeat_s: float = 1.0
-    checkpoint_every_s: float = 5.0
 
 
 def serve(
@@ -81,6 +78,7 @@ def serve(
     *,
     life: int = 0,
     rings: Rings | None = None,
+    control: Connection | None = None,
     watch: Callable[[Rows], object] | None = None,
 ) -> None:
     """Be a shard of the server until the run is over and the launcher has said `STOP`.
@@ -106,6 +104,10 @@ def serve(
         complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
     rings : Rings, optional
         How workers reach the shard if they share memory with it; otherwise through the gate.
+    control : Connection, optional
+        Of the lead alone: brings an `Instruction` of a supervisor on this machine now and then, and
+        takes an `Answer` to each (`distsgd.live.server.control`). Elsewhere the launcher sends
+        messages.
     watch : callable, optional
         Of the lead alone: shown the rows of the trace at every look at the clock.
 
@@ -129,22 +131,27 @@ def serve(
         line = router if rings is None else rings.shard_end(shard, router)
         common = _shard(case, shard, vectors, line, life=life, last=last)
         if shard > 0:
-            _listen(Follower(common, case.heartbeat_s), common, line, case.origin)
+            _listen(Follower(common, case.fleet.heartbeat), common, line, case.origin)
             return
-        sockets = [stack.enter_context(knock(context, door)) for door in followers]
-        for one in sockets:
-            one.sndhwm, one.linger = 0, 1000  # the lead waits for no follower
+        sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
         service = _service(case, last)
         lead = Lead(
             common,
             service,
             sockets,
-            heartbeat_s=case.heartbeat_s,
-            checkpoint_every_s=case.checkpoint_every_s,
+            heartbeat_s=case.fleet.heartbeat,
+            checkpoint_every_s=case.fleet.checkpoint_every,
             target=case.target,
             last=last,
+            control=control,
         )
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
+
+
+def _to_follower(context: Context, door: Door) -> Socket:
+    socket = knock(context, door)
+    socket.sndhwm, socket.linger = 0, 1000  # the lead waits for no follower
+    return socket
 
 
 def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
@@ -171,21 +178,21 @@ def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: 
 
 
 def _service(case: ServerCase, last: Checkpoint | None) -> Service:
-    settings = Settings.of(
+    config = ServiceConfig.of(
         case.algorithm,
         case.layout.workers,
-        case.budget,
-        case.batch / case.samples,
+        case.limits,
+        case.epochs_per_step,
         staleness=_staleness(case),
-        shrinks=case.on_loss == "shrink",
+        shrinks=case.fleet.on_loss == "shrink",
     )
     if last is None:
-        return Service(settings)
-    return Service(settings, last.description.memory, last.rows)
+        return Service(config)
+    return Service(config, last.description.memory, last.rows)
 
 
 def _staleness(case: ServerCase) -> InjectedStaleness:
-    return InjectedStaleness(case.staleness, case.seed, case.layout.workers)
+    return InjectedStaleness(case.fleet.staleness, case.seed, case.layout.workers)
 
 
 def _listen(

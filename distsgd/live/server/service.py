@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.live.messages.wire import Header, Kind, State, requests
+from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision
 from distsgd.live.server.records import Held, Memory, Rows, WorkerMemory, WorkerRecord
-from distsgd.live.server.settings import Settings
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH
 
 _LATEST = 1000
@@ -35,7 +35,7 @@ class Service:
 
     Parameters
     ----------
-    settings : Settings
+    config : ServiceConfig
         What it goes by.
     memory : Memory, optional
         Of a checkpoint.
@@ -43,9 +43,11 @@ class Service:
         ``ROW[n]`` up to that checkpoint.
     """
 
-    def __init__(self, settings: Settings, memory: Memory | None = None, rows: NDArray[np.void] | None = None) -> None:
-        self._settings, self._sync, self.rows = settings, settings.sync, Rows(rows)
-        self._workers = [WorkerRecord(w) for w in range(settings.workers)]
+    def __init__(
+        self, config: ServiceConfig, memory: Memory | None = None, rows: NDArray[np.void] | None = None
+    ) -> None:
+        self._config, self._sync, self.rows = config, config.sync, Rows(rows)
+        self._workers = [WorkerRecord(w) for w in range(config.workers)]
         self.version = self.gradients = self._closed_gradients = 0
         self._closed_at = self._time = 0.0
         self._oldest = 0 if memory is None else memory.version
@@ -155,7 +157,7 @@ class Service:
         if not worker.has_left:  # a replacement may be lost before it begins
             self._write(worker, LEAVE, self.version, now)
             worker.has_left = True
-        is_enough = self.version >= self._settings.limits.updates
+        is_enough = self.version >= self._config.limits.updates
         if closes:
             self._close(is_last=is_enough)
         if is_enough:
@@ -184,7 +186,7 @@ class Service:
 
     def is_past(self, now: float) -> bool:
         """Return whether the time of the run is over."""
-        return now > self._settings.limits.seconds
+        return now > self._config.limits.seconds
 
     def end(self, now: float) -> list[Decision]:
         """End the run; workers that wait are not served any more."""
@@ -228,7 +230,7 @@ class Service:
         if self.version >= self._sync.others_after:
             return True
         first = 0
-        if self._settings.shrinks:
+        if self._config.shrinks:
             first = next((one.number for one in self._workers if one.is_alive), 0)
         return worker.number == first
 
@@ -254,7 +256,7 @@ class Service:
             worker.waits = "slower workers"
             return
         worker.waits = ""
-        lag = self._settings.staleness.lag_of(worker.number, worker.n_pulls)
+        lag = self._config.staleness.lag_of(worker.number, worker.n_pulls)
         read = max(self._oldest, self.version - lag)  # a restart has kept no version before it
         worker.n_pulls += 1
         worker.read, worker.joins = read, self.version
@@ -276,7 +278,7 @@ class Service:
         self._write(worker, DROP if is_late else PUSH, read, worker.sent)
         self._count(worker)
         worker.waits = "its round"
-        budget = self._settings.limits
+        budget = self._config.limits
         is_enough = self.version >= budget.updates or self.gradients >= budget.gradients
         if is_late:
             self._release(worker, is_over=is_enough)
@@ -294,13 +296,13 @@ class Service:
             self._slowest = self._find_slowest()
 
     def _find_slowest(self) -> int:
-        counted = (w.pushed for w in self._workers if w.is_alive or not self._settings.shrinks)  # rule 3
+        counted = (w.pushed for w in self._workers if w.is_alive or not self._config.shrinks)  # rule 3
         return min(counted, default=0)
 
     def _needed(self) -> int:
         """Return how many pushes close the round: all that can come, if workers are lost."""
         sync = self._sync
-        if sync.quorum == 1 or not self._settings.shrinks:
+        if sync.quorum == 1 or not self._config.shrinks:
             return sync.quorum
         n_alive = sum(one.is_alive for one in self._workers)  # rule 3; and pushes of the dead count
         return min(sync.quorum, n_alive + sum(not self._is_waiting(one) for one in self._held))
@@ -316,9 +318,9 @@ class Service:
             members.sort(key=lambda one: one.worker)
         met = self.version - 1
         staleness = met - min([one.read for one in members])
-        schedule, factor = self._settings.schedule, 1.0
+        schedule, factor = self._config.schedule, 1.0
         if schedule is not None:
-            factor = schedule(self._closed_gradients * self._settings.epochs_per_step)
+            factor = schedule(self._closed_gradients * self._config.epochs_per_step)
         self._closed_gradients, self._closed_at = self.gradients, self._time
         self._staleness.append(staleness)
         self._decisions.append(

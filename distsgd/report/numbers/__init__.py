@@ -1,1 +1,1 @@
-"""What runs say in numbers: measurements, contrasts, the summary."""
+"""What runs say in numbers: measurements, findings, the summary."""

@@ -125,18 +125,13 @@ class Style(NamedTuple):
     """How an algorithm is drawn."""
 
     colour: str
-    colour_on_dark: str
     dash: tuple[int, int]
 
 
 def styles(algorithms: Sequence[str]) -> dict[str, Style]:
     """Return the style of each algorithm; colours repeat with another dash pattern."""
     return {
-        name: Style(
-            COLOURS[place % len(COLOURS)],
-            COLOURS_ON_DARK[place % len(COLOURS)],
-            DASHES[(place + place // len(COLOURS)) % len(DASHES)],
-        )
+        name: Style(COLOURS[place % len(COLOURS)], DASHES[(place + place // len(COLOURS)) % len(DASHES)])
         for place, name in enumerate(algorithms)
     }
 

@@ -1,18 +1,22 @@
-"""What ties the driver of a run to its actors: the clerk, what the evaluator finds, clocks."""
+"""What stands for pipes between a driver and its actors: to the lead, to the evaluator; clocks."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe
+from contextlib import closing
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from distsgd.live.local.clerk import Errand, relay
-from distsgd.live.messages.link import Ended, Peer
+import msgspec
+import zmq
+
+from distsgd.live.messages.link import Ended, Link, Peer
+from distsgd.live.messages.wire import WORKER_SESSION, State
 from distsgd.live.peers.evaluator import Judged
 from distsgd.live.ray.session import package
+from distsgd.live.server.control import Instruction
 
 QUESTIONS = 5
 """Questions for another machine's clock; the one that was answered soonest counts."""
@@ -39,57 +43,48 @@ def offset(ask: Callable[[], float]) -> float:
     return found
 
 
-class Clerk:
-    """Speaks to the lead for the supervisor, in a thread, until there is another lead."""
+class Relay:
+    """Carries instructions to a lead that no pipe reaches, and its answers back, in a thread."""
 
     def __init__(self) -> None:
-        self._pipe, _ = Pipe()
-        self._end: Callable[[], None] = lambda: None
+        self._is_over, self._thread = threading.Event(), threading.Thread()
 
-    def start(self, lead: Peer) -> None:
-        """Speak to this lead from now on, and to no other.
+    def start(self, lead: Peer, pipe: Connection) -> None:
+        """Speak to the lead of now, when the pipe to the one before has been closed.
 
         Parameters
         ----------
         lead : Peer
-            The launcher, with the lead's door.
+            The launcher, whose first door is the lead's.
+        pipe : Connection
+            Brings an `Instruction` now and then, and takes an `Answer` to each.
         """
         self.close()
-        is_over = threading.Event()
-        self._pipe, there = Pipe()
-        peer = lead._replace(is_over=is_over.is_set)
-        thread = threading.Thread(None, _relay, "clerk", (peer, there), daemon=True)
-        thread.start()
-
-        def end() -> None:
-            is_over.set()
-            thread.join()
-
-        self._end = end
-
-    def tell(self, errand: Errand) -> None:
-        """Tell the lead; if it is dead, the next one will be told."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(errand)
-
-    def heard(self) -> list[tuple[Errand, bytes]]:
-        """Return what the lead has answered since the last time, to which errand."""
-        heard = []
-        with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll():
-                heard.append(self._pipe.recv())
-        return heard
+        self._is_over = threading.Event()
+        peer = lead._replace(doors=lead.doors[:1], is_over=self._is_over.is_set)
+        self._thread = threading.Thread(None, _relay, "relay", (peer, pipe), daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop speaking; while the lead is dead, the thread takes up to a second to end."""
-        self._pipe.close()
-        self._end()
-        self._end = lambda: None
+        """End with the pipe, which has been closed; a dead lead is waited for up to a second."""
+        self._is_over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 def _relay(peer: Peer, pipe: Connection) -> None:
-    with pipe, contextlib.suppress(Ended, EOFError, OSError):
-        relay(peer, pipe)
+    with (
+        contextlib.suppress(Ended, EOFError, OSError),
+        pipe,
+        zmq.Context() as context,
+        closing(Link(peer, context)) as link,
+    ):
+        while True:
+            told: Instruction = pipe.recv()
+            frame = WORKER_SESSION.pack(told.worker, told.session)
+            asked = link.ask(told.kind, frames=[(frame,)] if told.session else None)
+            (reply,) = link.wait(asked)
+            pipe.send((told, msgspec.json.decode(reply.frames[0], type=State)))
 
 
 class Findings:

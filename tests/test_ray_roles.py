@@ -6,7 +6,7 @@ import pytest
 import zmq
 
 from distsgd.live.peers.evaluator import Judged
-from distsgd.live.ray.actors import Mailbox, Server
+from distsgd.live.ray.roles import Mailbox, Server
 from distsgd.problem import Evaluation
 
 
@@ -14,7 +14,7 @@ from distsgd.problem import Evaluation
 def test_a_reserved_port_can_be_listened_at(monkeypatch: pytest.MonkeyPatch, is_one_machine: bool, host: str) -> None:
     """A shard can listen at the port that it holds: on loopback, or on its node's address."""
     util = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.2"))
-    monkeypatch.setattr("distsgd.live.ray.actors.import_module", lambda _: util)
+    monkeypatch.setattr("distsgd.live.ray.roles.import_module", lambda _: util)
     server = Server([])
     endpoint = server.open(is_one_machine)
     assert endpoint.startswith(f"tcp://{host}:")

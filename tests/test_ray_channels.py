@@ -4,15 +4,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distsgd.live.ray import driver as ray_ties
-from distsgd.live.ray.driver import offset
+from distsgd.live.ray import channels as ray_channels
+from distsgd.live.ray.channels import offset
 
 
 def test_another_clock_is_known_to_half_of_the_shortest_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """The offset of a clock is off by at most half of the time that the quickest answer took."""
     now, generator = [100.0], np.random.default_rng(1)
-    monkeypatch.setattr(ray_ties, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    for ways in generator.exponential(0.01, (100, ray_ties.QUESTIONS, 2)):
+    monkeypatch.setattr(ray_channels, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for ways in generator.exponential(0.01, (100, ray_channels.QUESTIONS, 2)):
         answers = iter(ways)
 
         def ask(answers: Iterator[tuple[float, float]] = answers) -> float:

@@ -9,7 +9,7 @@ from distsgd.order.budget import Limits
 from distsgd.rules.cycle import SyncProtocol
 
 
-class Settings(NamedTuple):
+class ServiceConfig(NamedTuple):
     """What stays as it is."""
 
     sync: SyncProtocol
@@ -32,8 +32,8 @@ class Settings(NamedTuple):
         *,
         staleness: InjectedStaleness | None = None,
         shrinks: bool = False,
-    ) -> "Settings":
-        """Return the settings of a run of `algorithm`."""
+    ) -> "ServiceConfig":
+        """Return the config of a run of `algorithm`."""
         sync = SyncProtocol.of(algorithm.cycle, workers)
         staleness = staleness or InjectedStaleness(None, 0, workers)
         return cls(sync, workers, algorithm.schedule, epochs_per_step, limits, staleness, shrinks)

@@ -1,7 +1,8 @@
-"""The actors of a live run: the same loops as on one machine, in processes that Ray has placed.
+"""What each process of a run on Ray does: the loops of a run on one machine, in an actor each.
 
 1. An actor is asked to meet the driver first, which loads the case, and then to do its part. That
-   call lasts as long as the run: when it ends, or its process, Ray tells the driver.
+   call lasts as long as the run: when it ends, or its process, Ray tells the driver. What an actor
+   raises comes back as a value, a `Failure`.
 2. The case lies in the object store of each node. What an actor gets of it are views of that
    memory, which no process may write, so that the data exist once per node.
 3. Nodes share no clock. The driver asks every actor for its own, and says when the run began by it.
@@ -12,21 +13,21 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
 
+from distsgd.live.local.roles import Post
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.sockets import Door, Gate
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged, evaluate
 from distsgd.live.peers.worker import WorkerCase, work
+from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
-from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.serve import serve
 
 _HEARD_S = 1.0
 """How long a question for what the evaluator has found waits for it."""
@@ -37,7 +38,7 @@ class Common(NamedTuple):
 
     run: str
     """The run's name."""
-    launch: LiveRequest
+    request: LiveRequest
     case: WorkerCase
     layout: Layout
     sizes: tuple[float, float]
@@ -53,25 +54,6 @@ class Met(NamedTuple):
     process: int
 
 
-class Seat(NamedTuple):
-    """How a peer takes part while the servers have this life."""
-
-    number: int
-    session: int
-    doors: Sequence[Door]
-    origin: float
-    """When the run began, by the clock of the actor [s]."""
-
-
-class Post(NamedTuple):
-    """What a shard serves, and where."""
-
-    case: ServerCase
-    shard: int
-    gate: Gate
-    followers: Sequence[Door]
-
-
 class Actor:
     """What every actor can do.
 
@@ -84,6 +66,7 @@ class Actor:
     def __init__(self, sent: list[Any]) -> None:
         self._sent = sent
 
+    @reported
     def meet(self) -> Met:
         """Load the case, compile what will be called, and say where this runs."""
         ray = import_module("ray")
@@ -107,6 +90,7 @@ def boot() -> str:
 class Server(Actor):
     """A shard of the parameter server; number 0 is the lead."""
 
+    @reported
     def open(self, is_one_machine: bool) -> str:
         """Reserve a port, and return the endpoint to listen at: on loopback, or the node's address.
 
@@ -122,6 +106,7 @@ class Server(Actor):
         port = self._reserved.getsockname()[1]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
+    @reported
     def serve(self, post: Post, life: int) -> None:
         """Be a shard until the launcher has ended the run."""
         vectors, watch = FrameVectors(self._common.layout), None
@@ -133,30 +118,28 @@ class Server(Actor):
 class Worker(Actor):
     """A worker. It is called from two threads: one works, the other may hear of other servers."""
 
-    def work(self, seat: Seat) -> None:
+    @reported
+    def work(self, peer: Peer) -> None:
         """Be a worker until the run is over, wherever its servers are."""
-        self._seat = seat
-        while self._works(self._seat):
+        self._peer = peer
+        while self._works(self._peer):
             pass
 
-    def move(self, seat: Seat) -> None:
+    def move(self, peer: Peer) -> None:
         """Leave the servers for those of another life."""
-        self._seat = seat
+        self._peer = peer
 
-    def _works(self, seat: Seat) -> bool:
-        """Work for the servers of `seat`, and return whether there are others by now."""
-        common, launch = self._common, self._common.launch
+    def _works(self, peer: Peer) -> bool:
+        """Work for the servers that `peer` reaches; return whether there are others by now."""
+        common, request = self._common, self._common.request
         work(
             common.case,
             FrameVectors(common.layout),
-            self._peer(seat),
-            delay=launch.fleet.delays[seat.number],
-            heartbeat_s=launch.fleet.heartbeat,
+            peer._replace(is_over=lambda: self._peer is not peer),
+            delay=request.fleet.delays[peer.number],
+            heartbeat_s=request.fleet.heartbeat,
         )
-        return self._seat is not seat
-
-    def _peer(self, seat: Seat) -> Peer:
-        return Peer(seat.number, seat.session, seat.doors, seat.origin, is_over=lambda: self._seat is not seat)
+        return self._peer is not peer
 
 
 class Evaluator(Actor):
@@ -166,12 +149,12 @@ class Evaluator(Actor):
         super().__init__(sent)
         self._mailbox = Mailbox()
 
-    def evaluate(self, seat: Seat, *, is_again: bool) -> None:
+    @reported
+    def evaluate(self, peer: Peer, *, is_again: bool) -> None:
         """Judge models until the run is over."""
-        launch, vectors = self._common.launch, FrameVectors(self._common.layout)
+        request, vectors = self._common.request, FrameVectors(self._common.layout)
         self._mailbox.meters = Meters(self._common.run, "evaluator")
-        peer = Peer(seat.number, seat.session, seat.doors, seat.origin)
-        evaluate(launch, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
+        evaluate(request, vectors, peer, self._mailbox, is_again=is_again)  # type: ignore[arg-type] # it has the two methods of a pipe that are called
 
     def judged(self, wait_s: float = _HEARD_S) -> Judged | None:
         """Return what has been found next, None if nothing has for a while."""

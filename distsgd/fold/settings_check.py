@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from distsgd.algorithm import Push, Start, verb
-from distsgd.fold.checks import check_problem
-from distsgd.fold.request import Request
+from distsgd.fold.problem_check import check_problem
+from distsgd.fold.request import RunRequest
 from distsgd.order.fleet import Fleet
 from distsgd.problem import Problem
 
@@ -23,7 +23,7 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
     Raises
     ------
     ConfigError
-        If it is no problem that could be run, see `distsgd.fold.checks.check_problem`.
+        If it is no problem that could be run, see `distsgd.fold.problem_check.check_problem`.
     """
     found = list(check_problem(problem))
     if batch > problem.samples:
@@ -53,12 +53,12 @@ def _unequal_scales(problem: Problem) -> list[str]:
     return [text]
 
 
-def of_fleet(request: Request[Any]) -> list[str]:
+def of_fleet(request: RunRequest[Any]) -> list[str]:
     """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
 
     Parameters
     ----------
-    request : Request
+    request : RunRequest
         A run on machines of a model; of an order without machines nothing is doubted.
 
     Returns
@@ -79,14 +79,14 @@ def of_fleet(request: Request[Any]) -> list[str]:
     return found + list(_other_units(fleet, problem, batch))
 
 
-def doubts(request: Request[Any]) -> list[str]:
+def doubts(request: RunRequest[Any]) -> list[str]:
     """Return what is hardly meant of a run, see `of_problem` and `of_fleet`."""
     config = request.config
     found = of_problem(request.problem, config.batch, target=config.target, seed=request.seed)
     return found + of_fleet(request)
 
 
-def _n_gradients(request: Request[Fleet]) -> float:
+def _n_gradients(request: RunRequest[Fleet]) -> float:
     """Return the gradients of a budget, or infinity where it does not say or one worker has all."""
     (unit, amount), cycle = request.budget, request.algorithm.cycle
     push: Push = verb(cycle, Push)

@@ -1,4 +1,4 @@
-"""The processes of a run on a Ray cluster, as the supervisor sees them: it starts and ends actors.
+"""The processes of a live run on a Ray cluster, which are actors: they are placed, met and ended.
 
 1. Every actor has a bundle of the placement group, and a name that the dashboard shows. None is
    detached: all end with the driver.
@@ -7,7 +7,6 @@
 3. When servers start again they listen elsewhere. Workers that live are told where.
 """
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -16,25 +15,25 @@ from typing import Any, NamedTuple
 
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import message_bytes
-from distsgd.live.local.clerk import Errand
-from distsgd.live.local.roles import layout_of, server_case, stream_of
-from distsgd.live.local.supervision import Events, Role
+from distsgd.live.local.roles import Plan
+from distsgd.live.local.supervision import Events, Processes, Role
+from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.link import Peer
-from distsgd.live.messages.sockets import Door, Keys, doors, gates, make_keys, needs_keys
+from distsgd.live.messages.sockets import needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD
 from distsgd.live.options import LiveRequest
-from distsgd.live.peers.worker import WorkerCase
-from distsgd.live.ray.actors import Common, Evaluator, Met, Post, Seat, Server, Worker, boot
-from distsgd.live.ray.driver import Clerk, Findings, offset
-from distsgd.live.ray.nodes import is_one_machine, refused, shortage
+from distsgd.live.ray.channels import Findings, Relay, offset
+from distsgd.live.ray.failures import refused
+from distsgd.live.ray.nodes import is_one_machine, shortage
+from distsgd.live.ray.roles import Common, Evaluator, Met, Server, Worker, boot
 from distsgd.live.ray.session import Session, package
 
 _EVALUATOR = Role("evaluator")
 _KINDS = {"server": Server, "worker": Worker, "evaluator": Evaluator}
 _THREADS = {"server": 1, "worker": 2, "evaluator": 2}
 """Calls that an actor answers at once: a long one, and short ones meanwhile."""
-_KILLED = End(-9, "")
+_KILLED = End(-9)
 _TICK_S = 0.05
 """How long the end of an actor is not seen, at most."""
 
@@ -45,8 +44,8 @@ class _Start(NamedTuple):
     """When it is too late, by the monotonic clock [s]."""
 
 
-class Actors:
-    """The actors of a run, and the clerk, which is a thread of the driver.
+class Actors(Processes):
+    """The actors of a run.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ class Actors:
         The cluster.
     group : ray.util.placement_group.PlacementGroup
         Their bundles.
-    launch : LiveRequest
+    request : LiveRequest
         What is run.
     folder : Path
         Where checkpoints are written.
@@ -66,50 +65,31 @@ class Actors:
         self,
         session: Session,
         group: Any,  # noqa: ANN401 # ray ships no types
-        launch: LiveRequest,
+        request: LiveRequest,
         folder: Path,
         run: str,
     ) -> None:
+        super().__init__((*range(request.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
-        self._launch, self._folder, self._run = launch, folder, run
-        layout, start = layout_of(launch), launch.problem.start(launch.seed)
-        case = WorkerCase(launch.algorithm, launch.problem, stream_of(launch), start, launch.fleet.workers)
-        sizes = message_bytes(launch.algorithm, launch.problem, launch.config.batch)
-        self._common = Common(run, launch, case, layout, sizes)
-        self._sent = [self._ray.put(self._common)]
-        self._sessions: dict[int, int] = {}
-        for number in (*range(launch.fleet.workers), LAUNCHER, EVALUATOR, LEAD):
-            self.renew(number)
+        self._request, self._run = request, run
+        self._plan = Plan(request, folder, self.sessions)
+        sizes = message_bytes(request.algorithm, request.problem, request.config.batch)
+        common = Common(run, request, self._plan.worker_case, self._plan.layout, sizes)
+        self._sent = [self._ray.put(common)]
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
         self._meetings: dict[Role, Any] = {}
         self._starting: dict[Any, _Start] = {}
         self._working: dict[Any, Role] = {}
-        self._listening: list[str] = []
-        self._keys: Keys | None = None
-        self._clerk, self._findings = Clerk(), Findings(self._ray)
+        self._relay, self._findings = Relay(), Findings(self._ray)
         self.met: dict[Role, Met] = {}
         self._clocks: dict[Role, float] = {}
-        self._life, self._began = 0, time.monotonic()
+        self._life = 0
 
     # What the supervisor asks for
 
-    @property
-    def seconds(self) -> float:
-        """Time since the run began [s]."""
-        return time.monotonic() - self._began
-
-    def renew(self, number: int) -> int:
-        """Give a peer another session, and return it."""
-        self._sessions[number] = secrets.randbelow(2**63 - 1) + 1
-        return self._sessions[number]
-
-    def session(self, number: int) -> int:
-        """Return the session of a peer."""
-        return self._sessions[number]
-
     def start_servers(self, life: int) -> None:
-        """Start all shards, the clerk and the evaluator, and tell the workers that live.
+        """Start all shards and the evaluator, and tell the workers that live.
 
         Raises
         ------
@@ -121,23 +101,17 @@ class Actors:
             self._assemble()
         offsets = self._open_servers()
         if life == 0:
-            self._began = time.monotonic()
-        is_secret = any(map(needs_keys, self._listening))
-        self._keys = make_keys(len(offsets), self._sessions) if is_secret else None
+            self.origin = time.monotonic()
         for shard, ahead_s in enumerate(offsets):
-            self._serve(shard, self._began + ahead_s)
-        lead = Peer(LAUNCHER, self._sessions[LAUNCHER], self._doors(LAUNCHER)[:1], self._began)
-        self._clerk.start(lead)
+            role, post = Role("server", shard), self._plan.post(shard, self.origin + ahead_s)
+            self._working[self._actors[role].serve.remote(post, life)] = role
+        self._relay.start(self._plan.peer(LAUNCHER, self.origin), self.control.renew())
         self._start(_EVALUATOR)
         self._move_workers()
 
     def start_worker(self, worker: int) -> None:
         """Start a worker under its session of now."""
         self._start(Role("worker", worker))
-
-    def tell(self, errand: Errand) -> None:
-        """Have the clerk tell the lead; if there is none, the next one will be told."""
-        self._clerk.tell(errand)
 
     def wake(self) -> None:
         """Interrupt the evaluator's rest."""
@@ -159,34 +133,35 @@ class Actors:
             If an actor finds no room for too long.
         """
         self._check_patience()
+        self.control.ask()
         references = [*self._starting, *self._working]
         self._ray.wait(references, timeout=_TICK_S)
         done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        told = self._clerk.heard()
-        ends = {self._role_of(one): self._followed(one) for one in done}
-        ended = {role: end for role, end in ends.items() if end is not None}
-        return Events(self._findings.heard(), told, ended)
+        answers = self.control.answers()
+        ended = {role: end for role, end in map(self._followed, done) if end is not None}
+        return Events(self._findings.heard(), answers, ended)
 
     def close(self) -> None:
-        """End the clerk, and all actors that are left."""
-        self._clerk.close()
+        """End the relay, and all actors that are left."""
+        self.control.close()
+        self._relay.close()
         self.kill(set(self._actors))
 
     # How it is done
 
     def _assemble(self) -> None:
         """Have all actors meet the driver before the time begins."""
-        launch = self._launch
-        counts = {"server": launch.fleet.shards, "worker": launch.fleet.workers, "evaluator": 1}
+        request = self._request
+        counts = {"server": request.fleet.shards, "worker": request.fleet.workers, "evaluator": 1}
         roles = [Role(name, number) for name, count in counts.items() for number in range(count)]
         waiting = {self._meeting(role): role for role in roles}
-        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=launch.fleet.ray.patience)
+        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=request.fleet.ray.patience)
         if late:
             raise self._no_room(waiting[late[0]])
         self._meetings = {role: reference for reference, role in waiting.items()}
 
     def _start(self, role: Role) -> None:
-        deadline = time.monotonic() + self._launch.fleet.ray.patience
+        deadline = time.monotonic() + self._request.fleet.ray.patience
         self._starting[self._meeting(role)] = _Start(role, deadline)
 
     def _meeting(self, role: Role) -> Any:  # noqa: ANN401 # ray ships no types for a reference
@@ -199,7 +174,7 @@ class Actors:
         self._n_started[role] += 1
         again = f"-{self._n_started[role]}" if self._n_started[role] > 1 else ""
         strategies = package("ray.util.scheduling_strategies")
-        resources = dict(getattr(self._launch.fleet.ray, role.name))
+        resources = dict(getattr(self._request.fleet.ray, role.name))
         actor = (
             self._ray.remote(_KINDS[role.name])
             .options(
@@ -220,24 +195,25 @@ class Actors:
         return actor
 
     def _bundle(self, role: Role) -> int:
-        shards, workers = self._launch.fleet.shards, self._launch.fleet.workers
+        shards, workers = self._request.fleet.shards, self._request.fleet.workers
         return role.number + {"server": 0, "worker": shards, "evaluator": shards + workers}[role.name]
 
     def _open_servers(self) -> list[float]:
         """Start all shards, and return how far their clocks are ahead; try again if one dies."""
-        roles = [Role("server", shard) for shard in range(self._launch.fleet.shards)]
+        roles = [Role("server", shard) for shard in range(self._request.fleet.shards)]
         errors = package("ray.exceptions")
-        deadline = time.monotonic() + self._launch.fleet.ray.patience
+        deadline = time.monotonic() + self._request.fleet.ray.patience
         while True:
             references = [self._meeting(role) for role in roles]
             left_s = max(0.0, deadline - time.monotonic())
             try:
-                met = self._ray.get(references, timeout=left_s)
+                met = self._answers(references, timeout=left_s)
                 actors = [self._actors[role] for role in roles]
                 self.met |= zip(roles, met, strict=True)
                 is_alone = is_one_machine(self._session)
                 endpoints = [actor.open.remote(is_alone) for actor in actors]
-                self._listening = self._ray.get(endpoints)
+                listening = self._answers(endpoints)
+                self._plan.listen(listening, is_secret=any(map(needs_keys, listening)))
                 return [self._ahead(*one) for one in zip(actors, met, strict=True)]
             except errors.GetTimeoutError:
                 raise self._no_room(Role("server")) from None
@@ -246,64 +222,57 @@ class Actors:
             except errors.RayError:
                 self.kill(roles)
 
+    def _answers(self, references: list[Any], *, timeout: float | None = None) -> list[Any]:
+        """Return the answers of servers, or raise the error of one that has failed."""
+        answers: list[Any] = self._ray.get(references, timeout=timeout)
+        for one in answers:
+            if isinstance(one, Failure):
+                raise one.error("a server")
+        return answers
+
     def _ahead(self, actor: Any, met: Met) -> float:  # noqa: ANN401 # ray ships no types for it
         """Return how far an actor's clock is ahead of this one [s]: 0 on the same machine."""
         if met.machine == boot():
             return 0.0
         return offset(lambda: float(self._ray.get(actor.now.remote())))
 
-    def _serve(self, shard: int, origin: float) -> None:
-        role, gate = Role("server", shard), gates(self._listening, self._keys)[shard]
-        common = self._common
-        case = server_case(common.launch, common.case.start, common.layout, self._sessions, origin, self._folder)
-        followers = () if shard else self._doors(LEAD)[1:]
-        post = Post(case, shard, gate, followers)
-        self._working[self._actors[role].serve.remote(post, self._life)] = role
-
-    def _doors(self, number: int) -> list[Door]:
-        return doors(self._listening, number, self._keys)
-
-    def _seat(self, number: int, ahead_s: float) -> Seat:
-        origin = self._began + ahead_s
-        return Seat(number, self._sessions[number], self._doors(number), origin)
+    def _peer(self, number: int, ahead_s: float) -> Peer:
+        return self._plan.peer(number, self.origin + ahead_s)
 
     def _move_workers(self) -> None:
         """Tell the workers where the servers are; those that start are told when they do."""
         for role in self._working.values():
             if role.name == "worker":
-                seat = self._seat(role.number, self._clocks[role])
-                self._actors[role].move.remote(seat)
+                peer = self._peer(role.number, self._clocks[role])
+                self._actors[role].move.remote(peer)
 
-    def _role_of(self, reference: Any) -> Role:  # noqa: ANN401 # ray ships no types for it
-        if reference in self._starting:
-            return self._starting[reference].role
-        return self._working[reference]
-
-    def _followed(self, reference: Any) -> End | None:  # noqa: ANN401 # ray ships no types for it
-        """Return how an actor has ended; if it has only met the driver, it begins its part."""
+    def _followed(self, reference: Any) -> tuple[Role, End | None]:  # noqa: ANN401 # ray ships no types for it
+        """Return how which actor has ended; if it has only met the driver, it begins its part."""
         errors = package("ray.exceptions")
         start = self._starting.pop(reference, None)
         role = start.role if start else self._working.pop(reference)
         try:
             answer = self._ray.get(reference)
+            if isinstance(answer, Failure):
+                return role, End(1, answer)
             if start is None:
-                return End(0, "")
+                return role, End(0)
             self._begin(role, answer)
-        except errors.RayTaskError as error:
-            return _KILLED if isinstance(error.cause, WorkerLost) else End(1, str(error))
+        except errors.RayTaskError as error:  # it was not even called
+            return role, End(1, Failure.of(error.cause or error))
         except errors.RayError:
-            return _KILLED
-        return None
+            return role, _KILLED
+        return role, None
 
     def _begin(self, role: Role, met: Met) -> None:
         actor, self.met[role] = self._actors[role], met
         self._clocks[role] = ahead_s = self._ahead(actor, met)
         if role == _EVALUATOR:
-            seat = self._seat(EVALUATOR, ahead_s)
-            self._working[actor.evaluate.remote(seat, is_again=self._life > 0)] = role
+            peer = self._peer(EVALUATOR, ahead_s)
+            self._working[actor.evaluate.remote(peer, is_again=self._life > 0)] = role
             self._findings.listen(actor)
         else:
-            self._working[actor.work.remote(self._seat(role.number, ahead_s))] = role
+            self._working[actor.work.remote(self._peer(role.number, ahead_s))] = role
 
     def _check_patience(self) -> None:
         late = [one.role for one in self._starting.values() if time.monotonic() > one.deadline]
@@ -312,6 +281,6 @@ class Actors:
 
     def _no_room(self, role: Role) -> WorkerLost:
         return WorkerLost(
-            f"{role} has found no room for {self._launch.fleet.ray.patience:g} s:"
-            f" {shortage(self._session, self._launch)}; add a node, or use fewer workers"
+            f"{role} has found no room for {self._request.fleet.ray.patience:g} s:"
+            f" {shortage(self._session, self._request)}; add a node, or use fewer workers"
         )
