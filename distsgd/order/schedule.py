@@ -104,12 +104,10 @@ def _least_rows(const: Constants, fleet: Fleet) -> float:
 def _constants(cycle: Cycle, fleet: Fleet, limits: Limits, pull_bytes: float, push_bytes: float) -> Constants:
     """Return what the kernel goes by."""
     sync = SyncProtocol.of(cycle, fleet.workers)
-    has_bound = sync.bound < inf
     bandwidth = fleet.shards * fleet.bandwidth
     failures = fleet.failures
     return Constants(
         sync=sync,
-        has_bound=has_bound,
         latency_s=float(fleet.latency),
         push_s=push_bytes / bandwidth,
         pull_s=pull_bytes / bandwidth,
@@ -119,7 +117,7 @@ def _constants(cycle: Cycle, fleet: Fleet, limits: Limits, pull_bytes: float, pu
         seconds=float(limits.seconds),
         mean_time_s=float(failures.mean_time) if failures else inf,
         repair_s=float(failures.repair) if failures else 0.0,
-        rows_per_event=2 + (fleet.workers if has_bound or sync.quorum > 1 else 0),
+        rows_per_event=2 + (fleet.workers if sync.has_bound or sync.quorum > 1 else 0),
     )
 
 
@@ -151,7 +149,7 @@ def _check_times(rows: np.ndarray) -> None:
 
 def _stuck(const: Constants, fleet: Fleet, version: int) -> str:
     started = fleet.workers if version >= const.sync.others_after else 1
-    bound = f", Pull.bound {const.sync.bound:.0f}" if const.has_bound else ""
+    bound = f", Pull.bound {const.sync.bound:.0f}" if const.sync.has_bound else ""
     return (
         f"no worker can go on after update {version}: {started} of {fleet.workers} have started, "
         f"and each waits for another one (quorum {const.sync.quorum}{bound}, Start.others_after "

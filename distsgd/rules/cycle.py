@@ -147,6 +147,11 @@ class SyncProtocol(NamedTuple):
             others_after=float(start.others_after),
         )
 
+    @property
+    def has_bound(self) -> bool:
+        """Whether the server has to know the slowest worker, which takes time."""
+        return self.bound < float("inf")
+
     def due(self, step: int, *, is_first: bool) -> Due:
         """Return what a worker does in front of its step number `step`.
 

@@ -76,8 +76,6 @@ class Constants(NamedTuple):
     """What stays as it is: the protocol, the network, the budget, the failures."""
 
     sync: SyncProtocol
-    has_bound: bool
-    """Whether the slowest worker has to be known; looking for it takes time."""
     latency_s: float
     push_s: float
     pull_s: float

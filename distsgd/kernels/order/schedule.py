@@ -163,7 +163,7 @@ def write(row: Record, server: Record, worker: Record, w: int, time: float, done
 def count_steps(const: Constants, server: Record, worker: Record) -> None:
     """Count the steps that a push brings, and the workers that are left behind by it."""
     server.gradients += worker.step - worker.pushed
-    if const.has_bound and worker.pushed == server.slowest and worker.step > worker.pushed:  # rule 7
+    if const.sync.bound < np.inf and worker.pushed == server.slowest and worker.step > worker.pushed:  # rule 7
         server.n_slowest -= 1
     worker.pushed = worker.step
 
@@ -193,7 +193,7 @@ def release(const: Constants, worker: Record, row: Record, told: float) -> None:
 @compiled
 def serve_pull(const: Constants, server: Record, worker: Record, held: Record, row: Record, w: int) -> None:
     """Answer a pull, or let it wait while its worker is too far ahead."""
-    if const.has_bound and worker.pushed - server.slowest > const.sync.bound:
+    if worker.pushed - server.slowest > const.sync.bound:
         worker.verb = WAIT
         held.row = NO_ROW  # rule 4: tells a wait for slower workers from one for a round
         return

@@ -286,13 +286,13 @@ class Service:
             self._close(is_last=is_enough)
         if is_enough:
             self._finish()
-        elif sync.bound < float("inf"):
+        elif sync.has_bound:
             self._release_waiting()
 
     def _count(self, worker: WorkerRecord) -> None:
         self.gradients += worker.step - worker.pushed
         worker.pushed, worker.oldest = worker.step, worker.read
-        if self._sync.bound < float("inf"):
+        if self._sync.has_bound:
             self._slowest = self._find_slowest()
 
     def _find_slowest(self) -> int:
