@@ -8,8 +8,8 @@
    another learning rate.
 4. All loops of one rule set take the same classes, whichever kernel they belong to: the columns
    that a driver makes are those of each kernel.
-5. A sum of messages begins with the first of them and not with 0.0, and a round of one is not
-   divided: -0.0 stays what it is, as in the sums of the interpreted driver.
+5. A sum of messages begins with the first of them, as in the interpreted driver. Begun with 0.0, a
+   message of -0.0 would become 0.0, which is another number to a division.
 
 In the loops, S is the server's state, W the workers' states, V the versions that workers have
 pulled, R what one worker has read at its support (or each of them, where reads interleave), L what
@@ -159,7 +159,7 @@ def _compiled_rules(rules: RuleSet) -> dict[str, Any]:
     for name, formula in zip(_RULES, rules.formulas, strict=True):
         exec(formula.source(name), scope)
         scope[name] = specialised(scope[name])
-    return scope
+    return scope  # shared: `loops` runs each source in a copy, so that equal names do not meet
 
 
 @functools.cache

@@ -287,7 +287,7 @@ def batch_kernel(rules: RuleSet, writes: Writes) -> Loop:
     """Return the kernel that takes some steps of a worker, each on a batch of samples."""
     evaluate, loop = batch_message(rules), loops(rules, rows_source)
     change_support = loop["change_support_atomic" if writes == "atomic" else "change_support_racy"]
-    enter, leave = _guarding(writes)
+    (enter, leave), is_locked = _guarding(writes), writes == "locked"
 
     def steps(memory, own, support, order, chunk, start, stop):
         space, owner = own.space, chunk.worker + 1
@@ -299,7 +299,8 @@ def batch_kernel(rules: RuleSet, writes: Writes) -> Loop:
             at, sent, applied = known(chunk, taken)
             n = evaluate(own, memory.server, support, batch, columns, space, at, sent, 0)
             here, number = columns[:n], number_of(chunk, taken)
-            enter(memory, np.sort(here), 0, n, number, owner)  # a support is in the order of its samples
+            # Rule 4: a support is in the order of its samples.
+            enter(memory, np.sort(here) if is_locked else here, 0, n, number, owner)
             change_support(own.h, memory.server, here, own.messages, applied, memory.locks, owner)
             leave(memory, here, 0, n, number)
             stored(memory.taken, chunk.worker, taken + 1)
