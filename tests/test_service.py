@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
-from distsgd.live.messages.wire import Header, Kind, requests
+from distsgd.live.messages.wire import REQUESTS, Header, Kind
 from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
 from distsgd.live.server.service import Service
@@ -57,7 +57,7 @@ class Fake:
         """Take a reply."""
         if decision.action in {Action.START, Action.JOIN}:
             self.step, self.waits = decision.step, False
-            self.due = list(requests(self.sync.due(self.step, is_first=True)))
+            self.due = list(REQUESTS[self.sync.due(self.step, is_first=True)])
             if not self.due:
                 self.go_on()
         elif decision.sequence == self.sequence and self.waits:
@@ -68,7 +68,7 @@ class Fake:
     def go_on(self) -> None:
         """Take steps until something is due."""
         self.step = self.sync.next_due(self.step)
-        self.due = list(requests(self.sync.due(self.step, is_first=False)))
+        self.due = list(REQUESTS[self.sync.due(self.step, is_first=False)])
 
 
 REPLIES = {Action.START, Action.JOIN, Action.PULL, Action.RELEASE}

@@ -45,14 +45,8 @@ class Layout(NamedTuple):
 class SharedVectors:
     """Columns in one block of shared memory; messages carry none.
 
-    What a request means lies there before any shard has heard of it.
-
-    Parameters
-    ----------
-    layout : Layout
-        Sizes.
-    block : buffer
-        At least ``layout.shared_bytes`` [bytes] that all processes share.
+    What a request means lies there before any shard has heard of it. The block has at least
+    ``layout.shared_bytes`` [bytes], and all processes share it.
     """
 
     is_shared = True
@@ -61,7 +55,6 @@ class SharedVectors:
         d, w = layout.dimension, layout.workers
         numbers = np.frombuffer(block, np.float64, layout.shared_bytes // 8)
         inbox, outbox, snapshot = np.split(numbers, np.cumsum([w * layout.n_reads * d, w * 2 * layout.n_message * d]))
-        self._n_shards = layout.shards
         self._inbox = inbox.reshape(w, layout.n_reads, d)
         self._outbox = outbox.reshape(w, 2, layout.n_message, d)
         self._snapshot = snapshot
@@ -75,20 +68,14 @@ class SharedVectors:
         """Put a worker's message into the out-box of `push`; return each shard's frames: none."""
         for box, column in zip(self._outbox[worker, push % 2], columns, strict=True):  # rule 1
             box[...] = column
-        return [()] * self._n_shards
+        return [()] * len(self._snapshots)
 
     def fetch(self, worker: int | None, replies: Sequence[Frames]) -> Columns:  # noqa: ARG002 # as `FrameVectors`
         """Return the columns of a reply: views, until the next pull; None is the evaluator."""
         return [self._snapshot] if worker is None else list(self._inbox[worker])
 
     def message(self, shard: int, worker: int, push: int, frames: Frames) -> Columns:
-        """Return a shard's slice of a push: views of the out-box.
-
-        Raises
-        ------
-        WireError
-            If frames have come along.
-        """
+        """Return a shard's slice of a push: views of the out-box; frames are a `WireError`."""
         if frames:
             msg = f"a push through shared memory must have no frames, not {len(frames)}"
             raise WireError(msg)
@@ -103,13 +90,7 @@ class SharedVectors:
 
 
 class FrameVectors:
-    """Columns as raw little-endian frames, one per column.
-
-    Parameters
-    ----------
-    layout : Layout
-        Sizes.
-    """
+    """Columns as raw little-endian frames, one per column."""
 
     is_shared = False
 
@@ -122,25 +103,13 @@ class FrameVectors:
         return [[_frame(column[own]) for column in columns] for own in self._slices]
 
     def fetch(self, worker: int | None, replies: Sequence[Frames]) -> Columns:  # noqa: ARG002 # as `SharedVectors`
-        """Return the columns of a reply, joined from the frames of each shard.
-
-        Raises
-        ------
-        WireError
-            If a frame has not the size of its slice.
-        """
+        """Return the columns of a reply, joined from the frames of each shard."""
         n_columns = len(replies[0])
         parts = [self._slice_of(shard, frames, n_columns) for shard, frames in enumerate(replies)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def message(self, shard: int, worker: int, push: int, frames: Frames) -> Columns:  # noqa: ARG002 # as `SharedVectors`
-        """Return a shard's slice of a push.
-
-        Raises
-        ------
-        WireError
-            If there are not as many frames as columns, or one has not the size of its slice.
-        """
+        """Return a shard's slice of a push."""
         return self._slice_of(shard, frames, self._layout.n_message)
 
     def answer(self, shard: int, worker: int | None, columns: Columns) -> Frames:  # noqa: ARG002 # as `SharedVectors`
@@ -148,6 +117,7 @@ class FrameVectors:
         return [_frame(column) for column in columns]
 
     def _slice_of(self, shard: int, frames: Frames, n_columns: int) -> Columns:
+        """Raise a `WireError` unless there is a frame of the slice's size for each column."""
         own = self._slices[shard]
         expected = 8 * (own.stop - own.start)
         sizes = [len(frame) for frame in frames]

@@ -9,7 +9,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import zmq
@@ -54,25 +53,14 @@ class Peer(NamedTuple):
         return time.monotonic() - self.origin
 
 
-@dataclass
 class _Request:
-    messages: list[Frames]
-    replies: list[Message | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.replies = [None] * len(self.messages)
+    def __init__(self, messages: list[Frames]) -> None:
+        self.messages = messages
+        self.replies: list[Message | None] = [None] * len(messages)
 
 
 class Link:
-    """The sockets of one peer, one to each shard.
-
-    Parameters
-    ----------
-    peer : Peer
-        The sender.
-    context : zmq.Context
-        Of this process.
-    """
+    """The sockets of one peer, one to each shard."""
 
     def __init__(self, peer: Peer, context: Context) -> None:
         self._peer = peer
@@ -96,15 +84,7 @@ class Link:
         return self._sequence
 
     def settle(self, sequence: int) -> list[Message]:
-        """Return the reply of each shard to a request, when all are there.
-
-        Raises
-        ------
-        Undone
-            If the servers have restarted.
-        Ended
-            If the run is over for this peer.
-        """
+        """Return the reply of each shard to a request, when all are there, or raise by rule 3."""
         replies: list[Message] = []
         for shard in range(len(self._sockets)):
             while (reply := self._open[sequence].replies[shard]) is None:

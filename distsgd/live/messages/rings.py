@@ -56,13 +56,7 @@ def _slot(number: int) -> slice:
 
 
 class Rings:
-    """The rings and the counters of a run; made before its processes are forked.
-
-    Parameters
-    ----------
-    workers, shards : int
-        How many there are.
-    """
+    """The rings and the counters of a run; made before its processes are forked."""
 
     def __init__(self, workers: int, shards: int) -> None:
         n_bytes = SLOTS * HEADER.size
@@ -85,19 +79,15 @@ class Rings:
     def shard_end(self, shard: int, router: Socket) -> "ShardEnd":
         """Return the shard's end, which has a ROUTER for all others."""
         requests, replies = self._rings[:, shard]
-        told, counter = self._told[0, shard], self._shards[shard]
-        return ShardEnd(requests, replies, (counter, self._workers), told, router)
+        told = self._told[0, shard]
+        return ShardEnd(requests, replies, self._shards[shard], self._workers, told=told, router=router)
 
 
 class WorkerEnd:
     """A worker's way to one shard, used like a DEALER.
 
-    Parameters
-    ----------
-    requests, replies : ring
-        What it writes, and reads.
-    shard, worker : int
-        Descriptors of the counters that wake them.
+    It writes `requests` and reads `replies`; `shard` and `worker` are the descriptors of the
+    counters that wake them.
     """
 
     rcvtimeo = -1
@@ -145,16 +135,9 @@ class WorkerEnd:
 class ShardEnd:
     """A shard's way to its workers and to all others, used like a ROUTER.
 
-    Parameters
-    ----------
-    requests, replies : sequence of ring
-        Of each worker.
-    counters : tuple of int and sequence of int
-        Descriptors of what wakes this shard, and each worker.
-    told : ndarray
-        Numbers of the last request of each worker, uint64[workers].
-    router : Socket
-        For all other peers.
+    Each worker has its own of `requests` and `replies`, and in `told` the number of its last
+    request, uint64[workers]. `shard` and `workers` are the descriptors of the counters that wake
+    this shard and each worker. All other peers are behind `router`.
     """
 
     rcvtimeo = -1
@@ -164,12 +147,13 @@ class ShardEnd:
         self,
         requests: Sequence[_Ring],
         replies: Sequence[_Ring],
-        counters: tuple[int, Sequence[int]],
+        shard: int,
+        workers: Sequence[int],
+        *,
         told: NDArray[np.uint64],
         router: Socket,
     ) -> None:
-        self._shard, workers = counters
-        self._requests, self._told, self._router = requests, told, router
+        self._requests, self._shard, self._told, self._router = requests, shard, told, router
         self._seen = [0] * len(workers)  # rule 4
         self._names = [_IDENTITY % worker for worker in range(len(workers))]
         self._out = {name: (replies[n], workers[n]) for n, name in enumerate(self._names)}

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -65,22 +66,10 @@ class Gate(NamedTuple):
 
 
 def endpoints(address: str | None, shards: int, folder: Path) -> list[str]:
-    """Return where each shard listens.
+    """Return where each shard listens, or raise a `ConfigError` if one cannot.
 
-    Parameters
-    ----------
-    address : str or None
-        For example ``"tcp://127.0.0.1:5555"``, the lead's; the others take the ports behind it.
-        None stands for socket files in `folder`.
-    shards : int
-        How many listen.
-    folder : Path
-        Private: no other user may enter it.
-
-    Raises
-    ------
-    ConfigError
-        If the address is none, cannot be listened at, or a path is too long for a socket file.
+    The address is the lead's, such as ``"tcp://127.0.0.1:5555"``; the others take the ports behind
+    it. None stands for socket files in `folder`, which no other user may enter.
     """
     if address is None:
         return [_socket_file(folder, shard) for shard in range(shards)]
@@ -122,19 +111,17 @@ def doors(listening: list[str], peer: int, keys: Keys | None = None) -> list[Doo
 
 @contextlib.contextmanager
 def listen(context: Context, gate: Gate, largest_bytes: int) -> Iterator[Socket]:
-    """Listen at a gate; a connection that sends more than `largest_bytes` in a frame is closed.
+    """Listen at a gate, or raise a `ConfigError` if no socket can.
 
-    Raises
-    ------
-    ConfigError
-        If no socket can listen there.
+    A connection that sends more than `largest_bytes` in a frame is closed.
     """
     with contextlib.ExitStack() as stack:
         if gate.own is not None:
             authenticator = ThreadAuthenticator(context)
             authenticator.start()
             stack.callback(authenticator.stop)
-            authenticator.configure_curve_callback("*", _Admission(gate.admitted))
+            admission = SimpleNamespace(callback=lambda _domain, key: key in gate.admitted)
+            authenticator.configure_curve_callback("*", admission)
         router = stack.enter_context(context.socket(zmq.ROUTER))
         router.maxmsgsize = largest_bytes
         router.rcvhwm = router.sndhwm = _HIGH_WATER
@@ -158,16 +145,6 @@ def knock(context: Context, door: Door) -> Socket:
         dealer.curve_publickey, dealer.curve_secretkey = door.own
     dealer.connect(door.endpoint)
     return dealer
-
-
-class _Admission:
-    """Whose keys are admitted, as the authenticator asks."""
-
-    def __init__(self, admitted: frozenset[bytes]) -> None:
-        self._admitted = admitted
-
-    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 # the authenticator's contract
-        return key in self._admitted
 
 
 def _socket_file(folder: Path, shard: int) -> str:
@@ -203,8 +180,7 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            number = error.errno if isinstance(error, OSError) else None
-            raise _cannot_listen(f"tcp://{host}:{port}", number) from None
+            raise _cannot_listen(f"tcp://{host}:{port}", getattr(error, "errno", None)) from None
 
 
 def _cannot_listen(endpoint: str, number: int | None) -> ConfigError:

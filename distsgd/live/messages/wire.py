@@ -82,18 +82,14 @@ class Kind(IntEnum):
     """How the run is going: a `State` as JSON, to any request of the launcher or an `EVALUATED`."""
 
 
-def requests(due: Due) -> tuple[Kind, ...]:
-    """Return what a worker sends for verbs: a push and the pull behind it are one request."""
-    return _REQUESTS[due]
-
-
-_REQUESTS: dict[Due, tuple[Kind, ...]] = {
+REQUESTS: dict[Due, tuple[Kind, ...]] = {
     (): (),
     (Pull,): (Kind.PULL,),
     (Push,): (Kind.PUSH,),
     (Pull, Push): (Kind.PULL, Kind.PUSH),
     (Push, Pull): (Kind.EXCHANGE,),
 }
+"""What a worker sends for verbs: a push and the pull behind it are one request."""
 
 
 class Header(NamedTuple):
@@ -157,23 +153,11 @@ def encode(header: Header) -> bytes:
 
 
 def decode(frames: Frames) -> Message:
-    """Return what `frames` say.
+    """Return what `frames` say: a header, and what stands behind it.
 
-    Parameters
-    ----------
-    frames : sequence of bytes
-        A header and what stands behind it.
-
-    Returns
-    -------
-    Message
-        With a known kind, times that are finite, and counts that are not negative.
-
-    Raises
-    ------
-    WireError
-        If the header is missing, truncated, of another protocol, or holds an impossible number.
-        Whether the sender may say this, and the frames' sizes, are for the receiver to check.
+    A header that is missing, truncated, of another protocol, of an unknown kind, or that holds an
+    impossible number is a `WireError`. Whether the sender may say this, and the frames' sizes, are
+    for the receiver to check.
     """
     if not frames or len(frames[0]) != HEADER.size:
         found = f"{len(frames[0])} bytes" if frames else "nothing"

@@ -6,6 +6,7 @@
 3. The last model is always judged: the servers end when it has been.
 """
 
+import contextlib
 import math
 import time
 from multiprocessing.connection import Connection
@@ -41,13 +42,7 @@ class Judged(NamedTuple):
 
 
 class Points:
-    """When to evaluate: every so many updates, gradients or seconds.
-
-    Parameters
-    ----------
-    request : LiveRequest
-        It names the distance of the points, or their number and the budget.
-    """
+    """When to evaluate: every so many updates, gradients or seconds."""
 
     def __init__(self, request: LiveRequest) -> None:
         unit, amount = request.budget
@@ -73,29 +68,12 @@ class Points:
 
 
 def evaluate(request: LiveRequest, vectors: Vectors, peer: Peer, pipe: Connection, *, is_again: bool = False) -> None:
-    """Judge models until the run is over.
+    """Judge models until the run is over; `is_again` says that it goes on from a checkpoint.
 
-    Parameters
-    ----------
-    request : LiveRequest
-        What is run.
-    vectors : SharedVectors or FrameVectors
-        Where snapshots lie.
-    peer : Peer
-        The evaluator.
-    pipe : Connection
-        Takes a `Judged` for each model. Anything that comes back interrupts a rest.
-    is_again : bool, default False
-        Whether the run has begun before, and goes on from a checkpoint.
+    The pipe takes a `Judged` for each model. Anything that comes back interrupts a rest.
     """
-    with zmq.Context() as context:
-        link = Link(peer, context)
-        try:
-            _Evaluator(request, vectors, link, peer, pipe).run(is_again=is_again)
-        except Ended:
-            pass
-        finally:
-            link.close()
+    with contextlib.suppress(Ended), zmq.Context() as context, contextlib.closing(Link(peer, context)) as link:
+        _Evaluator(request, vectors, link, peer, pipe).run(is_again=is_again)
 
 
 class _Evaluator:
@@ -109,7 +87,7 @@ class _Evaluator:
     def run(self, *, is_again: bool) -> None:
         """Judge the first model, and then one at each point, until the run is over."""
         if is_again:
-            version, x = self._shown(self._link.ask(Kind.SNAPSHOT))
+            version, x = self._shown()
             self._n_skipped = 0  # the points up to here have had their evaluator
             state = self._judge(version, x)
         else:
@@ -128,13 +106,11 @@ class _Evaluator:
         point, unit = self._points.next, self._points.unit
         if unit == "seconds":
             self._pipe.poll(max(0.0, point - self._peer.now()))
-            return self._shown(self._link.ask(Kind.SNAPSHOT))
-        if unit == "updates":
-            return self._shown(self._link.ask(Kind.SNAPSHOT, version=int(point)))
-        return self._shown(self._link.ask(Kind.SNAPSHOT, step=int(point)))
+            return self._shown()
+        return self._shown(version=int(point)) if unit == "updates" else self._shown(step=int(point))
 
-    def _shown(self, sequence: int) -> tuple[int, NDArray[np.float64]]:
-        replies = self._link.wait(sequence)
+    def _shown(self, *, version: int = 0, step: int = 0) -> tuple[int, NDArray[np.float64]]:
+        replies = self._link.wait(self._link.ask(Kind.SNAPSHOT, version=version, step=step))
         header = replies[0].header
         n_passed = self._points.pass_by(self._reached(header.version, header.step))
         self._n_skipped += max(0, n_passed - 1)  # one of them is this one

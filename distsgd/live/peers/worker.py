@@ -22,7 +22,7 @@ from distsgd.kernels.draws.random import DELAY
 from distsgd.live.messages.columns import Columns, Vectors
 from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
-from distsgd.live.messages.wire import Header, Kind, encode, requests
+from distsgd.live.messages.wire import REQUESTS, Header, Kind, encode
 from distsgd.order.laws import Draws, Law
 from distsgd.problem import Problem
 from distsgd.rules.cycle import SyncProtocol
@@ -46,32 +46,17 @@ class WorkerCase(NamedTuple):
 
 
 def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
-    """Be a worker until the run is over.
-
-    Parameters
-    ----------
-    case : WorkerCase
-        What to compute.
-    vectors : SharedVectors or FrameVectors
-        Where columns lie.
-    peer : Peer
-        This worker's number, session, and ways to the shards.
-    delay : Law, optional
-        Time to sleep in each step [s].
-    heartbeat_s : float, default 1.0
-        Time between two signs of life [s].
-    """
+    """Be a worker until the run is over, which sleeps in each step for a `delay` [s]."""
     ended = threading.Event()
     # a run that diverges overflows, which is a result and no warning
-    with zmq.Context() as context, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with contextlib.suppress(Ended), zmq.Context() as context, quiet:
         heart = threading.Thread(target=_beat, args=(context, peer, heartbeat_s, ended))
         heart.start()
         link = Link(peer, context)
         draws = None if delay is None else delays(delay, case, peer.number)
         try:
             _Worker(case, vectors, peer.number, link, draws).run()
-        except Ended:
-            pass
         finally:
             ended.set()
             heart.join()
@@ -79,15 +64,7 @@ def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = 
 
 
 class Replica:
-    """A worker's state, and its rules as NumPy calls them.
-
-    Parameters
-    ----------
-    case : WorkerCase
-        What to compute.
-    worker : int
-        Number of the worker.
-    """
+    """A worker's state, and its rules as NumPy calls them."""
 
     def __init__(self, case: WorkerCase, worker: int) -> None:
         self._case, self._worker, self._h = case, worker, case.hyper
@@ -182,7 +159,7 @@ class _Worker:
     def _exchange(self) -> None:
         """Serve the verbs that are due before the next step."""
         step = self._replica.step
-        for kind in requests(self._sync.due(step, is_first=step == self._first)):
+        for kind in REQUESTS[self._sync.due(step, is_first=step == self._first)]:
             match kind:
                 case Kind.PULL:
                     self._receive(self._link.ask(kind, step=step))

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.live.messages.wire import Header, Kind, State, requests
+from distsgd.live.messages.wire import REQUESTS, Header, Kind, State
 from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision
 from distsgd.live.server.records import Held, Memory, Rows, WorkerMemory, WorkerRecord
@@ -212,10 +212,10 @@ class Service:
 
     def _expect(self, worker: WorkerRecord, step: int, *, is_first: bool) -> None:
         sync = self._sync
-        worker.due_step, worker.expected = step, requests(sync.due(step, is_first=is_first))
+        worker.due_step, worker.expected = step, REQUESTS[sync.due(step, is_first=is_first)]
         if not worker.expected:  # nothing is due in front of a first step that is not 0
             worker.due_step = sync.next_due(step)
-            worker.expected = requests(sync.due(worker.due_step, is_first=False))
+            worker.expected = REQUESTS[sync.due(worker.due_step, is_first=False)]
 
     def _join(self, worker: WorkerRecord) -> None:
         worker.life += 1
