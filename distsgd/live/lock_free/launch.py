@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
+from distsgd.fold.history import EVALUATIONS
 from distsgd.fold.interleaved import needs_no_server
 from distsgd.fold.request import Hooks
 from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
@@ -47,9 +48,6 @@ from distsgd.trace import ROW, Trace
 BLOCK = 64
 """Samples that are visited in the order of storage. Processors fetch ahead in storage, so that some
 tens of samples cost a third to a quarter of as many at random places."""
-EVALUATIONS = 50
-"""Points of a history where the caller says nothing else, as in a simulation."""
-
 _FEWEST_BLOCKS = 1024
 """Blocks of an epoch, so that the order is random enough: smaller data have smaller blocks."""
 _MEANINGLESS = ("staleness", "delay", "shards", "on_loss", "address")
@@ -59,26 +57,10 @@ _MEANINGLESS = ("staleness", "delay", "shards", "on_loss", "address")
 def launch_lock_free(request: LiveRequest, hooks: Hooks, *, block: int | None = None) -> Run:
     """Run a lock-free algorithm on memory that processes of this machine share.
 
-    Parameters
-    ----------
-    request : LiveRequest
-        What to run.
-    hooks : Hooks
-        What the caller wants to be asked and told.
-    block : int, optional
-        Samples that are visited in the order of storage, >= 1; 1 is the paper's permutation.
-
-    Returns
-    -------
-    Run
-        Its trace is empty; ``counts`` has the updates and the workers lost.
-
-    Raises
-    ------
-    ConfigError
-        If the run is none for shared memory, or there is too little of it.
-    WorkerLost
-        If a worker has failed, or workers are lost again and again.
+    `block` samples, >= 1, are visited in the order of storage; 1 is the paper's permutation. The
+    run's trace is empty; its ``counts`` have the updates and the workers lost. A run that is none
+    for shared memory, or needs too much of it, is a `ConfigError`; a worker that has failed, or
+    workers that are lost again and again, a `WorkerLost`.
     """
     support = check_lock_free(request)
     job = Job(request, epochs_of(request), block or block_of(request.problem.samples))
@@ -97,37 +79,35 @@ def check_lock_free(request: LiveRequest) -> Support:
     algorithm, problem = request.algorithm, request.problem
     usual = LiveFleet("shared_memory", request.fleet.workers)
     given = [name for name in _MEANINGLESS if getattr(request.fleet, name) != getattr(usual, name)]
-    for name in given + ["partition"] * (request.config.partition != SHARED):
+    given += ["partition"] * (request.config.partition != SHARED)
+    batch = request.config.batch
+    if given:
         msg = (
-            f"{name} has no meaning for {algorithm.name} on shared memory, where there is "
+            f"{given[0]} has no meaning for {algorithm.name} on shared memory, where there is "
             f"no server and each epoch gives every sample to one worker; leave it out"
         )
-        raise ConfigError(msg)
-    if request.config.budget.unit == "seconds":
+    elif request.config.budget.unit == "seconds":
         msg = f"{algorithm.name} on shared memory ends with an epoch; give epochs, not seconds"
-        raise ConfigError(msg)
-    if not needs_no_server(algorithm):
+    elif not needs_no_server(algorithm):
         msg = (
             f"lock-free workers read, step and write again and again, leave alone what has no "
             f"gradient, and never wait; use hogwild, not {algorithm.name}"
         )
-        raise ConfigError(msg)
-    if problem.support is None:
+    elif problem.support is None:
         msg = (
             f"lock-free workers need sparse data, but every gradient of {problem.name} touches all "
             f"parameters; use a linear problem on sparse data, or downpour"
         )
-        raise ConfigError(msg)
-    if request.fleet.workers > steps_of(request):
+    elif request.fleet.workers > steps_of(request):
         msg = (
-            f"workers must be <= {steps_of(request)}, the batches of {request.config.batch} in "
+            f"workers must be <= {steps_of(request)}, the batches of {batch} in "
             f"{problem.samples} samples, not {request.fleet.workers}"
         )
-        raise ConfigError(msg)
-    if request.fleet.writes == "gathered" and request.config.batch > 1:
-        msg = f"writes='gathered' has a meaning for batches of 1 only, not {request.config.batch}; use 'racy'"
-        raise ConfigError(msg)
-    return problem.support
+    elif request.fleet.writes == "gathered" and batch > 1:
+        msg = f"writes='gathered' has a meaning for batches of 1 only, not {batch}; use 'racy'"
+    else:
+        return problem.support
+    raise ConfigError(msg)
 
 
 def steps_of(request: LiveRequest) -> int:

@@ -5,7 +5,6 @@ It is imported by processes that fork, so it imports nothing that starts threads
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -22,7 +21,7 @@ from distsgd.kernels.fold.sparse import workspace
 from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.kernels.lock_free import steps as kernels
 from distsgd.kernels.lock_free.gather import Gathered, gathered_kernel
-from distsgd.live.lock_free.popular import Layout, period_of, popular_first
+from distsgd.live.lock_free.popular import period_of, popular_first
 from distsgd.live.machine.forking import End, fork, shared, wait
 from distsgd.live.options import LiveRequest
 from distsgd.problem import Evaluation
@@ -83,14 +82,9 @@ class Outcome(NamedTuple):
 
 
 def keep(job: Job, pipe: Connection) -> Outcome:
-    """Run `job` in the launcher.
+    """Run `job` in the launcher, or raise a `WorkerLost` if workers fail.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
-
-    Raises
-    ------
-    WorkerLost
-        If a worker has failed, or workers are lost again and again.
     """
     crew = Crew(job, pipe)
     status = crew.judge(0)
@@ -137,12 +131,14 @@ class Tools:
     @classmethod
     def _gathering(cls, job: Job, support: Support) -> "Tools":
         request, period = job.request, period_of(job.request.fleet.workers)
-        layout = popular_first(support, period)
-        memory = _memory(request)
+        layout, memory = popular_first(support, period), _memory(request)
         for column in memory.server:
             column[layout.place] = column.copy()
-        own, steps = _gathered(request, layout, period), gathered_kernel(RuleSet.of(request.algorithm))
-        return cls(job, memory, own, layout.support, steps, layout.place)
+        rules = RuleSet.of(request.algorithm)
+        kinds = columns(rules)
+        copy, base = (empty_columns(kinds.state, layout.n_popular) for _ in range(2))
+        own = Gathered(kinds.hyper(*request.hyper), copy, base, layout.others, period)
+        return cls(job, memory, own, layout.support, gathered_kernel(rules), layout.place)
 
     @property
     def x(self) -> NDArray[np.float64]:
@@ -207,7 +203,8 @@ def _memory(request: LiveRequest) -> kernels.Memory:
     state = [np.frombuffer(shared(8 * request.problem.dimension)) for _ in first]
     for column, value in zip(state, first, strict=True):
         column[:] = value
-    locks, turn, taken = map(_numbers, (request.problem.dimension, 1, request.fleet.workers))
+    sizes = request.problem.dimension, 1, request.fleet.workers
+    locks, turn, taken = (np.frombuffer(shared(8 * n), np.int64) for n in sizes)
     return kernels.Memory(kinds.state(*state), locks, turn, taken)
 
 
@@ -224,26 +221,8 @@ def _own(request: LiveRequest, support: Support) -> kernels.Own:
     )
 
 
-def _gathered(request: LiveRequest, layout: Layout, period: int) -> Gathered:
-    kinds = columns(RuleSet.of(request.algorithm))
-    copy, base = (empty_columns(kinds.state, layout.n_popular) for _ in range(2))
-    return Gathered(kinds.hyper(*request.hyper), copy, base, layout.others, period)
-
-
-def _numbers(n: int) -> NDArray[np.int64]:
-    return np.frombuffer(shared(8 * n), np.int64)
-
-
 class Crew:
-    """The workers and their barrier.
-
-    Parameters
-    ----------
-    job : Job
-        What to run.
-    pipe : Connection
-        To the parent.
-    """
+    """The workers and their barrier; the pipe goes to the parent."""
 
     def __init__(self, job: Job, pipe: Connection) -> None:
         self.tools = Tools.of(job)
@@ -322,11 +301,6 @@ class Crew:
 
 def _work(tools: Tools, worker: int, pipe: Connection) -> None:
     """Be a worker until the launcher ends."""
-    for epoch in _received(pipe):
-        tools.take(worker, epoch)
-        pipe.send(None)
-
-
-def _received(pipe: Connection) -> Iterator[Epoch]:
     while True:
-        yield pipe.recv()
+        tools.take(worker, pipe.recv())
+        pipe.send(None)
