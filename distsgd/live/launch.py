@@ -154,27 +154,7 @@ def launch(
 
 
 def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
-    """Make a live run, on what its fleet says.
-
-    Parameters
-    ----------
-    request : RunRequest
-        The run that is wanted.
-    hooks : Hooks, optional
-        What is asked and told on the way.
-
-    Returns
-    -------
-    Run
-        As `launch` returns it.
-
-    Raises
-    ------
-    ConfigError
-        If the arguments do not fit together.
-    WorkerLost
-        If workers are lost again and again.
-    """
+    """Make a live run, on what its fleet says, as `launch` does with its arguments."""
     if request.fleet.shards > request.problem.dimension:
         most = request.problem.dimension
         msg = f"shards must be <= {most}, the number of parameters, not {request.fleet.shards}"

@@ -5,7 +5,7 @@ An experiment describes a fleet once. `Live.like` says how a live run takes afte
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -77,8 +77,7 @@ class Live:
     def __post_init__(self) -> None:
         if self.workers is not None:
             object.__setattr__(self, "workers", check_count("live.workers", self.workers))
-        names = ("shards", "staleness", "on_loss", "heartbeat", "checkpoint_every", "writes")
-        checked = _checked("live.", {name: getattr(self, name) for name in names})
+        checked = _checked("live.", self)
         if self.delay != "fleet":
             checked["delay"] = _checked_delay("live.", self.delay)
         for name, value in checked.items():
@@ -121,17 +120,17 @@ class Live:
         )
 
 
-def _checked(of: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(of: str, given: "Live | LiveFleet") -> dict[str, Any]:
     """Return options that a live run has whatever runs, or raise a `ConfigError` that names one."""
-    stale = given["staleness"]
+    stale = given.staleness
     if stale is not None and not isinstance(stale, Law):
         stale = check_count(f"{of}staleness", stale, at_least=0)
     for name, kinds in (("on_loss", OnLoss), ("writes", Writes)):
-        if given[name] not in get_args(kinds):
-            raise unknown_name(f"{of}{name}", str(given[name]), get_args(kinds))
+        if getattr(given, name) not in get_args(kinds):
+            raise unknown_name(f"{of}{name}", str(getattr(given, name)), get_args(kinds))
     times = ("heartbeat", "checkpoint_every")
-    checked = {name: check_number(f"{of}{name}", given[name], above=0, unit=" s") for name in times}
-    return {**given, **checked, "shards": check_count(f"{of}shards", given["shards"]), "staleness": stale}
+    checked = {name: check_number(f"{of}{name}", getattr(given, name), above=0, unit=" s") for name in times}
+    return {**checked, "shards": check_count(f"{of}shards", given.shards), "staleness": stale}
 
 
 def _checked_delay(of: str, delay: Delay) -> Law | tuple[Law, ...] | None:
@@ -171,33 +170,8 @@ def _compute_times(fleet: Fleet | StaleReads) -> Law | tuple[Law, ...]:
 class LiveFleet:
     """The processes of a live run, and how they are kept; `distsgd.launch` explains the options.
 
-    Parameters
-    ----------
-    kind : {"local", "shared_memory", "ray"}
-        What they are: with a server or without one on this machine, or on a Ray cluster.
-    workers : int
-        How many work.
-    shards : int, default 1
-        Server processes.
-    staleness : int or Law, optional
-        Updates that every pull is behind at least [versions].
-    delay : Law or sequence of Law, optional
-        Time that a worker sleeps in each step [s].
-    on_loss : {"replace", "shrink"}, default "replace"
-        What becomes of a lost worker.
-    heartbeat, checkpoint_every : float
-        Times between two signs of life, and two checkpoints [s].
-    address : str, optional
-        Where the server listens; on Ray the cluster.
-    writes : {"racy", "gathered", "atomic", "locked", "round_robin"}, default "racy"
-        How workers without locks change a coordinate.
-    ray : RayOptions, optional
-        What the processes reserve on a Ray cluster.
-
-    Raises
-    ------
-    ConfigError
-        If an option is out of bounds or unknown.
+    Their `kind` says whether they are with a server ("local") or without one on this machine, or on
+    a Ray cluster. An option that is out of bounds or unknown is a `ConfigError`.
     """
 
     kind: Kind
@@ -213,8 +187,7 @@ class LiveFleet:
     ray: RayOptions = field(default_factory=RayOptions)
 
     def __post_init__(self) -> None:
-        names = ("shards", "staleness", "on_loss", "heartbeat", "checkpoint_every", "writes")
-        checked = _checked("", {name: getattr(self, name) for name in names})
+        checked = _checked("", self)
         checked |= {"workers": check_count("workers", self.workers), "delay": _checked_delay("", self.delay)}
         for name, value in checked.items():
             object.__setattr__(self, name, value)
