@@ -27,11 +27,6 @@ def offset(ask: Callable[[], float]) -> float:
 
     Its answer is as old as half of the time that the question took, give or take that half: the
     error is at most half of the shortest time.
-
-    Parameters
-    ----------
-    ask : callable
-        Returns the other clock's time [s].
     """
     shortest_s, found = float("inf"), 0.0
     for _ in range(QUESTIONS):
@@ -52,12 +47,8 @@ class Relay:
     def start(self, lead: Peer, pipe: Connection) -> None:
         """Speak to the lead of now, when the pipe to the one before has been closed.
 
-        Parameters
-        ----------
-        lead : Peer
-            The launcher, whose first door is the lead's.
-        pipe : Connection
-            Brings an `Instruction` now and then, and takes an `Answer` to each.
+        `lead` is the launcher, whose first door is the lead's. The pipe brings an `Instruction` now
+        and then, and takes an `Answer` to each.
         """
         self.close()
         self._is_over = threading.Event()
@@ -88,13 +79,7 @@ def _relay(peer: Peer, pipe: Connection) -> None:
 
 
 class Findings:
-    """What the evaluator has found.
-
-    Parameters
-    ----------
-    ray : module
-        The package.
-    """
+    """What the evaluator has found."""
 
     def __init__(self, ray: ModuleType) -> None:
         self._ray = ray

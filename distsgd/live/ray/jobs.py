@@ -60,22 +60,9 @@ class Order(NamedTuple):
 
 @contextlib.contextmanager
 def dashboard(address: str) -> Iterator[Any]:
-    """Give Ray's client of the dashboard at `address`.
+    """Give Ray's ``JobSubmissionClient`` of the dashboard at `address`, ``http://HOST:8265``.
 
-    Parameters
-    ----------
-    address : str
-        ``http://HOST:8265``, where the dashboard of a cluster listens.
-
-    Yields
-    ------
-    ray.job_submission.JobSubmissionClient
-        The client.
-
-    Raises
-    ------
-    ConfigError
-        If no dashboard answers, or it refuses what the block asks for.
+    If no dashboard answers there, or it refuses what the block asks for, it is a `ConfigError`.
     """
     _probe(address)
     errors = (RuntimeError, ValueError, ConnectionError, package("ray").exceptions.RayError)
@@ -105,17 +92,7 @@ def fresh_id(order: Order) -> str:
 
 
 def submit(client: Any, order: Order, job: str) -> None:  # noqa: ANN401 # a class of ray
-    """Send a comparison to a cluster, where it goes on whatever becomes of this process.
-
-    Parameters
-    ----------
-    client : ray.job_submission.JobSubmissionClient
-        What `dashboard` gives.
-    order : Order
-        What to do.
-    job : str
-        Id of the job.
-    """
+    """Send a comparison as a `job`, which goes on whatever becomes of this process."""
     folder = f"~/distsgd/{job}" if order.storage is None else shlex.quote(order.storage)
     with tempfile.TemporaryDirectory() as staged:
         client.submit_job(
@@ -192,37 +169,18 @@ def _probe(address: str) -> None:
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PROBE_S) as page:
             json.load(page)["ray_version"]
-    except urllib.error.HTTPError as error:
-        if error.code not in {401, 403}:
-            raise _no_dashboard(address) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _no_dashboard(address) from None
-
-
-def _no_dashboard(address: str) -> ConfigError:
-    return ConfigError(
-        f"no dashboard of Ray answers at {address}; give that of the head, which listens on port"
-        " 8265 by default (ray start --head --dashboard-host 0.0.0.0), or forward its port"
-    )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in {401, 403}:
+            return  # its client will say that it wants a token
+        msg = (
+            f"no dashboard of Ray answers at {address}; give that of the head, which listens on port"
+            " 8265 by default (ray start --head --dashboard-host 0.0.0.0), or forward its port"
+        )
+        raise ConfigError(msg) from None
 
 
 def follow(client: Any, job: str, say: Callable[[str], None]) -> str:  # noqa: ANN401 # a class of ray
-    """Give the log of a job as it is written, until the job ends.
-
-    Parameters
-    ----------
-    client : ray.job_submission.JobSubmissionClient
-        What `dashboard` gives.
-    job : str
-        Id of the job.
-    say : callable
-        Told each new piece of the log.
-
-    Returns
-    -------
-    str
-        State in which it ended: one of `ENDED`.
-    """
+    """Tell each new piece of a job's log, and return the state in which it ended, of `ENDED`."""
     shown, state, heard = 0, "", time.monotonic()
     while state not in ENDED:
         try:
@@ -241,13 +199,7 @@ def follow(client: Any, job: str, say: Callable[[str], None]) -> str:  # noqa: A
 
 
 def fetch(client: Any, job: str) -> dict[str, bytes]:  # noqa: ANN401 # a class of ray
-    """Return the report of a job: the files of `REPORT`, by name.
-
-    Raises
-    ------
-    ConfigError
-        If the job has written none.
-    """
+    """Return a job's files of `REPORT`, by name, or raise a `ConfigError` if there are none."""
     folder = (client.get_job_info(job).metadata or {}).get("folder")
     if folder is None:
         msg = f"job {job} was not sent by distsgd submit, so that its folder is not known"

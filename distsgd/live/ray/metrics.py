@@ -51,21 +51,10 @@ class Measured(NamedTuple):
 
 
 def measure(rows: NDArray[np.void], before: int, sizes: tuple[float, float]) -> Measured:
-    """Return what `rows` tell.
+    """Return what consecutive rows of a trace tell: sums over all, and values of single ones.
 
-    Parameters
-    ----------
-    rows : ndarray
-        Consecutive rows of a trace.
-    before : int
-        The server's version in front of them.
-    sizes : tuple of float
-        Of a pull's reply and of a push [bytes].
-
-    Returns
-    -------
-    Measured
-        Sums over all rows, and values of single rows.
+    `before` is the server's version in front of them, `sizes` those of a pull's reply and of a
+    push [bytes].
     """
     verb, version = rows["verb"], rows["version"]
     met = np.append(before, version[:-1]) if rows.size else version
@@ -96,25 +85,13 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Meters:
-    """The metrics of one process of a run.
-
-    Parameters
-    ----------
-    run : str
-        The run's name.
-    role : str
-        What the process is, such as ``server-0``.
-    """
+    """The metrics of one process of a run; its role is a name such as ``server-0``."""
 
     def __init__(self, run: str, role: str) -> None:
         ray, tags = package("ray.util.metrics"), {"run": run, "role": role}
-        self._meters: dict[str, Any] = {}
-        for name, text in COUNTERS.items():
-            self._meters[name] = ray.Counter(name, text, TAGS)
-        for name, (text, boundaries) in HISTOGRAMS.items():
-            self._meters[name] = ray.Histogram(name, text, boundaries, TAGS)
-        for name, text in GAUGES.items():
-            self._meters[name] = ray.Gauge(name, text, TAGS)
+        self._meters: dict[str, Any] = {name: ray.Counter(name, text, TAGS) for name, text in COUNTERS.items()}
+        self._meters |= {name: ray.Histogram(name, *about, TAGS) for name, about in HISTOGRAMS.items()}
+        self._meters |= {name: ray.Gauge(name, text, TAGS) for name, text in GAUGES.items()}
         for meter in self._meters.values():
             meter.set_default_tags(tags)
 
@@ -133,15 +110,7 @@ class Meters:
 
 
 class RowMeter:
-    """Measures the rows of a trace that grows, every `EVERY_S`.
-
-    Parameters
-    ----------
-    meters : Meters
-        Where to tell it.
-    sizes : tuple of float
-        Of a pull's reply and of a push [bytes].
-    """
+    """Measures the rows of a trace that grows, every `EVERY_S`; `sizes` as in `measure`."""
 
     def __init__(self, meters: Meters, sizes: tuple[float, float]) -> None:
         self._meters, self._sizes = meters, sizes

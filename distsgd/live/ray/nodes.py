@@ -41,24 +41,8 @@ class Found(NamedTuple):
 def reserved(session: Session, request: LiveRequest, run: str) -> Iterator[Any]:
     """Reserve what the processes of a run need: a bundle for each, spread over the nodes.
 
-    Parameters
-    ----------
-    session : Session
-        The cluster.
-    request : LiveRequest
-        What is run.
-    run : str
-        Its name.
-
-    Yields
-    ------
-    ray.util.placement_group.PlacementGroup
-        Bundles of the shards, of the workers, and of the evaluator; free again afterwards.
-
-    Raises
-    ------
-    ConfigError
-        If the cluster has not enough, or what it has does not become free in time.
+    They are in a ``PlacementGroup``: those of the shards, of the workers, and of the evaluator. A
+    cluster that has not enough, or where it does not become free in time, is a `ConfigError`.
     """
     check_room(session, request)
     groups, patience_s = package("ray.util.placement_group"), request.fleet.ray.patience
@@ -83,7 +67,7 @@ def check_room(session: Session, request: LiveRequest) -> None:
     if any(has.get(name, 0.0) < amount for name, amount in needs.items()):
         msg = f"{shortage(session, request)}; use fewer workers or shards, or add nodes"
         raise ConfigError(msg)
-    nodes = [node["Resources"] for node in session.ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _alive(session)]
     for role in ("server", "worker", "evaluator"):
         bundle = getattr(request.fleet.ray, role)
         if not any(_fits(bundle, node) for node in nodes):
@@ -128,24 +112,7 @@ def _counted(n: int, what: str) -> str:
 def kept(session: Session, request: LiveRequest, run: str) -> Iterator[Path]:
     """Give a fresh folder that every node can read and write, and that is gone afterwards.
 
-    Parameters
-    ----------
-    session : Session
-        The cluster.
-    request : LiveRequest
-        What is run; it may name the storage.
-    run : str
-        Its name.
-
-    Yields
-    ------
-    Path
-        The folder.
-
-    Raises
-    ------
-    ConfigError
-        If a node cannot use the folder, or has other packages.
+    A node that cannot use it, or that has other packages, is a `ConfigError`.
     """
     with contextlib.ExitStack() as stack:
         folder = _made(session, request, run, stack)

@@ -46,33 +46,27 @@ class Session(NamedTuple):
 
 @contextlib.contextmanager
 def connected(address: str | None = None, *, processes: int | None = None) -> Iterator[Session]:
-    """Give a connection to Ray that ends with the block.
+    """Give a connection to Ray that ends with the block, or raise a `ConfigError`.
 
-    Parameters
-    ----------
-    address : str, optional
-        ``HOST:PORT`` of a cluster, ``auto`` for the one on this machine, or ``local`` for a Ray of
-        our own; by default what ``RAY_ADDRESS`` says, else ``local``.
-    processes : int, optional
-        CPUs of a Ray of our own; by default those of the machine.
-
-    Yields
-    ------
-    Session
-        The connection; one that this process has already is used and left open.
-
-    Raises
-    ------
-    ConfigError
-        If ray is not installed, or the cluster cannot be joined.
+    The address is ``HOST:PORT`` of a cluster, ``auto`` for the one on this machine, or ``local``
+    for a Ray of our own; by default what ``RAY_ADDRESS`` says, else ``local``. A Ray of our own has
+    `processes` CPUs, by default those of the machine. A connection that this process has already
+    is used and left open.
     """
     ray = package("ray")
     asked = address or os.environ.get(ADDRESS) or LOCAL
     if ray.is_initialized():
         yield Session(ray)
         return
-    with _own(processes) if asked == LOCAL else _joined(asked) as session:
-        yield session
+    with contextlib.ExitStack() as stack:
+        if asked == LOCAL:
+            folder = stack.enter_context(_folder())
+            stack.callback(ray.shutdown)
+            _start_own(processes, folder)
+        else:
+            _join(asked)
+            stack.callback(ray.shutdown)
+        yield Session(ray)
 
 
 def package(name: str) -> ModuleType:
@@ -90,24 +84,17 @@ def package(name: str) -> ModuleType:
         raise ConfigError(msg) from None
 
 
-@contextlib.contextmanager
-def _own(processes: int | None) -> Iterator[Session]:
-    ray = package("ray")
+def _start_own(processes: int | None, folder: str) -> None:
     ensure_token()
-    with _folder() as folder:
-        try:
-            _start(
-                address=LOCAL,
-                num_cpus=processes,
-                num_gpus=0,
-                object_store_memory=STORE_BYTES,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
-            yield Session(ray)
-        finally:
-            ray.shutdown()
+    _start(
+        address=LOCAL,
+        num_cpus=processes,
+        num_gpus=0,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+    )
 
 
 def _start(**arguments: Any) -> None:  # noqa: ANN401 # those of `ray.init`
@@ -127,28 +114,20 @@ def ensure_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[str]:
-    """Give a folder for Ray's sockets and logs."""
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for Ray's sockets and logs."""
     usual = tempfile.gettempdir()
     parent = usual if len(usual) + len("/ray-12345678") <= LONGEST_FOLDER else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True) as folder:
-        yield folder
+    return tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True)
 
 
-@contextlib.contextmanager
-def _joined(address: str) -> Iterator[Session]:
-    ray = package("ray")
+def _join(address: str) -> None:
     if address != AUTO:
         _probe(address)
     try:
         _start(address=address)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _refused(address, str(error)) from None
-    try:
-        yield Session(ray)
-    finally:
-        ray.shutdown()
 
 
 def _probe(address: str) -> None:

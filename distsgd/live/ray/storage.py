@@ -17,15 +17,7 @@ from distsgd.errors import ConfigError
 
 
 class RemoteFolder:
-    """A folder or a file of an fsspec file system, with the methods of `Path` that it needs.
-
-    Parameters
-    ----------
-    files : fsspec.AbstractFileSystem
-        Where it is.
-    path : str
-        Its path there.
-    """
+    """A folder or a file of an fsspec file system, with the methods of `Path` that it needs."""
 
     def __init__(self, files: Any, path: str) -> None:  # noqa: ANN401 # fsspec ships no types
         self._files, self._path = files, path
@@ -85,10 +77,7 @@ class RemoteFolder:
 def opened(storage: str | Path) -> Path:
     """Return the folder that a path or a URI names: a `Path`, or a `RemoteFolder` in its place.
 
-    Raises
-    ------
-    ConfigError
-        If nothing here can open such a URI.
+    A URI that nothing here can open is a `ConfigError`.
     """
     if "://" not in str(storage):
         return Path(storage)
@@ -113,11 +102,11 @@ def _file_system(uri: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 # comes with parts of ray
 
     try:
-        found: tuple[Any, str] = url_to_fs(uri)
+        files, path = url_to_fs(uri)
     except ImportError:
         from fsspec.implementations.arrow import ArrowFSWrapper  # noqa: PLC0415 # as above
         from pyarrow.fs import FileSystem  # noqa: PLC0415 # as above
 
-        files, path = FileSystem.from_uri(uri)
-        return ArrowFSWrapper(files), path
-    return found
+        arrow, path = FileSystem.from_uri(uri)
+        files = ArrowFSWrapper(arrow)
+    return files, path

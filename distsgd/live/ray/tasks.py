@@ -38,26 +38,9 @@ def work(
 ) -> Iterator[tuple[Piece, Done]]:
     """Do every piece of work as a task of Ray, and give each with its result as it is done.
 
-    Parameters
-    ----------
-    do : callable
-        Function of `common` and a piece, which all nodes can import or which pickles by value.
-    common : object
-        What all pieces need.
-    pieces : sequence
-        What is to be done; small, since each is sent for itself.
-    processes : int, optional
-        How many work at once; by default one per CPU of the cluster.
-
-    Yields
-    ------
-    tuple
-        A piece and its result.
-
-    Raises
-    ------
-    ConfigError
-        If the cluster cannot be used, or ended a task; or whatever `do` raises.
+    All nodes can import `do`, or it pickles by value. Pieces are small, since each is sent for
+    itself. By default as many `processes` work at once as the cluster has CPUs. A cluster that
+    cannot be used, or ended a task, is a `ConfigError`; whatever `do` raises is raised here.
     """
     if not pieces:
         return
@@ -108,22 +91,14 @@ def _result(session: Session, done: Any) -> Any:  # noqa: ANN401 # what `do` ret
     try:
         return cloudpickle.loads(session.ray.get(done))
     except errors.RayTaskError as error:
-        raise _own_error(error) from None
+        # what the task raised, or a sentence about a package that its node lacks
+        raise (missing_package("a node of the Ray cluster", error) or error.cause or error) from None
     except errors.RayError as error:
         msg = (
             f"Ray ended a task ({type(error).__name__}), perhaps for lack of memory; run the same"
             " command again to go on, with fewer processes"
         )
         raise ConfigError(msg) from None
-
-
-def _own_error(error: Any) -> Exception:  # noqa: ANN401 # a class of ray, which is imported late
-    """Return what the task raised, or a sentence about a package that its node lacks."""
-    missing = missing_package("a node of the Ray cluster", error)
-    if missing is not None:
-        return missing
-    cause: Exception = error.cause or error
-    return cause
 
 
 def _done(sent: list[Any], piece: bytes) -> bytes:
