@@ -22,6 +22,7 @@ import msgspec
 
 from distsgd.errors import WireError
 from distsgd.rules.cycle import Due, Pull, Push
+from distsgd.status import Status
 
 Frames: TypeAlias = Sequence[bytes | memoryview]
 Phase: TypeAlias = Literal["running", "ending", "over"]
@@ -118,7 +119,7 @@ class State(msgspec.Struct, frozen=True):
 
     phase: Phase
     """Over means that the last checkpoint is written."""
-    status: Literal["done", "target", "diverged", "stopped"] = "done"
+    status: Status = "done"
     """How the run ended, or would end now."""
     updates: int = 0
     gradients: int = 0

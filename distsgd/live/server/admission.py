@@ -31,16 +31,11 @@ _MOST_OPEN = 4
 def admitted(shard: Shard, parts: list[bytes]) -> Request | None:
     """Return a new request, or None if a message has been answered again, refused or dropped.
 
-    Parameters
-    ----------
-    shard : Shard
-        The shard that has received it.
-    parts : list of bytes
-        Where it comes from, its header, and its frames.
+    Its parts are where it comes from, its header, and its frames.
     """
-    identity = parts[0]
+    identity, *rest = parts
     try:
-        header, frames = decode(parts[1:])
+        header, frames = decode(rest)
     except WireError as error:
         shard.drops.add("malformed", error)
         return None

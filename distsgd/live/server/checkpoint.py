@@ -14,7 +14,7 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from distsgd.files import damaged, digest, sealed, unsealed
 from distsgd.live.server.records import Memory
+from distsgd.status import Status
 from distsgd.trace import ROW
 
 FORMAT = 2
-Status: TypeAlias = Literal["done", "target", "diverged", "stopped"]
 Evaluation: TypeAlias = tuple[int, float | None, float | None, float | None]
 """Version, training loss, test loss and accuracy; None where there is none."""
 
@@ -126,10 +126,7 @@ def save_description(folder: Path, name: Name, description: Description) -> None
 def load(folder: Path) -> Checkpoint | None:
     """Return the last complete checkpoint, or None if there is none.
 
-    Raises
-    ------
-    ConfigError
-        If it was written in another format, or a file is not what was written.
+    Another format, or a file that is not what was written, is a `ConfigError`.
     """
     for name in sorted(_names(folder), reverse=True):
         description = _description(folder, name)

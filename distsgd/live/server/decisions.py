@@ -75,13 +75,7 @@ def encode_decisions(decisions: Iterable[Decision]) -> bytes:
 
 
 def decode_decisions(frame: bytes | memoryview) -> list[Decision]:
-    """Return what `encode_decisions` wrote.
-
-    Raises
-    ------
-    WireError
-        If the frame is not a whole number of decisions, or an action is unknown.
-    """
+    """Return what `encode_decisions` wrote, or raise a `WireError` if it cannot have."""
     if len(frame) % DECISION.size:
         msg = f"decisions must be a multiple of {DECISION.size} bytes, not {len(frame)}"
         raise WireError(msg)

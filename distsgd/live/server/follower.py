@@ -22,15 +22,7 @@ _PATIENCE = 10
 
 
 class Follower:
-    """Carries out the lead's decisions, each as soon as what it needs is there.
-
-    Parameters
-    ----------
-    shard : Shard
-        What it carries out decisions with.
-    heartbeat_s : float
-        Time between two signs of life [s].
-    """
+    """Carries out the lead's decisions, each as soon as what it needs is there."""
 
     def __init__(self, shard: Shard, heartbeat_s: float) -> None:
         self._shard, self._heartbeat_s = shard, heartbeat_s

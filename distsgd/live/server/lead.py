@@ -33,14 +33,15 @@ from distsgd.live.messages.wire import (
     encode,
     unpack,
 )
+from distsgd.live.options import LiveFleet
 from distsgd.live.server.admission import Request, admitted
-from distsgd.live.server.checkpoint import Checkpoint, Evaluation, Status
+from distsgd.live.server.checkpoint import Checkpoint, Evaluation
 from distsgd.live.server.control import Instruction
 from distsgd.live.server.decisions import Action, Decision, encode_decisions
 from distsgd.live.server.saver import Saver
 from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
-from distsgd.status import status_after
+from distsgd.status import Status, status_after
 
 _UNKNOWN = np.empty(0)
 """Parameters, of which the lead has a slice at most: where they are not finite, the loss is NaN."""
@@ -53,22 +54,8 @@ _ASKS = {LAUNCHER: {Kind.STATUS, Kind.GONE, Kind.ADMIT, Kind.STOP}, EVALUATOR: {
 class Lead:
     """Decides, and acts on what is heard.
 
-    Parameters
-    ----------
-    shard : Shard
-        What it carries out decisions with.
-    service : Service
-        What decides.
-    followers : sequence of Socket
-        To each of the other shards.
-    heartbeat_s, checkpoint_every_s : float
-        Time between two signs of life, and between two checkpoints [s].
-    target : float, optional
-        Training loss at which the run ends.
-    last : Checkpoint, optional
-        What it goes on from.
-    control : Connection, optional
-        To the supervisor, if it is on this machine.
+    It has a socket to each of the other shards, and `control` to a supervisor on this machine. The
+    run ends at a training loss of `target`; `last` is what it goes on from.
     """
 
     def __init__(
@@ -76,17 +63,15 @@ class Lead:
         shard: Shard,
         service: Service,
         followers: Sequence[Socket],
+        fleet: LiveFleet,
         *,
-        heartbeat_s: float,
-        checkpoint_every_s: float,
         target: float | None = None,
         last: Checkpoint | None = None,
         control: Connection | None = None,
     ) -> None:
         self._shard, self._service, self._followers = shard, service, followers
-        self._control = control
-        self._heartbeat_s, self._target = heartbeat_s, target
-        self._saver = Saver(shard, service, 1 + len(followers), checkpoint_every_s, last)
+        self._control, self._heartbeat_s, self._target = control, fleet.heartbeat, target
+        self._saver = Saver(shard, service, 1 + len(followers), fleet.checkpoint_every, last)
         self._n_told = 0
         self._seen: dict[int, float] = {}
         self._ticked_at = -math.inf
@@ -164,11 +149,10 @@ class Lead:
                 self._carry_out(self._service.show(header))
             return
         try:
-            match header.kind:
-                case Kind.EVALUATED:
-                    self._judge(request, now)
-                case _:
-                    self._obey(_instruction(request), now)
+            if header.kind == Kind.EVALUATED:
+                self._judge(request, now)
+            else:
+                self._obey(_instruction(request), now)
         except WireError as error:
             self._shard.drops.add("malformed", error)
         self._shard.report(request.session, header.sequence, self.state())
@@ -201,17 +185,15 @@ class Lead:
         if status != "done":
             self._status, self._is_judged = status, True
             self._carry_out(self._service.end(now))
-        self._is_judged |= self._service.is_over and request.header.version == self._service.version
         if self._service.is_over:
             self._finish(now)
 
     def _obey(self, told: Instruction, now: float) -> None:
         """Do what the supervisor wants, through its pipe or as the launcher."""
-        match told.kind:
-            case Kind.STOP:
-                self._stop(now)
-            case Kind.GONE | Kind.ADMIT:
-                self._change(told, now)
+        if told.kind == Kind.STOP:
+            self._stop(now)
+        elif told.kind in {Kind.GONE, Kind.ADMIT}:
+            self._change(told, now)
 
     def _stop(self, now: float) -> None:
         """End the run; if it is over, end the servers; in between, wait no longer."""

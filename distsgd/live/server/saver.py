@@ -10,9 +10,10 @@ import logging
 import math
 
 from distsgd.live.server import checkpoint
-from distsgd.live.server.checkpoint import Checkpoint, Description, Evaluation, Name, Segment, Status
+from distsgd.live.server.checkpoint import Checkpoint, Description, Evaluation, Name, Segment
 from distsgd.live.server.service import Service
 from distsgd.live.server.shard import Shard
+from distsgd.status import Status
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 """Time until the last checkpoint is tried again; it is doubled each time [s]."""
@@ -25,18 +26,7 @@ log = logging.getLogger("distsgd.live.server.serve")
 class Saver:
     """What the lead writes, and what it knows of what has been written.
 
-    Parameters
-    ----------
-    shard : Shard
-        The lead's own part.
-    service : Service
-        Whose rows and records are written.
-    shards : int
-        Of how many parts a checkpoint is made.
-    every_s : float
-        Time between two checkpoints [s].
-    last : Checkpoint, optional
-        What the run goes on from.
+    A checkpoint has as many parts as there are `shards`; `last` is what the run goes on from.
     """
 
     def __init__(self, shard: Shard, service: Service, shards: int, every_s: float, last: Checkpoint | None) -> None:

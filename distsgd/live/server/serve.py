@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
@@ -85,39 +85,17 @@ def serve(
 
     It runs in a process of its own, which has no socket yet. `STOP` ends a run that still goes on;
     once its state says "over", a second `STOP` ends this function. The launcher talks to the lead
-    alone, which tells the other shards.
+    alone, which tells the other shards: number 0, which alone has `followers`, `control`, `watch`.
 
-    Parameters
-    ----------
-    case : ServerCase
-        The run.
-    shard : int
-        Which of ``case.layout.shards`` to be; 0 is the lead.
-    vectors : SharedVectors or FrameVectors
-        Where columns lie.
-    gate : Gate
-        Where to listen.
-    followers : sequence of Door, optional
-        Of the lead alone: how it reaches each of the other shards.
-    life : int, default 0
-        How often the servers have been started before. Above 0 the run goes on from its last
-        complete checkpoint, or begins again if there is none; `case.sessions` are those of now.
-    rings : Rings, optional
-        How workers reach the shard if they share memory with it; otherwise through the gate.
-    control : Connection, optional
-        Of the lead alone: brings an `Instruction` of a supervisor on this machine now and then, and
-        takes an `Answer` to each (`distsgd.live.server.control`). Elsewhere the launcher sends
-        messages.
-    watch : callable, optional
-        Of the lead alone: shown the rows of the trace at every look at the clock.
+    Above `life` 0 the run goes on from its last complete checkpoint, or begins again if there is
+    none; `case.sessions` are those of now. Workers that share memory with the shard reach it by its
+    `rings`, others through the gate. `control` brings an `Instruction` of a supervisor on this
+    machine now and then, and takes an `Answer` to each (`distsgd.live.server.control`); elsewhere
+    the launcher sends messages. `watch` is shown the trace's rows at every look at the clock.
 
-    Raises
-    ------
-    ConfigError
-        If no server can listen at the address, or the checkpoint is of another format.
-    WorkerLost
-        If a shard cannot follow the lead, because a worker's message has come to the lead alone;
-        all shards must then be started again with the next life.
+    A `ConfigError` says that no server can listen at the address, or that the checkpoint is of
+    another format; a `WorkerLost`, that a shard cannot follow the lead, because a worker's message
+    has come to the lead alone: all shards must then be started again with the next life.
     """
     case.folder.mkdir(parents=True, exist_ok=True)
     # a run that diverges overflows, which is a result and no warning
@@ -135,16 +113,7 @@ def serve(
             return
         sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
         service = _service(case, last)
-        lead = Lead(
-            common,
-            service,
-            sockets,
-            heartbeat_s=case.fleet.heartbeat,
-            checkpoint_every_s=case.fleet.checkpoint_every,
-            target=case.target,
-            last=last,
-            control=control,
-        )
+        lead = Lead(common, service, sockets, case.fleet, target=case.target, last=last, control=control)
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
 
 
@@ -161,18 +130,12 @@ def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
 
 
 def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: int, last: Checkpoint | None) -> Shard:
-    own, columns, version = case.layout.slice(shard), None, 0
+    known: dict[str, Any] = {}
     if last is not None:
         columns = checkpoint.load_columns(case.folder, last.name, shard)
-        version = last.description.memory.version
-    store = Store(
-        case.algorithm,
-        case.start[own],
-        case.layout.workers,
-        n_past=_staleness(case).longest,
-        columns=columns,
-        version=version,
-    )
+        known = {"columns": columns, "version": last.description.memory.version}
+    start, n_past = case.start[case.layout.slice(shard)], _staleness(case).longest
+    store = Store(case.algorithm, start, case.layout.workers, n_past=n_past, **known)
     sessions = {peer: Session(peer, number) for peer, number in case.sessions.items()}
     return Shard(shard, store, vectors, line, sessions=sessions, folder=case.folder, life=life)
 
@@ -186,9 +149,7 @@ def _service(case: ServerCase, last: Checkpoint | None) -> Service:
         staleness=_staleness(case),
         shrinks=case.fleet.on_loss == "shrink",
     )
-    if last is None:
-        return Service(config)
-    return Service(config, last.description.memory, last.rows)
+    return Service(config) if last is None else Service(config, last.description.memory, last.rows)
 
 
 def _staleness(case: ServerCase) -> InjectedStaleness:

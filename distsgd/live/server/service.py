@@ -33,14 +33,7 @@ _LATEST = 1000
 class Service:
     """Decides which workers to serve.
 
-    Parameters
-    ----------
-    config : ServiceConfig
-        What it goes by.
-    memory : Memory, optional
-        Of a checkpoint.
-    rows : ndarray, optional
-        ``ROW[n]`` up to that checkpoint.
+    It goes on from the memory of a checkpoint, if there is one, and the ``ROW[n]`` up to there.
     """
 
     def __init__(
@@ -95,24 +88,10 @@ class Service:
         return Memory(self.version, self.gradients, self._closed_gradients, self._closed_at, workers)
 
     def serve(self, header: Header, now: float) -> list[Decision]:
-        """Take a worker's request, and return what follows from it.
+        """Take a JOIN, PULL, PUSH or EXCHANGE at `now` [s], and return what follows from it.
 
-        Parameters
-        ----------
-        header : Header
-            A JOIN, PULL, PUSH or EXCHANGE of a worker.
-        now : float
-            Time since the run began [s].
-
-        Returns
-        -------
-        list of Decision
-            In their order; none if the worker has to wait.
-
-        Raises
-        ------
-        WireError
-            If the worker's cycle has another request next. Then nothing has changed.
+        Nothing follows if the worker has to wait. If its cycle has another request next, that is a
+        `WireError`, and nothing has changed.
         """
         worker = self._workers[header.peer]
         kind = header.kind
@@ -365,15 +344,8 @@ class Service:
         is_far = self.version >= header.version and self._closed_gradients >= header.step
         if is_far or self.is_over:
             self._snapshot, self._shown = None, self.version
-            self._decisions.append(
-                Decision(
-                    Action.SNAPSHOT,
-                    sequence=header.sequence,
-                    step=self._closed_gradients,
-                    version=self.version,
-                    time=self._closed_at,
-                )
-            )
+            about = {"sequence": header.sequence, "step": self._closed_gradients, "version": self.version}
+            self._decisions.append(Decision(Action.SNAPSHOT, **about, time=self._closed_at))
 
     def _finish(self) -> None:
         self.is_over = True
@@ -388,9 +360,8 @@ class Service:
         )
 
     def _write(self, worker: WorkerRecord, verb: int, read: int, done: float) -> None:
-        worker.row = self.rows.append(
-            (self._time, worker.sent, done, worker.number, verb, worker.step, self.version, read)
-        )
+        row = self._time, worker.sent, done, worker.number, verb, worker.step, self.version, read
+        worker.row = self.rows.append(row)
         worker.has_rows, worker.served, worker.went_on = True, worker.step, done
 
     def _taken(self) -> list[Decision]:

@@ -7,13 +7,13 @@
 3. A checkpoint that cannot be written does not end the run: the lead is told, and tries again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from distsgd.errors import WireError
-from distsgd.live.messages.columns import Columns, Vectors
+from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.rings import Line
 from distsgd.live.messages.wire import EVALUATOR, LEAD, Frames, Header, Kind, State, encode
 from distsgd.live.server.checkpoint import Name, discard, remove_older, save_columns
@@ -27,22 +27,8 @@ _BRINGING = frozenset({Kind.PUSH, Kind.EXCHANGE})
 class Shard:
     """Columns, peers and a socket; `distsgd.live.server.serve` makes a lead or a follower of it.
 
-    Parameters
-    ----------
-    number : int
-        Which shard.
-    store : Store
-        Its columns.
-    vectors : SharedVectors or FrameVectors
-        Where those of messages lie.
-    socket : Line
-        What it hears and answers through.
-    sessions : dict of int to Session
-        Those of all peers that it admits, by the peer's number.
-    folder : Path
-        Where checkpoints are written.
-    life : int, default 0
-        How often the servers have been started before.
+    It admits the peers of `sessions`, by their numbers, and writes checkpoints to `folder`; `life`
+    says how often the servers have been started before.
     """
 
     def __init__(
@@ -64,23 +50,21 @@ class Shard:
         self.unsaved: Exception | None = None
         """Why the last checkpoint could not be written."""
         self._socket = socket
-        self._do = [self._nothing] * (1 + max(Action))
-        for action, do in (
-            (Action.START, self._welcome),
-            (Action.JOIN, self._welcome),
-            (Action.PULL, self._answer),
-            (Action.HOLD, self._hold),
-            (Action.DROP, self._drop),
-            (Action.CLOSE, store.close),
-            (Action.RELEASE, self._release),
-            (Action.LEAVE, self._leave),
-            (Action.ADMIT, self._admit),
-            (Action.SNAPSHOT, self._show),
-            (Action.CHECKPOINT, self._save),
-            (Action.END, self._end),
-            (Action.STOP, self._stop),
-        ):
-            self._do[action] = do
+        self._do: dict[int, Callable[[Decision], None]] = {
+            Action.START: self._welcome,
+            Action.JOIN: self._welcome,
+            Action.PULL: self._answer,
+            Action.HOLD: self._hold,
+            Action.DROP: self._drop,
+            Action.CLOSE: store.close,
+            Action.RELEASE: self._release,
+            Action.LEAVE: self._leave,
+            Action.ADMIT: self._admit,
+            Action.SNAPSHOT: self._show,
+            Action.CHECKPOINT: self._save,
+            Action.END: self._end,
+            Action.STOP: self._stop,
+        }
 
     def carry_out(self, decisions: Sequence[Decision]) -> None:
         """Do what has been decided."""
@@ -90,10 +74,7 @@ class Shard:
     def take(self, header: Header, frames: Frames) -> None:
         """Check a worker's frames, and keep those of a push until it is taken.
 
-        Raises
-        ------
-        WireError
-            If they are not the columns of such a request.
+        Frames that are not the columns of such a request are a `WireError`.
         """
         if header.kind in _BRINGING:
             columns = self.vectors.message(self.number, header.peer, header.push, frames)
@@ -135,14 +116,13 @@ class Shard:
         self._reply_to(self.sessions[decision.worker], Kind.VALUES, decision, frames)
 
     def _hold(self, decision: Decision) -> None:
-        self.store.hold(decision.worker, self._push_of(decision))
-
-    def _push_of(self, decision: Decision) -> Columns:
         session = self.sessions[decision.worker]
         session.accepted = max(session.accepted, decision.sequence)  # rule 2
         if self.vectors.is_shared:
-            return self.vectors.message(self.number, decision.worker, decision.push, ())
-        return session.pushes.pop(decision.sequence)
+            columns = self.vectors.message(self.number, decision.worker, decision.push, ())
+        else:
+            columns = session.pushes.pop(decision.sequence)
+        self.store.hold(decision.worker, columns)
 
     def _drop(self, decision: Decision) -> None:
         session = self.sessions[decision.worker]
@@ -171,9 +151,6 @@ class Shard:
         except Exception as error:  # noqa: BLE001 # a store raises what it likes
             self.unsaved = error  # rule 3
             discard(self.folder, f"{name}.{self.number}.*")
-
-    def _nothing(self, decision: Decision) -> None:
-        """Do nothing: there is no action of this number."""
 
     def _end(self, decision: Decision) -> None:  # noqa: ARG002 # as every other action
         """Tell all workers that the run is over, whatever they wait for."""

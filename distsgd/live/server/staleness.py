@@ -19,16 +19,8 @@ class InjectedStaleness:
 
     A pull at the server's version v reads version ``max(0, v - lag)``, whatever the worker has
     pushed; behind a restart, none from before. A law's sample is rounded down; and since versions
-    have to be kept, it is at most the longest among the first `DRAWS` of each worker.
-
-    Parameters
-    ----------
-    staleness : Law or int or None
-        Law of the lags; or the same lag for every pull; None for no lag.
-    seed : int
-        Of the lags.
-    workers : int
-        How many workers pull.
+    have to be kept, it is at most the longest among the first `DRAWS` of each worker. A number in
+    place of a law is the lag of every pull, None no lag.
     """
 
     def __init__(self, staleness: Law | int | None, seed: int, workers: int) -> None:

@@ -10,7 +10,8 @@
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,28 +28,11 @@ COMPILED_FROM = 65_536
 100 us for plain SGD there, a twentieth at a million, and less than a second to compile."""
 
 
-class _Held(NamedTuple):
-    worker: int
-    columns: Columns
-
-
 class Store:
     """The columns of one shard.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        Whose server this is.
-    start : ndarray
-        The shard's slice of the starting point, float64[n].
-    workers : int
-        Workers of the run.
-    n_past : int, default 0
-        Versions to keep beside the newest one.
-    columns : mapping, optional
-        The state to go on from, by column: float64[n] each.
-    version : int, default 0
-        Its version.
+    They begin at its slice of the starting point, float64[n], or go on from `columns` of the state,
+    float64[n] each, at a version; `n_past` versions are kept beside the newest one.
     """
 
     def __init__(
@@ -67,7 +51,7 @@ class Store:
         kind = _Compiled if start.size >= COMPILED_FROM else _Interpreted  # rule 2
         self._apply: _Compiled | _Interpreted = kind(algorithm, h)
         self._reads = algorithm.server.reads
-        self._held: list[_Held] = []
+        self._held: list[tuple[int, Columns]] = []
         self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
         self._keep()
 
@@ -84,22 +68,21 @@ class Store:
 
     def hold(self, worker: int, columns: Columns) -> None:
         """Keep a push for its round."""
-        self._held.append(_Held(worker, columns))
+        self._held.append((worker, columns))
 
     def detach(self, worker: int) -> None:
         """Copy what a worker has pushed, since its out-box will be written again."""
         self._held = [  # rule 3
-            _Held(one.worker, [np.array(column) for column in one.columns]) if one.worker == worker else one
-            for one in self._held
+            (one, [np.array(column) for column in columns] if one == worker else columns) for one, columns in self._held
         ]
 
     def close(self, decision: Decision) -> None:
         """Apply the mean of what is held, and raise the version."""
         members = self._held
         if len(members) > 1:  # rule 1; two pushes of one worker stay in the order in which they came
-            members.sort(key=lambda one: one.worker)
+            members.sort(key=itemgetter(0))
         at = At(decision.version, decision.staleness, self._workers, decision.step, decision.factor)
-        self._state = self._apply(self._state, [one.columns for one in members], at)
+        self._state = self._apply(self._state, [columns for _, columns in members], at)
         self._held = []
         self.version = decision.version + 1
         self._keep()
