@@ -28,26 +28,9 @@ from distsgd.trace import Trace
 def launch_local(request: LiveRequest, hooks: Hooks) -> Run:
     """Run a message-passing algorithm with a parameter server and worker processes.
 
-    Parameters
-    ----------
-    request : LiveRequest
-        What to run.
-    hooks : Hooks
-        What to ask and tell meanwhile.
-
-    Returns
-    -------
-    Run
-        Its trace is the order that reality has chosen.
-
-    Raises
-    ------
-    ConfigError
-        If there is too little memory, or arguments do not fit together.
-    DistsgdError
-        If a worker or a server has failed.
-    WorkerLost
-        If workers or servers are lost again and again.
+    The run's trace is the order that reality has chosen. Too little memory, or arguments that do
+    not fit together, are a `ConfigError`; a worker or a server that has failed is a `DistsgdError`,
+    one that is lost again and again a `WorkerLost`.
     """
     verb(request.algorithm.cycle, Push).quorum_of(request.fleet.workers)
     stream_of(request)
@@ -64,26 +47,7 @@ def run_of(request: LiveRequest, outcome: Outcome, folder: Path) -> Run:
     """Return the run of the servers' last checkpoint.
 
     Where an evaluation has ended the run, it is cut there: target and divergence act at evaluations
-    only, in every engine.
-
-    Parameters
-    ----------
-    request : LiveRequest
-        What was run.
-    outcome : Outcome
-        What else is known of it.
-    folder : Path
-        Where the checkpoints are.
-
-    Returns
-    -------
-    Run
-        With a trace that has been verified.
-
-    Raises
-    ------
-    WorkerLost
-        If there is no checkpoint.
+    only, in every engine. If there is no checkpoint, it is a `WorkerLost`.
     """
     checkpoint = load(folder)
     if checkpoint is None:

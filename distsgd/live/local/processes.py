@@ -30,18 +30,10 @@ class Job(NamedTuple):
 
 
 def supervise(job: Job, pipe: Connection) -> Outcome:
-    """Run `job` in the launcher.
+    """Run `job` in the launcher, or raise what `launch_local` raises of processes.
 
-    Each message of the parent says whether to stop, and is answered with a `Progress`.
-
-    Raises
-    ------
-    ConfigError
-        If no server can listen at the address.
-    DistsgdError
-        If a worker or a server has failed.
-    WorkerLost
-        If workers or servers are lost again and again.
+    Each message of the parent says whether to stop, and is answered with a `Progress`. If no server
+    can listen at the address, it is a `ConfigError`.
     """
     processes = ForkedProcesses(job, pipe)
     supervision = Supervision(job.request, processes)
@@ -57,15 +49,7 @@ def supervise(job: Job, pipe: Connection) -> Outcome:
 
 
 class ForkedProcesses(Processes):
-    """Processes of this machine.
-
-    Parameters
-    ----------
-    job : Job
-        What to run.
-    pipe : Connection
-        To the parent.
-    """
+    """Processes of this machine; the pipe goes to the parent."""
 
     def __init__(self, job: Job, pipe: Connection) -> None:
         super().__init__((*range(job.request.fleet.workers), EVALUATOR, LEAD))

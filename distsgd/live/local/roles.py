@@ -53,19 +53,8 @@ class Post(NamedTuple):
 class Plan:
     """What the processes of a run are told, wherever they are.
 
-    Parameters
-    ----------
-    request : LiveRequest
-        What is run.
-    folder : Path
-        For checkpoints.
-    sessions : mapping
-        Session of every peer. It changes: a process is told those of when it starts.
-
-    Raises
-    ------
-    ConfigError
-        If the samples cannot be divided.
+    The folder is for checkpoints. The sessions of the peers change: a process is told those of when
+    it starts. Samples that cannot be divided are a `ConfigError`.
     """
 
     def __init__(self, request: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
@@ -112,17 +101,8 @@ class Plan:
 class Roles:
     """What each process of a run on this machine does; all of them are forked with this at hand.
 
-    Parameters
-    ----------
-    plan : Plan
-        What they are told.
-    folder : Path
-        Private, for sockets.
-
-    Raises
-    ------
-    ConfigError
-        If no server can listen at the address.
+    The folder is private, for sockets. If no server can listen at the address, it is a
+    `ConfigError`.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:

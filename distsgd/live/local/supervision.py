@@ -61,13 +61,7 @@ class Events(NamedTuple):
 
 
 class Processes(ABC):
-    """The processes of a run, wherever they are.
-
-    Parameters
-    ----------
-    peers : iterable of int
-        Numbers of those that the servers know by a session.
-    """
+    """The processes of a run, wherever they are; servers know the `peers` by sessions."""
 
     def __init__(self, peers: Iterable[int]) -> None:
         self.sessions: dict[int, int] = {}
@@ -115,15 +109,7 @@ class Processes(ABC):
 
 
 class Supervision:
-    """What is done about the events of a run.
-
-    Parameters
-    ----------
-    request : LiveRequest
-        What is run.
-    processes : Processes
-        What runs it.
-    """
+    """What is done about the events of a run."""
 
     def __init__(self, request: LiveRequest, processes: Processes) -> None:
         self._request, self._processes = request, processes
@@ -156,12 +142,8 @@ class Supervision:
     def heed(self, events: Events) -> None:
         """Act on what has happened.
 
-        Raises
-        ------
-        DistsgdError
-            If a process has failed.
-        WorkerLost
-            If workers or servers are lost again and again.
+        A process that has failed is a `DistsgdError`, one that is lost again and again a
+        `WorkerLost`.
         """
         self._judged += events.judged
         for told, state in events.answers:

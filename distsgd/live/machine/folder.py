@@ -33,20 +33,7 @@ def _lock(folder: Path) -> FileLock:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other programs out of `folder` while the block runs; its lock names the process.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder that exists and can be written.
-
-    Yields
-    ------
-    None
-        While the folder is this program's.
-
-    Raises
-    ------
-    ConfigError
-        If another program works in it, or its lock cannot be written.
+    If another program works in it, or its lock cannot be written, it is a `ConfigError`.
     """
     path = folder / LOCK
     with contextlib.ExitStack() as stack:
@@ -72,15 +59,7 @@ def _in_use(folder: Path) -> ConfigError:
 def run_folder() -> Iterator[Path]:
     """Give a fresh folder that only this user can enter, and that is gone afterwards.
 
-    Yields
-    ------
-    Path
-        The folder, in the system's folder for temporary files.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be made.
+    It is in the system's folder for temporary files; if it cannot be made, it is a `ConfigError`.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -43,7 +43,7 @@ GRACE_S = 5.0
 """How long the processes of a run may take to end by themselves."""
 
 ASK_S = 0.2
-"""Time between two questions of the program how the work goes."""
+"""Time between two questions of the program how the work goes, and to its hooks."""
 
 _PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
@@ -103,22 +103,9 @@ def described(code: int) -> str:
 def launcher(main: Callable[[Any, Connection], Any], job: Any) -> Iterator[Connection]:  # noqa: ANN401 # whatever `main` takes
     """Run ``main(job, pipe)`` in a clean process; whatever it has started ends with the block.
 
-    Parameters
-    ----------
-    main : callable
-        Takes `job` and its end of the pipe; `follow` returns, or raises, what it does.
-    job : object
-        What is to be done. It is sent once.
-
-    Yields
-    ------
-    Connection
-        The other end of the pipe; `receive` and `follow` read it.
-
-    Raises
-    ------
-    WorkerLost
-        If the process has ended while the block was waiting for it or writing to it.
+    The block gets the other end of the pipe, which `receive` and `follow` read: the latter returns,
+    or raises, what `main` does. A process that has ended while the block was waiting for it or
+    writing to it is a `WorkerLost`.
     """
     open_standard_streams()
     here, there = socket.socketpair()
@@ -232,26 +219,9 @@ def wait(
 ) -> Waited:
     """Wait for a message of the parent, the end of a forked process, or something to read.
 
-    Parameters
-    ----------
-    pipe : Connection
-        The launcher's end of the pipe.
-    processes : collection of int
-        What `fork` has returned, without those whose end has been told.
-    timeout_s : float, optional
-        How long to wait at most [s]; for ever by default, not at all if 0.
-    others : collection of Connection
-        More to listen to.
-
-    Returns
-    -------
-    Waited
-        What has happened; nothing when the time is over.
-
-    Raises
-    ------
-    ParentGone
-        If the pipe has ended.
+    The pipe is the launcher's end; when it has ended, that is a `ParentGone`. The processes are
+    what `fork` has returned, without those whose end has been told; `others` can be listened to as
+    well. Nothing has happened when the time is over: never by default, at once if it is 0 s.
     """
     opened = {os.pidfd_open(process): process for process in processes}
     try:

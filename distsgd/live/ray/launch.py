@@ -18,39 +18,20 @@ from distsgd.fold.request import Hooks
 from distsgd.live.local.launch import run_of
 from distsgd.live.local.roles import stream_of
 from distsgd.live.local.supervision import Outcome, Supervision
+from distsgd.live.machine.forking import ASK_S
 from distsgd.live.options import LiveRequest
 from distsgd.live.ray.nodes import kept, reserved
 from distsgd.live.ray.processes import Actors
 from distsgd.live.ray.session import connected
 from distsgd.run import Run
 
-ASK_S = 0.2
-"""Time between two questions to the caller's hooks."""
-
 
 def launch_ray(request: LiveRequest, hooks: Hooks) -> Run:
-    """Run a message-passing algorithm with the processes of a Ray cluster.
+    """Run a message-passing algorithm with the processes of a Ray cluster, which has the address.
 
-    Parameters
-    ----------
-    request : LiveRequest
-        What to run; its address is that of the cluster.
-    hooks : Hooks
-        What to ask and tell meanwhile.
-
-    Returns
-    -------
-    Run
-        Its trace is the order that reality has chosen.
-
-    Raises
-    ------
-    ConfigError
-        If the cluster cannot be joined, has no room, or a node cannot take part.
-    DistsgdError
-        If a worker or a server has failed.
-    WorkerLost
-        If workers or servers are lost again and again, or find no room again.
+    The run's trace is the order that reality has chosen. A cluster that cannot be joined or has no
+    room, or a node that cannot take part, is a `ConfigError`; a worker or a server that has failed
+    is a `DistsgdError`, one that is lost again and again or finds no room again a `WorkerLost`.
     """
     verb(request.algorithm.cycle, Push).quorum_of(request.fleet.workers)
     stream_of(request)

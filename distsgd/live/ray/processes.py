@@ -45,21 +45,7 @@ class _Start(NamedTuple):
 
 
 class Actors(Processes):
-    """The actors of a run.
-
-    Parameters
-    ----------
-    session : Session
-        The cluster.
-    group : ray.util.placement_group.PlacementGroup
-        Their bundles.
-    request : LiveRequest
-        What is run.
-    folder : Path
-        Where checkpoints are written.
-    run : str
-        The run's name.
-    """
+    """The actors of a run; the group has their bundles, and the folder is for checkpoints."""
 
     def __init__(
         self,
@@ -91,10 +77,7 @@ class Actors(Processes):
     def start_servers(self, life: int) -> None:
         """Start all shards and the evaluator, and tell the workers that live.
 
-        Raises
-        ------
-        WorkerLost
-            If the cluster has no room for them in time.
+        If the cluster has no room for them in time, it is a `WorkerLost`.
         """
         self._life = life
         if life == 0:
@@ -127,10 +110,7 @@ class Actors(Processes):
     def wait(self) -> Events:
         """Wait a moment, and return what has happened since the last time.
 
-        Raises
-        ------
-        WorkerLost
-            If an actor finds no room for too long.
+        An actor that finds no room for too long is a `WorkerLost`.
         """
         self._check_patience()
         self.control.ask()

@@ -55,15 +55,10 @@ class Met(NamedTuple):
 
 
 class Actor:
-    """What every actor can do.
-
-    Parameters
-    ----------
-    sent : list of ray.ObjectRef
-        Where the `Common` lies; in a list it stays a reference.
-    """
+    """What every actor can do."""
 
     def __init__(self, sent: list[Any]) -> None:
+        # where the `Common` lies: in a list it stays an ``ObjectRef``
         self._sent = sent
 
     @reported
