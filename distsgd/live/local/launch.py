@@ -47,7 +47,7 @@ def run_of(request: LiveRequest, outcome: Outcome, folder: Path) -> Run:
     """Return the run of the servers' last checkpoint.
 
     Where an evaluation has ended the run, it is cut there: target and divergence act at evaluations
-    only, in every engine. If there is no checkpoint, it is a `WorkerLost`.
+    only, in every engine. No checkpoint is a `WorkerLost`.
     """
     checkpoint = load(folder)
     if checkpoint is None:

@@ -30,10 +30,10 @@ class Job(NamedTuple):
 
 
 def supervise(job: Job, pipe: Connection) -> Outcome:
-    """Run `job` in the launcher, or raise what `launch_local` raises of processes.
+    """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`. If no server
-    can listen at the address, it is a `ConfigError`.
+    can listen at the address, it is a `ConfigError`; processes fail as in `Supervision.heed`.
     """
     processes = ForkedProcesses(job, pipe)
     supervision = Supervision(job.request, processes)

@@ -177,11 +177,10 @@ def _run(request: LiveRequest, outcome: Outcome) -> Run:
 def _row(request: LiveRequest, point: Point) -> dict[str, Any]:
     """Return a row of the history; whatever has no meaning here is NaN: there are no messages."""
     whole, rest = divmod(point.update, steps_of(request))
-    known = {
+    return dict.fromkeys(HISTORY, math.nan) | {
         "update": point.update,
         "gradients": point.update,
         "epoch": whole + min(1.0, rest * request.config.batch / request.problem.samples),
         "wall_seconds": point.wall_seconds,
         **point.evaluation._asdict(),
     }
-    return dict.fromkeys(HISTORY, math.nan) | {name: known[name] for name in known if name in HISTORY}

@@ -220,8 +220,8 @@ def wait(
     """Wait for a message of the parent, the end of a forked process, or something to read.
 
     The pipe is the launcher's end; when it has ended, that is a `ParentGone`. The processes are
-    what `fork` has returned, without those whose end has been told; `others` can be listened to as
-    well. Nothing has happened when the time is over: never by default, at once if it is 0 s.
+    what `fork` has returned, without those whose end has been told; `others` are more to listen to.
+    It waits for ever by default, and not at all if `timeout_s` is 0; then nothing has happened.
     """
     opened = {os.pidfd_open(process): process for process in processes}
     try:

@@ -188,7 +188,8 @@ class ShardEnd:
         for worker, (newest, last) in enumerate(zip(told, self._seen, strict=True)):
             if newest > last:
                 name = self._names[worker]
-                self._heard.extend([name, header] for header in self._requests[worker].between(last, newest))
+                for header in self._requests[worker].between(last, newest):
+                    self._heard.append([name, header])
         self._seen = told
         # the ROUTER's descriptor tells of changes only: all that is there is taken
         while int(self._router.get(zmq.EVENTS)) & zmq.POLLIN:

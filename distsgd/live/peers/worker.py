@@ -46,7 +46,7 @@ class WorkerCase(NamedTuple):
 
 
 def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
-    """Be a worker until the run is over, which sleeps in each step for a `delay` [s]."""
+    """Be a worker, which sleeps for a `delay` [s] in each step, until the run is over."""
     ended = threading.Event()
     # a run that diverges overflows, which is a result and no warning
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")

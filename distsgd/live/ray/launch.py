@@ -27,11 +27,12 @@ from distsgd.run import Run
 
 
 def launch_ray(request: LiveRequest, hooks: Hooks) -> Run:
-    """Run a message-passing algorithm with the processes of a Ray cluster, which has the address.
+    """Run a message-passing algorithm with the processes of a Ray cluster.
 
-    The run's trace is the order that reality has chosen. A cluster that cannot be joined or has no
-    room, or a node that cannot take part, is a `ConfigError`; a worker or a server that has failed
-    is a `DistsgdError`, one that is lost again and again or finds no room again a `WorkerLost`.
+    The fleet's address is the cluster's; the run's trace is the order that reality has chosen. A
+    cluster that cannot be joined or has no room, or a node that cannot take part, is a
+    `ConfigError`; a worker or a server that has failed is a `DistsgdError`, one that is lost again
+    and again or finds no room again a `WorkerLost`.
     """
     verb(request.algorithm.cycle, Push).quorum_of(request.fleet.workers)
     stream_of(request)
