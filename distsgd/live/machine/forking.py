@@ -8,6 +8,8 @@
 3. Every process is killed by the kernel when the one that started it ends. The launcher ends at the
    end of its pipe, too.
 4. The launcher is a session of its own: Ctrl-C reaches the program alone, which decides.
+5. A forked process that fails sends a `Failure` before it ends; one that is killed sends nothing.
+   The launcher stays until its outcome has been heard: a question may cross it on the way.
 
 Whatever is imported here is imported by processes that fork, so it must not start threads.
 """
