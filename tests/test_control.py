@@ -100,7 +100,7 @@ def test_the_lead_obeys_its_pipe(tmp_path: Path, control: Control) -> None:
         assert echo == instruction
         return state
 
-    server = Piped(algorithms.downpour(0.1), tmp_path, budget=Limits(seconds=1e6))
+    server = Piped(algorithms.downpour(0.1), tmp_path, limits=Limits(seconds=1e6))
     server.control = control
     with server:
         server.work()

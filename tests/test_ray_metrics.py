@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from distsgd.live.server.standing import Rows
 
 from distsgd.live.ray import metrics
 from distsgd.live.ray.metrics import RowMeter, measure
+from distsgd.live.server.records import Rows
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, ROW
 
 
