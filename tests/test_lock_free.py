@@ -212,6 +212,7 @@ def test_no_change_is_lost(writes: str, n_columns: int) -> None:
 def test_a_killed_worker_is_replaced() -> None:
     """Processes hold little of the data each, and when one is killed another one goes on."""
     problem = ds.problems.logistic(ds.data.sparse(40_000, 2_000, 50, test_samples=0))
+    before = psutil.Process().children()  # of other tests' pools
     data_kb = problem.support.rows.values.nbytes * 1.5 / 1024
     private: list[int] = []
     lost: list[int] = []
@@ -239,7 +240,7 @@ def test_a_killed_worker_is_replaced() -> None:
     assert run.status == "stopped"
     assert run.counts["lost_workers"] == 1
     assert run.counts["updates"] % problem.samples == 0
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_whoever_takes_a_place_finds_no_locks() -> None:
@@ -267,10 +268,11 @@ def test_whoever_takes_a_place_knows_its_steps() -> None:
 
 def test_a_worker_that_fails_ends_the_run() -> None:
     """An exception in a worker is raised by `launch`, with its traceback."""
+    before = psutil.Process().children()  # of other tests' pools
     failing = HOGWILD._replace(schedule=lambda epoch: 1.0 / (1.0 - epoch))
     with pytest.raises(WorkerLost, match=r"(?s)worker \d failed.*ZeroDivisionError"):
         ds.launch(failing, PROBLEMS["logistic"], workers=2, epochs=3, batch=1)
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_a_run_has_a_history_in_wall_seconds() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distsgd.experiment.file import ExactStaleness, Experiment, Machines, SampledStaleness
+from distsgd.experiment.file import Described, ExactStaleness, Experiment, SampledStaleness
 from distsgd.experiment.tables import LiveRuns
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,7 @@ def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
 def test_the_reference_names_every_key() -> None:
     """Every key of an experiment file and of its fleets stands in REFERENCE, in code."""
     reference = (ROOT / "REFERENCE.md").read_text()
-    for table in (Experiment, Machines, ExactStaleness, SampledStaleness, LiveRuns):
+    for table in (Experiment, Described, ExactStaleness, SampledStaleness, LiveRuns):
         for key in table.__struct_fields__:
             assert re.search(rf"`\[?{key}[`.\]]", reference), key
 
