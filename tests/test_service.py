@@ -10,6 +10,7 @@ from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
 from distsgd.errors import ConfigError, WireError
 from distsgd.live.messages.wire import REQUESTS, Header, Kind
+from distsgd.live.options import LiveFleet
 from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
 from distsgd.live.server.service import Service
@@ -21,16 +22,18 @@ from distsgd.order.schedule import schedule
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH, Trace
 
+SEED = 5
 EXACT = ["worker", "verb", "step", "version", "read"]
 NAMES = {Action.PULL: "values", Action.RELEASE: "taken", Action.JOIN: "welcome"}
 
 
 def service_of(
-    cycle: Cycle, workers: int, *, staleness: InjectedStaleness | None = None, shrinks: bool = False, **budget: float
+    cycle: Cycle, workers: int, *, staleness: int | laws.Law | None = None, shrinks: bool = False, **budget: float
 ) -> Service:
     """Return the service of a plain algorithm with another cycle."""
     algorithm = algorithms.downpour(0.1)._replace(cycle=cycle)
-    return Service(ServiceConfig.of(algorithm, workers, Limits(**budget), 0.01, staleness=staleness, shrinks=shrinks))
+    fleet = LiveFleet("local", workers, staleness=staleness, on_loss="shrink" if shrinks else "replace")
+    return Service(ServiceConfig.of(algorithm, fleet, Limits(**budget), 0.01, SEED))
 
 
 class Fake:
@@ -217,8 +220,8 @@ def test_lags_are_those_of_the_law(
 ) -> None:
     """Each pull reads the version its lag ago, or version 0, and the trace says so."""
     cycle = (Pull(), Step(), Push())
-    staleness = InjectedStaleness(law, 5, 3)
-    service = service_of(cycle, 3, staleness=staleness)
+    staleness = InjectedStaleness(law, SEED, 3)
+    service = service_of(cycle, 3, staleness=law)
     drive(service, cycle, 3, picks, kills, replace=True)
     rows = service.rows.since(0)
     Trace(rows, 3).verify()

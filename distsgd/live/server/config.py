@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from distsgd.algorithm import Algorithm
+from distsgd.live.options import LiveFleet
 from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.order.budget import Limits
 from distsgd.rules.cycle import SyncProtocol
@@ -24,16 +25,9 @@ class ServiceConfig(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        algorithm: Algorithm,
-        workers: int,
-        limits: Limits,
-        epochs_per_step: float,
-        *,
-        staleness: InjectedStaleness | None = None,
-        shrinks: bool = False,
+        cls, algorithm: Algorithm, fleet: LiveFleet, limits: Limits, epochs_per_step: float, seed: int
     ) -> "ServiceConfig":
-        """Return the config of a run of `algorithm`."""
-        sync = SyncProtocol.of(algorithm.cycle, workers)
-        staleness = staleness or InjectedStaleness(None, 0, workers)
+        """Return the config of a run of `algorithm`; the seed is that of injected staleness."""
+        workers, shrinks = fleet.workers, fleet.on_loss == "shrink"
+        sync, staleness = SyncProtocol.of(algorithm.cycle, workers), InjectedStaleness(fleet.staleness, seed, workers)
         return cls(sync, workers, algorithm.schedule, epochs_per_step, limits, staleness, shrinks)

@@ -36,7 +36,6 @@ from distsgd.live.server.records import Rows
 from distsgd.live.server.service import Service
 from distsgd.live.server.sessions import Session
 from distsgd.live.server.shard import Shard
-from distsgd.live.server.staleness import InjectedStaleness
 from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
 
@@ -107,12 +106,13 @@ def serve(
     ):
         last = checkpoint.load(case.folder) if life > 0 else None  # rule 3
         line = router if rings is None else rings.shard_end(shard, router)
-        common = _shard(case, shard, vectors, line, life=life, last=last)
+        config = ServiceConfig.of(case.algorithm, case.fleet, case.limits, case.epochs_per_step, case.seed)
+        common = _shard(case, shard, vectors, line, n_past=config.staleness.longest, life=life, last=last)
         if shard > 0:
             _listen(Follower(common, case.fleet.heartbeat), common, line, case.origin)
             return
         sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
-        service = _service(case, last)
+        service = Service(config) if last is None else Service(config, last.description.memory, last.rows)
         lead = Lead(common, service, sockets, case.fleet, target=case.target, last=last, control=control)
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
 
@@ -129,31 +129,17 @@ def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
     return _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers + column_bytes
 
 
-def _shard(case: ServerCase, shard: int, vectors: Vectors, line: Line, *, life: int, last: Checkpoint | None) -> Shard:
+def _shard(
+    case: ServerCase, shard: int, vectors: Vectors, line: Line, *, n_past: int, life: int, last: Checkpoint | None
+) -> Shard:
     known: dict[str, Any] = {}
     if last is not None:
         columns = checkpoint.load_columns(case.folder, last.name, shard)
         known = {"columns": columns, "version": last.description.memory.version}
-    start, n_past = case.start[case.layout.slice(shard)], _staleness(case).longest
+    start = case.start[case.layout.slice(shard)]
     store = Store(case.algorithm, start, case.layout.workers, n_past=n_past, **known)
     sessions = {peer: Session(peer, number) for peer, number in case.sessions.items()}
     return Shard(shard, store, vectors, line, sessions=sessions, folder=case.folder, life=life)
-
-
-def _service(case: ServerCase, last: Checkpoint | None) -> Service:
-    config = ServiceConfig.of(
-        case.algorithm,
-        case.layout.workers,
-        case.limits,
-        case.epochs_per_step,
-        staleness=_staleness(case),
-        shrinks=case.fleet.on_loss == "shrink",
-    )
-    return Service(config) if last is None else Service(config, last.description.memory, last.rows)
-
-
-def _staleness(case: ServerCase) -> InjectedStaleness:
-    return InjectedStaleness(case.fleet.staleness, case.seed, case.layout.workers)
 
 
 def _listen(
