@@ -24,7 +24,7 @@ from distsgd.live.messages.sockets import doors, endpoints, gates
 from distsgd.live.messages.wire import LAUNCHER, LEAD, Kind, State
 from distsgd.live.options import LiveFleet
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.serve import Post, ServerCase, serve
 from distsgd.live.server.store import prepare
 from distsgd.order.budget import Limits
 from distsgd.trace import PUSH
@@ -85,7 +85,7 @@ def measure(job: Job, pipe: Connection) -> None:
         job.folder,
     )
     rings = Rings(job.workers, shards=1)
-    server = forking.fork(partial(serve, rings=rings), case, 0, vectors, gates(listening)[0])
+    server = forking.fork(partial(serve, rings=rings), Post(case, 0, gates(listening)[0]), vectors)
     for worker in range(job.workers):
         own = [rings.worker_end(worker, 0)]
         peer = Peer(worker, sessions[worker], doors(listening, worker), origin, own)

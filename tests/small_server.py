@@ -22,7 +22,7 @@ from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, WORKER_SESSION
 from distsgd.live.options import LiveFleet
 from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server import checkpoint
-from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.serve import Post, ServerCase, serve
 from distsgd.order.budget import Limits
 from distsgd.trace import Trace
 
@@ -104,8 +104,8 @@ class SmallServer:
         )
         followers = doors(self.listening, LEAD, self.keys)[1:]
         for shard, gate in enumerate(gates(self.listening, self.keys)):
-            arguments = (case, shard, self.vectors, gate, () if shard else followers)
-            self.thread(serve, *arguments, life=self.life)
+            post = Post(case, shard, gate, () if shard else followers)
+            self.thread(serve, post, self.vectors, life=self.life)
 
     def thread(self, do: Callable[..., None], *arguments: object, **options: object) -> None:
         """Do something in a thread that ends with the run."""

@@ -3,10 +3,9 @@
 import contextlib
 import ctypes
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
@@ -14,12 +13,12 @@ from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.rings import Rings
-from distsgd.live.messages.sockets import Door, Gate, Keys, doors, endpoints, gates, make_keys, needs_keys
+from distsgd.live.messages.sockets import Door, Keys, doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import evaluate
 from distsgd.live.peers.worker import WorkerCase, work
-from distsgd.live.server.serve import ServerCase, serve
+from distsgd.live.server.serve import Post, ServerCase, serve
 from distsgd.live.server.store import prepare
 
 _PR_SET_NAME = 15
@@ -39,15 +38,6 @@ def stream_of(request: LiveRequest) -> Stream:
     data = problem.data if partition.is_divided else None
     parts = partition.divide(data, request.fleet.workers, request.seed)
     return Stream(problem.samples, request.config.batch, request.seed, parts=parts, sampler=partition.sampler)
-
-
-class Post(NamedTuple):
-    """What a shard serves, and where."""
-
-    case: ServerCase
-    shard: int
-    gate: Gate
-    followers: Sequence[Door]
 
 
 class Plan:
@@ -128,8 +118,8 @@ class Roles:
     def serve(self, shard: int, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
-        case, _, gate, followers = self._plan.post(shard, self.origin)
-        serve(case, shard, self._vectors, gate, followers, life=life, rings=self._rings, control=control)
+        post = self._plan.post(shard, self.origin)
+        serve(post, self._vectors, life=life, rings=self._rings, control=control)
 
     def work(self, worker: int) -> None:
         """Be a worker."""

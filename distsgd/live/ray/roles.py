@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it ships no types
 
-from distsgd.live.local.roles import Post
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.options import LiveRequest
@@ -27,7 +26,7 @@ from distsgd.live.peers.evaluator import Judged, evaluate
 from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
-from distsgd.live.server.serve import serve
+from distsgd.live.server.serve import Post, serve
 
 _HEARD_S = 1.0
 """How long a question for what the evaluator has found waits for it."""
@@ -107,7 +106,7 @@ class Server(Actor):
         vectors, watch = FrameVectors(self._common.layout), None
         if post.shard == 0:
             watch = RowMeter(Meters(self._common.run, "server-0"), self._common.sizes)
-        serve(post.case, post.shard, vectors, post.gate, post.followers, life=life, watch=watch)
+        serve(post, vectors, life=life, watch=watch)
 
 
 class Worker(Actor):

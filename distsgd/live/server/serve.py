@@ -68,12 +68,18 @@ class ServerCase(NamedTuple):
     """Training loss at which the run ends."""
 
 
+class Post(NamedTuple):
+    """What a shard serves, and where; number 0 is the lead, which alone has followers."""
+
+    case: ServerCase
+    shard: int
+    gate: Gate
+    followers: Sequence[Door] = ()
+
+
 def serve(
-    case: ServerCase,
-    shard: int,
+    post: Post,
     vectors: Vectors,
-    gate: Gate,
-    followers: Sequence[Door] = (),
     *,
     life: int = 0,
     rings: Rings | None = None,
@@ -84,34 +90,36 @@ def serve(
 
     It runs in a process of its own, which has no socket yet. `STOP` ends a run that still goes on;
     once its state says "over", a second `STOP` ends this function. The launcher talks to the lead
-    alone, which tells the other shards: number 0, which alone has `followers`, `control`, `watch`.
+    alone, which tells the other shards, and which alone has `control` and `watch`.
 
     Above `life` 0 the run goes on from its last complete checkpoint, or begins again if there is
-    none; `case.sessions` are those of now. Workers that share memory with the shard reach it by its
-    `rings`, others through the gate. `control` brings an `Instruction` of a supervisor on this
-    machine now and then, and takes an `Answer` to each (`distsgd.live.server.control`); elsewhere
-    the launcher sends messages. `watch` is shown the trace's rows at every look at the clock.
+    none; the sessions of the case are those of now. Workers that share memory with the shard reach
+    it by its `rings`, others through the gate. `control` brings an `Instruction` of a supervisor on
+    this machine now and then, and takes an `Answer` to each (`distsgd.live.server.control`);
+    elsewhere the launcher sends messages. `watch` is shown the trace's rows at every look at the
+    clock.
 
     A `ConfigError` says that no server can listen at the address, or that the checkpoint is of
     another format; a `WorkerLost`, that a shard cannot follow the lead, because a worker's message
     has come to the lead alone: all shards must then be started again with the next life.
     """
+    case = post.case
     case.folder.mkdir(parents=True, exist_ok=True)
     # a run that diverges overflows, which is a result and no warning
     with (
         zmq.Context() as context,
-        listen(context, gate, _largest_bytes(case, vectors)) as router,
+        listen(context, post.gate, _largest_bytes(case, vectors)) as router,
         contextlib.ExitStack() as stack,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         last = checkpoint.load(case.folder) if life > 0 else None  # rule 3
-        line = router if rings is None else rings.shard_end(shard, router)
+        line = router if rings is None else rings.shard_end(post.shard, router)
         config = ServiceConfig.of(case.algorithm, case.fleet, case.limits, case.epochs_per_step, case.seed)
-        common = _shard(case, shard, vectors, line, n_past=config.staleness.longest, life=life, last=last)
-        if shard > 0:
+        common = _shard(post, vectors, line, n_past=config.staleness.longest, life=life, last=last)
+        if post.shard > 0:
             _listen(Follower(common, case.fleet.heartbeat), common, line, case.origin)
             return
-        sockets = [stack.enter_context(_to_follower(context, door)) for door in followers]
+        sockets = [stack.enter_context(_to_follower(context, door)) for door in post.followers]
         service = Service(config) if last is None else Service(config, last.description.memory, last.rows)
         lead = Lead(common, service, sockets, case.fleet, target=case.target, last=last, control=control)
         _listen(lead, common, line, case.origin, watch and partial(watch, service.rows))
@@ -129,9 +137,8 @@ def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
     return _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers + column_bytes
 
 
-def _shard(
-    case: ServerCase, shard: int, vectors: Vectors, line: Line, *, n_past: int, life: int, last: Checkpoint | None
-) -> Shard:
+def _shard(post: Post, vectors: Vectors, line: Line, *, n_past: int, life: int, last: Checkpoint | None) -> Shard:
+    case, shard = post.case, post.shard
     known: dict[str, Any] = {}
     if last is not None:
         columns = checkpoint.load_columns(case.folder, last.name, shard)
