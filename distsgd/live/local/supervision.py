@@ -69,7 +69,7 @@ class Processes(ABC):
         for number in peers:
             self.renew(number)
         self.control = Control()
-        """To the lead of now; what is sent while there is none, the next one has to be told."""
+        """To the lead of now."""
         self.origin = time.monotonic()
         """When the run began [s]."""
 
@@ -82,6 +82,10 @@ class Processes(ABC):
         """Give a peer another session, and return it."""
         self.sessions[number] = secrets.randbelow(2**63 - 1) + 1
         return self.sessions[number]
+
+    def tell(self, instruction: Instruction) -> None:
+        """Tell the lead; if there is none, the next one has to be told."""
+        self.control.send(instruction)
 
     @abstractmethod
     def start_servers(self, life: int) -> None:
@@ -133,7 +137,7 @@ class Supervision:
         """End the run, which is kept as far as it has come."""
         if not self._is_stopping:
             self._is_stopping = True
-            self._processes.control.send(Instruction(Kind.STOP))
+            self._processes.tell(Instruction(Kind.STOP))
 
     def heed(self, events: Events) -> None:
         """Act on what has happened.
@@ -197,9 +201,9 @@ class Supervision:
         for worker in sorted(self._given_up):
             replaces = self._request.fleet.on_loss == "replace"
             kind = Kind.ADMIT if replaces else Kind.GONE
-            self._processes.control.send(Instruction(kind, worker, self._processes.sessions[worker]))
+            self._processes.tell(Instruction(kind, worker, self._processes.sessions[worker]))
         if self._is_stopping:
-            self._processes.control.send(Instruction(Kind.STOP))
+            self._processes.tell(Instruction(Kind.STOP))
 
     def _heed_lead(self, told: Instruction, state: State) -> None:
         """Act on what the lead has answered when it was told something."""
@@ -224,13 +228,13 @@ class Supervision:
         self._processes.kill({role})
         self._losses[role] += 1
         if self._request.fleet.on_loss == "shrink":
-            self._processes.control.send(Instruction(Kind.GONE, worker, session))
+            self._processes.tell(Instruction(Kind.GONE, worker, session))
             if len(self._given_up) == self._request.fleet.workers:
                 msg = f"all workers are lost, the last one {how}; use on_loss='replace'"
                 raise WorkerLost(msg)
         else:
             self._check_losses(role, how)
-            self._processes.control.send(Instruction(Kind.ADMIT, worker, self._processes.renew(worker)))
+            self._processes.tell(Instruction(Kind.ADMIT, worker, self._processes.renew(worker)))
 
     def _restart(self, how: str) -> None:
         """Start servers and evaluator again, from the last checkpoint."""
