@@ -69,21 +69,10 @@ def is_live(settings: Settings) -> bool:
 
 
 def identify(settings: Settings, version: str = VERSION) -> str:
-    """Return the SHA-256 that names a run: of its settings and distsgd's version.
+    """Return the SHA-256 that names a run: of its settings and distsgd's version, in hexadecimal.
 
-    It is known before the run is computed, and equal for equal runs.
-
-    Parameters
-    ----------
-    settings : dict
-        Settings of the run, as JSON; the order of its keys does not count.
-    version : str, optional
-        Version of distsgd, by default the one at work.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
+    It is known before the run is computed, and equal for equal runs: the order of keys does not
+    count.
     """
     content = {"distsgd": version, "settings": settings}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -51,25 +51,11 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
     live: Table = msgspec.field(default_factory=dict)
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
-        """Return the experiment on other fleets.
+        """Return the experiment on other fleets; unchanged if none is asked for.
 
-        Parameters
-        ----------
-        staleness : sequence of int
-            A fleet of exactly this staleness for each.
-        workers : sequence of int
-            The experiment's fleets of machines with each of these numbers of workers.
-
-        Returns
-        -------
-        Experiment
-            With only the fleets that were asked for; unchanged if none was. A target or a tuning
-            on a fleet that is gone is on the first fleet, or on each.
-
-        Raises
-        ------
-        ConfigError
-            If `workers` is given and the experiment has no fleet of machines.
+        There is a fleet of exactly each `staleness`, and the experiment's fleets of machines with
+        each number of `workers`; where it has none, that is a `ConfigError`. A target or a tuning
+        on a fleet that is gone is on the first fleet, or on each.
         """
         machines = {name: table for name, table in self.fleets.items() if "workers" in table}
         if workers and not machines:
@@ -99,10 +85,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
     def on(self, engine: str | None, fleet: str | None) -> "Experiment":
         """Return the experiment on one fleet and one engine, None for its first ones.
 
-        Raises
-        ------
-        ConfigError
-            If there is no such fleet.
+        An unknown fleet is a `ConfigError`.
         """
         name = next(iter(self.fleets), "") if fleet is None else fleet
         if name not in self.fleets:
@@ -131,22 +114,9 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return msgspec.structs.replace(self, **changed)
 
     def build(self, folder: Path = Path()) -> Setup:
-        """Return what the experiment compares, checked and ready to run.
+        """Return what the experiment compares; what cannot be used is a `ConfigError`.
 
-        Parameters
-        ----------
-        folder : Path
-            Folder from which relative paths of data files start.
-
-        Returns
-        -------
-        Setup
-            Problem, algorithms and fleets as objects.
-
-        Raises
-        ------
-        ConfigError
-            If a name, a key or a value cannot be used.
+        Relative paths of data files start at `folder`.
         """
         return Setup(
             algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
@@ -174,10 +144,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
 def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """Return the experiment in the TOML file `path`, with `changes`, see `parse`.
 
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, is not TOML, or has an unknown key or a value of a wrong type.
+    A file that cannot be read is a `ConfigError` too.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -195,27 +162,11 @@ def builtin(changes: Sequence[str] = ()) -> Experiment:
 
 
 def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
-    """Return the experiment in the TOML `text`, which errors call `name`.
+    """Return the experiment in the TOML `text`, which errors call `name`; it is not yet built.
 
-    Parameters
-    ----------
-    text : str
-        Content of an experiment file.
-    name : str
-        What errors call it.
-    changes : sequence of str
-        Lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``. A value that
-        is no TOML is text: a shell takes quotes away.
-
-    Returns
-    -------
-    Experiment
-        Typed, not yet built.
-
-    Raises
-    ------
-    ConfigError
-        If something is not TOML, or has an unknown key or a value of a wrong type.
+    The `changes` are lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``;
+    a value that is no TOML is text, since a shell takes quotes away. What is not TOML, an unknown
+    key or a value of a wrong type is a `ConfigError`.
     """
     try:
         table = tomllib.loads(text)

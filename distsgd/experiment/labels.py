@@ -21,22 +21,8 @@ _CLASSES = {"algorithms": (Algorithm, Tunable), "fleets": (Fleet, StaleReads), "
 def by_label(kind: Kind, given: Any) -> dict[str, Any]:  # noqa: ANN401 # whatever was given
     """Return what is compared by its label; a single object is called by its name, or "fleet".
 
-    Parameters
-    ----------
-    kind : {"algorithms", "problems", "fleets"}
-        What it is; a problem is looked at elsewhere.
-    given : object or mapping of str to object
-        What the caller gave.
-
-    Returns
-    -------
-    dict
-        Not empty.
-
-    Raises
-    ------
-    ConfigError
-        If something is of another kind, or labels are no texts that tell their objects apart.
+    A `ConfigError` says that nothing was given or something of another kind, or that labels are no
+    texts that tell their objects apart. A problem is looked at elsewhere.
     """
     is_several = isinstance(given, (list, tuple, set))
     if is_several and not hasattr(given, "_fields"):  # an algorithm is a tuple with names

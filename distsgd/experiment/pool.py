@@ -39,26 +39,9 @@ def work(
 ) -> Iterator[tuple[Piece, Done]]:
     """Do every piece of work, and give each with its result as it is done.
 
-    Parameters
-    ----------
-    do : callable
-        Function of `common` and a piece.
-    common : object
-        What all pieces need, sent once to each process.
-    pieces : sequence
-        What is to be done; small, since each is sent to a process.
-    processes : int
-        How many work at once; 1 works in this process, in the order of `pieces`.
-
-    Yields
-    ------
-    tuple
-        A piece and its result.
-
-    Raises
-    ------
-    ConfigError
-        If a process was killed from outside; or whatever `do` raises.
+    Each process gets `common` once, and pieces one by one: they should be small. With 1 of
+    `processes` this one works, in the order of `pieces`. Whatever `do` raises is raised here, and a
+    `ConfigError` if a process was killed from outside.
     """
     if processes == 1 or len(pieces) < 2:
         with threadpool_limits(1):

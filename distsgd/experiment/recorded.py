@@ -32,21 +32,9 @@ class Made(NamedTuple):
 
 
 def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]:
-    """Return the source of a run of an experiment, as JSON.
+    """Return the `Run.source` of a run of the algorithm `label`, as JSON; of problems the first.
 
-    Parameters
-    ----------
-    described : Experiment
-        The experiment; of several problems the first.
-    label : str
-        Name of the algorithm in it.
-    folder : Path
-        Where its relative paths start.
-
-    Returns
-    -------
-    dict
-        For `Run.source`.
+    Relative paths of the experiment start at `folder`.
     """
     problem = next(iter(_problems(described).values()))
     source = Source(described.algorithms[label], problem, str(folder.resolve()))
@@ -55,26 +43,11 @@ def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]
 
 
 def make_again(run: Run, file: Path | None = None, label: str | None = None) -> Made:
-    """Return the algorithm and the problem of a saved run.
+    """Return the algorithm and the problem of a saved run, which may say what it was made from.
 
-    Parameters
-    ----------
-    run : Run
-        The run, which says what it was made from if ``distsgd run`` has made it.
-    file : Path, optional
-        The experiment to take instead; the built-in one if the run does not say.
-    label : str, optional
-        Name of the algorithm in the experiment; otherwise that which was recorded is looked for.
-
-    Returns
-    -------
-    Made
-        Algorithm and problem. Those of a `label` may be others than the recorded ones.
-
-    Raises
-    ------
-    ConfigError
-        If the run does not say what it was made from, and the experiment is another one.
+    If it does not, or a `file` or `label` is given, they are looked for in the experiment `file`,
+    by default the built-in one: the recorded algorithm, or the one called `label`, which may be
+    another. Where nothing fits, that is a `ConfigError`.
     """
     if run.source and file is None and label is None:
         source: Source = tables.typed(run.source, Source, "the source of the run")

@@ -99,28 +99,10 @@ class _Piece(NamedTuple):
 def run_jobs(
     setup: Setup, jobs: Sequence[Job], place: Place, targets: Mapping[str, float] = NO_TARGETS
 ) -> Iterator[tuple[Job, Run | str]]:
-    """Make the runs of `jobs`, or find them, and give each as it comes.
+    """Make the runs of `jobs`, or find them, and give each as it comes, or the error that ended it.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    jobs : sequence of Job
-        Runs to make. Those that are equal are made once.
-    place : Place
-        Where.
-    targets : mapping of str to float, optional
-        Training losses by the label of the problem: runs come with their crossings of them.
-
-    Yields
-    ------
-    tuple
-        A job, and its run or the error that ended it.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
+    Equal ones are made once. Runs come with their crossings of `targets`, training losses by the
+    label of the problem. Settings that turn out not to fit together are a `ConfigError`.
     """
     same: dict[str, list[Job]] = {}
     for job in jobs:
@@ -163,10 +145,7 @@ def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Itera
 def connected(place: Place) -> Iterator[None]:
     """Keep what `place` needs for as long as the block runs: one Ray for all of its runs.
 
-    Raises
-    ------
-    ConfigError
-        If there is no such place, or it cannot be used.
+    A place that is not there or cannot be used is a `ConfigError`.
     """
     if place.on not in MACHINES:
         raise unknown_name("place to run on", place.on, MACHINES)
@@ -241,32 +220,10 @@ def run_once(
     watch: LiveWatch | None = None,
     make: Make = made,
 ) -> Run:
-    """Make one run of a comparison.
+    """Make one run of a comparison; a `ConfigError` names its algorithm and fleet.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    job : Job
-        The run to make.
-    target : float, optional
-        Training loss that ends the run.
-    stop : callable, optional
-        Asked again and again whether to end the run.
-    watch : callable, optional
-        Told of a live run on its way.
-    make : callable, optional
-        Makes a run from its request, see `made`.
-
-    Returns
-    -------
-    Run
-        The run.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together; it names algorithm and fleet.
+    The training loss `target` ends it; `stop` is asked again and again whether to, and `watch` is
+    told of a live run on its way.
     """
     told = None if watch is None else partial(watch, job)
     try:

@@ -51,33 +51,11 @@ class Job(NamedTuple):
 class Setup:
     """What is compared, checked and ready to run.
 
-    Parameters
-    ----------
-    algorithms : mapping of str to Algorithm or Tunable
-        By the name under which the report shows them.
-    problem : Problem or mapping of str to Problem
-        What they minimise; a single one is called by its name.
-    fleets : mapping of str to Fleet or StaleReads
-        By the name under which the report shows them.
-    config : RunConfig
-        How every run is made: its budget, its batch, its evaluations, and the samples of workers.
-    seeds : sequence of int, default (0, 1, 2)
-        The seeds; a number of them stands for 0, 1, 2 and so on.
-    target : float or Reference, optional
-        Training loss whose first crossing is timed, or the algorithm that sets it.
-    note : str, default ""
-        What a reader of the report should know.
-    tuning : Tuning, optional
-        How every `Tunable` is tuned.
-    engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
-        What gives the runs their order; with several, each fleet is compared on each.
-    live : Live, optional
-        How live runs are made.
-
-    Raises
-    ------
-    ConfigError
-        If settings do not fit together, or no algorithm can run on any of the fleets.
+    Algorithms, problems and fleets are given by the names under which the report shows them; a
+    single problem is called by its name. A number of seeds stands for 0, 1, 2 and so on. The
+    `target` is the training loss whose first crossing is timed, or the algorithm that sets it. With
+    several engines each fleet is compared on each. Settings that do not fit together are a
+    `ConfigError`, also where no algorithm can run on any of the fleets.
     """
 
     algorithms: Mapping[str, Algorithm | Tunable]

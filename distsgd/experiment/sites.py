@@ -52,24 +52,8 @@ def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
 def find_sites(fleets: Mapping[str, ModelFleet], engines: Sequence[Engine], live: Live) -> dict[str, Site]:
     """Return where runs are made, by the label of the report: each fleet on each engine.
 
-    Parameters
-    ----------
-    fleets : mapping of str to Fleet or StaleReads
-        By label; a live fleet is called after the one that it takes after.
-    engines : sequence of str
-        The engines.
-    live : Live
-        How live runs are made.
-
-    Returns
-    -------
-    dict of str to Site
-        Fleet by fleet.
-
-    Raises
-    ------
-    ConfigError
-        If a fleet has no live counterpart, or two have one name.
+    A live fleet is called after the one that it takes after. One without a live counterpart is a
+    `ConfigError`, as are two with one name.
     """
     found: dict[str, Site] = {}
     for (fleet, machines), engine in product(fleets.items(), engines):

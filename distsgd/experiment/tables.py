@@ -221,26 +221,9 @@ def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
 
 
 def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
-    """Return ``make(**parameters)``, with errors that say where the parameters stand.
+    """Return ``make(**parameters)``; a `ConfigError` says `where` the parameters stand.
 
-    Parameters
-    ----------
-    make : callable
-        Constructor, whose signature says which parameters there are.
-    parameters : dict
-        Its arguments by name.
-    where : str
-        Name of the table that holds them.
-
-    Returns
-    -------
-    object
-        What `make` returns.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter is unknown, missing or out of bounds.
+    It is raised if one is unknown, missing or out of bounds.
     """
     known = inspect.signature(make).parameters
     _check_keys(parameters, known, where)

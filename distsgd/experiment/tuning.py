@@ -58,28 +58,10 @@ def n_tuning_runs(setup: Setup) -> int:
 def tune(
     setup: Setup, place: Place, watch: Watch | None = None, *, targets: Mapping[str, float] = NO_TARGETS
 ) -> list[Trial]:
-    """Try values for every tunable algorithm.
+    """Try values for every tunable algorithm, and return all trials in their order, group by group.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made.
-    watch : callable, optional
-        Called with each outcome as it comes.
-    targets : mapping of str to float, optional
-        By problem, the training loss to reach: its trials are judged by the time to it.
-
-    Returns
-    -------
-    list of Trial
-        All trials, group by group, in the order in which they were tried.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
+    Trials are judged by the time to the loss that `targets` have for their problem. Settings that
+    turn out not to fit together are a `ConfigError`.
     """
     found: dict[Group, list[Trial]] = {group: [] for group in groups(setup)}
     points = min(setup.config.evaluations or EVALUATIONS, EVALUATIONS)
@@ -176,19 +158,9 @@ def _time_to(target: float, run: Run | str) -> float | None:
 
 
 def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
-    """Return every algorithm as it runs on every problem and fleet.
+    """Return every algorithm as it runs on every problem and site, by what the `trials` say.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    trials : sequence of Trial
-        What tuning tried.
-
-    Returns
-    -------
-    dict of Group to Algorithm
-        One for each problem, site and algorithm; a live one as the simulated one of its fleet.
+    On a live site that is the one of the modelled fleet.
     """
     best = {Group(one.problem, one.fleet, one.algorithm): one for one in choose(trials)}
     found = {}
@@ -202,25 +174,11 @@ def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
 
 
 def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict[str, Target]:
-    """Return the target of each problem; a reference is tuned and run for it.
+    """Return the target of each problem; a reference is tuned and run for it. Without one, nothing.
 
     A number holds for every problem. A reference gives each problem its own: `factor` times the
     median final training loss of an algorithm over its seeds, at the values that tuning finds best
     for that loss. So an algorithm that meets the target is about as good as the reference.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made.
-    watch : callable, optional
-        Called with each outcome as it comes.
-
-    Returns
-    -------
-    dict of str to Target
-        By problem; empty without a target.
     """
     if setup.target is None:
         return {}

@@ -146,20 +146,10 @@ def _as_range(given: object) -> str:
 
 
 def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
-    """Return the first values to try, without repetitions.
+    """Return the first values to try, at most `trials` >= 2, without repetitions.
 
-    Parameters
-    ----------
-    ranges : mapping of str to Range
-        Where to look.
-    trials : int
-        How many, >= 2.
-
-    Returns
-    -------
-    list of dict
-        For one parameter a grid with both ends. For several the points of a Halton sequence, which
-        fill their box evenly: a grid of so few points would try two or three values of each.
+    For one parameter that is a grid with both ends. For several they are the points of a Halton
+    sequence, which fill their box evenly: a grid of so few would try two or three values of each.
     """
     if len(ranges) > 1:
         return _unique(_scattered(ranges, trials))
@@ -169,21 +159,9 @@ def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
 
 
 def refined(ranges: Mapping[str, Range], tried: Sequence[Values], losses: Sequence[float]) -> Values | None:
-    """Return the values to try next.
+    """Return the values to try next, or None if those were tried before.
 
-    Parameters
-    ----------
-    ranges : mapping of str to Range
-        Where the search began.
-    tried : sequence of dict
-        Values that were tried.
-    losses : sequence of float
-        What came of each; infinite for a divergence.
-
-    Returns
-    -------
-    dict or None
-        Values that were not tried before; None if there are none.
+    The search began in `ranges`; `losses` came of the values `tried`, infinite for a divergence.
     """
     if len(ranges) > 1:
         proposed = _scattered(ranges, len(tried) + 1)[-1]

@@ -63,42 +63,15 @@ def fold(
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        Rules and numbers.
-    problem : Problem
-        Gradients, and the starting point.
-    trace : Trace
-        The order of service.
-    stops : int64[n]
-        Updates after which to yield, ascending, the last of them at most ``trace.n_updates``.
-    batch : int, default 32
-        Samples of a step.
-    seed : int, default 0
-        Seed of the samples, of their division and of the starting point.
-    partition : Partition, optional
-        Which samples each worker sees; by default every worker draws from all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        Whether a pull is a snapshot and a push is applied whole, or both coordinate by coordinate,
-        between those of others (`distsgd.fold.interleaved`).
-    atomic : bool, default True
-        Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules; all have the same bits. Orders in which workers leave or
-        join, or pulls are stale, are interpreted.
+    These `stops`, int64[n], ascend to at most ``trace.n_updates``. The `seed` is that of the
+    samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
+    no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
+    others (`distsgd.fold.interleaved`), and some changes are lost unless they are `atomic`. All
+    drivers have the same bits; orders in which workers leave or join, or pulls are stale, are
+    interpreted.
 
-    Yields
-    ------
-    State
-        The update and the parameters after it, once for each of `stops`.
-
-    Raises
-    ------
-    ConfigError
-        If a rule breaks the contract, the problem's slope cannot be compiled, `driver` or `reads`
-        is unknown or does not suit the trace, the samples cannot be divided, or reads cannot
-        interleave.
+    It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
+    samples cannot be divided, or driver or reads are unknown or do not suit the trace.
     """
     check_algorithm(algorithm)
     data = problem.data if partition.is_divided else None

@@ -37,25 +37,9 @@ class Point(NamedTuple):
 def history(
     algorithm: Algorithm, problem: Problem, trace: Trace, evaluations: Sequence[Point], known: Settings
 ) -> pl.DataFrame:
-    """Return the history of a run that was evaluated after some of its updates.
+    """Return the history of a run, a row per evaluation; `evaluations` ascend in the update.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What was run, which knows the columns in a message.
-    problem : Problem
-        What was minimised.
-    trace : Trace
-        The order of service, in virtual or in wall time.
-    evaluations : sequence of Point
-        What was found, ascending in the update.
-    known : dict
-        Settings of the run, see `run_settings`.
-
-    Returns
-    -------
-    polars.DataFrame
-        A row per evaluation, with the columns of `HISTORY`.
+    The times of `trace` are virtual or wall times, as the settings `known` of the run say.
     """
     after = np.array([point.update for point in evaluations], np.int64)
     found = {name: [getattr(point, name) for point in evaluations] for name in Point._fields}

@@ -44,21 +44,9 @@ def read_rows(rows: npt.NDArray[np.void]) -> Iterator[Row]:
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
-    """Arrange `trace` for folding `algorithm`.
+    """Arrange `trace` for folding `algorithm`, which may have a schedule, with what each row needs.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What will be folded: it may have a schedule.
-    trace : Trace
-        The order of service.
-    epochs_per_step : float
-        Batch size over the number of samples.
-
-    Returns
-    -------
-    Plan
-        The same order, with what each row needs.
+    `epochs_per_step` is the batch size over the number of samples.
     """
     served = trace.rows.view(np.dtype((np.record, ROW)))
     rounds, staleness, members = kernels.survey(served, trace.n_updates)

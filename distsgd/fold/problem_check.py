@@ -62,23 +62,10 @@ _KNOWN: dict[int, _Known] = {}
 def check_problem(problem: Problem, name: str = "problem") -> tuple[str, ...]:
     """Raise a `ConfigError` unless `problem` is what every engine relies on.
 
-    Parameters
-    ----------
-    problem : Problem
-        Object with the members of `distsgd.problem.Problem`.
-    name : str, default "problem"
-        What errors call an object that is no problem.
-
-    Returns
-    -------
-    tuple of str
-        What is probably wrong and may be meant, in sentences.
-
-    Raises
-    ------
-    ConfigError
-        If a member is missing, or a method raises or returns something that it must not: another
-        shape or type, numbers that are not finite at the start, or others when asked again.
+    Its members must be those of `distsgd.problem.Problem`, and no method may raise, or return
+    another shape or type, numbers that are not finite at the start, or others when asked again.
+    Errors call an object that is no problem `name`. Returned is what is probably wrong and may be
+    meant, in sentences.
     """
     known = _KNOWN.get(id(problem))
     if known is not None and known.problem() is problem:

@@ -105,27 +105,11 @@ def replay(
 
 
 def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]) -> Iterator[State]:
-    """Fold the order of `run` again, and yield the parameters after some of its updates.
+    """Fold the order of `run` again, and yield the parameters after the updates `stops`, int64[n].
 
-    Parameters
-    ----------
-    run : Run
-        A run with an order.
-    algorithm, problem : Algorithm, Problem
-        Those of the run.
-    stops : int64[n]
-        Updates, ascending.
-
-    Yields
-    ------
-    State
-        Once for each of `stops`, with the bits that the run had there.
-
-    Raises
-    ------
-    ConfigError
-        If `algorithm` or `problem` is not that of the run, or the run is lock-free or of another
-        version of distsgd.
+    These ascend, and the parameters have the bits that the run had. It is a `ConfigError` if
+    `algorithm` or `problem` is not that of the run, or the run is lock-free or of another version
+    of distsgd.
     """
     check_replayable(run)
     check_same("algorithm", settings(algorithm), run.settings["algorithm"])

@@ -28,19 +28,9 @@ def check_replayable(run: Run) -> None:
 
 
 def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` with the first key in which two settings differ.
+    """Raise a `ConfigError` with the first key in which two settings, as JSON, differ.
 
-    Parameters
-    ----------
-    name : str
-        What they are settings of, "algorithm" or "problem".
-    asked, recorded : dict
-        Settings, as JSON.
-
-    Raises
-    ------
-    ConfigError
-        If they are not equal, or cannot be known.
+    Settings that cannot be known are refused too. `name` is "algorithm" or "problem".
     """
     for one in (asked, recorded):
         if "unidentified" in one:
@@ -69,20 +59,10 @@ def _first_difference(key: str, asked: Any, recorded: Any) -> tuple[str, Any, An
 
 
 def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
-    """Raise a `TraceError` that says where a replay parts from what was recorded.
+    """Raise a `TraceError` that says in which bit a replay parts from what was recorded.
 
-    Parameters
-    ----------
-    replayed, recorded : Run
-        The same order, folded again and as it happened.
-    has_own_points : bool
-        Whether the replay was evaluated where the recorded run was; else only the parameters at
-        the end are compared.
-
-    Raises
-    ------
-    TraceError
-        If a number differs in a bit; two NaN do not.
+    Two NaN are equal. Only the parameters at the end are compared unless the replay
+    `has_own_points`, those at which the recorded run was evaluated.
     """
     if has_own_points:
         _check_history(replayed, recorded)

@@ -28,29 +28,8 @@ ModelFleet: TypeAlias = Fleet | StaleReads
 class RunConfig:
     """How a run is made, whatever runs: the same for all runs of a comparison.
 
-    Parameters
-    ----------
-    budget : Budget
-        When it is done.
-    batch : int, default 32
-        Samples of one gradient.
-    evaluate_every : int, optional
-        Updates between two points of the history.
-    evaluations : int, optional
-        Points of the history, in place of `evaluate_every`.
-    partition : Partition, optional
-        Which samples each worker sees; by default every worker draws from all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        Whether a worker reads one version, or coordinate by coordinate while others write.
-    atomic : bool, default True
-        Whether interleaved changes of a coordinate are atomic.
-    target : float, optional
-        Training loss at which the run ends.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of bounds, or two do not fit together.
+    `simulate` says what each of them means. A value that is out of bounds is a `ConfigError`, as
+    are two that do not fit together.
     """
 
     budget: Budget
@@ -117,10 +96,7 @@ class RunKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     def config(self, partition: Partition) -> RunConfig:
         """Return what they say, with the samples that each worker sees.
 
-        Raises
-        ------
-        ConfigError
-            If not exactly one budget is given, or a value cannot be used.
+        It is a `ConfigError` if not exactly one budget is given, or a value cannot be used.
         """
         given = {name: getattr(self, name) for name in RunKeys.__struct_fields__}
         budget = Budget.of({unit: given.pop(unit) for unit in get_args(Unit)})
@@ -138,25 +114,10 @@ F = TypeVar("F", bound=_AnyFleet)
 
 @dataclass(frozen=True)
 class RunRequest(Generic[F]):
-    """A run that is wanted.
+    """A run that is wanted; what its `fleet` is says which engine makes it.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What runs.
-    problem : Problem
-        What is minimised.
-    fleet : Fleet, StaleReads or LiveFleet
-        What it runs on, which says which engine makes it.
-    config : RunConfig
-        How.
-    seed : int, default 0
-        Seed of machines, samples, their division and starting point.
-
-    Raises
-    ------
-    ConfigError
-        If the algorithm or the seed cannot be used, or the reads do not suit the fleet.
+    The `seed` is that of machines, samples, their division and starting point. An algorithm or a
+    seed that cannot be used is a `ConfigError`, as are reads that do not suit the fleet.
     """
 
     algorithm: Algorithm

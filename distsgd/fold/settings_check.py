@@ -20,10 +20,7 @@ FAR = 100.0
 def of_problem(problem: Problem, batch: int, *, target: float | None = None, seed: int = 0) -> list[str]:
     """Return what is hardly meant of a problem: its data, its batches, its target.
 
-    Raises
-    ------
-    ConfigError
-        If it is no problem that could be run, see `distsgd.fold.problem_check.check_problem`.
+    What is no problem that could be run is a `ConfigError`, see `check_problem`.
     """
     found = list(check_problem(problem))
     if batch > problem.samples:
@@ -56,15 +53,7 @@ def _unequal_scales(problem: Problem) -> list[str]:
 def of_fleet(request: RunRequest[Any]) -> list[str]:
     """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
 
-    Parameters
-    ----------
-    request : RunRequest
-        A run on machines of a model; of an order without machines nothing is doubted.
-
-    Returns
-    -------
-    list of str
-        A sentence for each doubt.
+    Of an order without machines nothing is doubted.
     """
     fleet, problem, batch = request.fleet, request.problem, request.config.batch
     if not isinstance(fleet, Fleet):

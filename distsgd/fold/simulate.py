@@ -116,24 +116,7 @@ def simulate(
 def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: DriverName = "auto") -> Run:
     """Make a run on a model of machines: the order first, then the numbers along it.
 
-    Parameters
-    ----------
-    request : RunRequest
-        The run that is wanted.
-    hooks : Hooks, optional
-        What is asked at each point of the history: whether to end there.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules.
-
-    Returns
-    -------
-    Run
-        As `simulate` returns it.
-
-    Raises
-    ------
-    ConfigError
-        If the arguments do not fit together.
+    Arguments that do not fit together are a `ConfigError`.
     """
     algorithm, problem, config = request.algorithm, request.problem, request.config
     check_driver(driver, config.reads)
@@ -170,27 +153,10 @@ def folded(
     driver: DriverName = "auto",
     is_over: IsOver | None = None,
 ) -> Run:
-    """Fold `trace`, evaluate after some updates, and return the run.
+    """Fold `trace`, evaluate after the updates `stops`, int64[n] and ascending, and return the run.
 
-    Parameters
-    ----------
-    algorithm, problem : Algorithm, Problem
-        What runs, and what is minimised.
-    trace : Trace
-        The order of service.
-    known : dict
-        Settings of the run, as JSON: how it was sampled, divided and read.
-    stops : int64[n]
-        Updates after which to evaluate, ascending.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules.
-    is_over : callable, optional
-        Says after each evaluation how the run ends; without it the last of `stops` ends it.
-
-    Returns
-    -------
-    Run
-        Cut where it has ended.
+    It is cut where `is_over` ends it; without that the last of `stops` does. `known` are the
+    settings of the run, as JSON: how it was sampled, divided and read.
     """
     evaluations: list[Point] = []
     status: Status = "done"

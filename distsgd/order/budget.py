@@ -29,10 +29,7 @@ class Budget(NamedTuple):
     def of(cls, amounts: Mapping[str, float | None]) -> "Budget":
         """Return the budget of the one amount that is given; the others are None.
 
-        Raises
-        ------
-        ConfigError
-            If not exactly one is given, or it is out of bounds.
+        It is a `ConfigError` if not exactly one is given, or it is out of bounds.
         """
         given = {unit: amount for unit, amount in amounts.items() if amount is not None}
         if len(given) != 1:

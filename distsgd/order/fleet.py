@@ -143,14 +143,8 @@ class StaleReads:
     """An order without machines: each gradient was read a sampled number of versions ago.
 
     Update u applies a gradient that was read at version ``max(0, u - lag)``. Updates are one second
-    apart. There are as many workers as gradients are ever in flight at once.
-
-    Parameters
-    ----------
-    law : Law
-        Of the lags [versions]; a sample is rounded down.
-    seed : int
-        Of the lags, >= 0. The lags do not depend on the seed of a run.
+    apart. There are as many workers as gradients are ever in flight at once. The `law` is that of
+    the lags [versions], of which samples are rounded down. Their `seed` is not that of a run.
     """
 
     law: Law

@@ -266,16 +266,8 @@ def _call(make: Callable[..., Law], node: ast.Call) -> Law:
 class Draws:
     """One worker's draws of a law, computed ahead of their use: the same whatever is asked before.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument that gave the law, for errors.
-    law : Law
-        What is drawn from.
-    most : float
-        What larger draws are replaced by.
-    seed, purpose, worker : int
-        Of the stream of random numbers.
+    Draws above `most` are replaced by that. `seed`, `purpose` and `worker` are those of the stream;
+    errors call the law `name`.
     """
 
     def __init__(self, name: str, law: Law, most: float, *, seed: int, purpose: int, worker: int) -> None:

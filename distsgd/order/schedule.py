@@ -42,36 +42,14 @@ def schedule(
 ) -> Trace:
     """Return the order in which the server of `fleet` serves workers that repeat `cycle`.
 
-    Exactly one of `updates`, `gradients` and `seconds` is given.
+    Exactly one of `updates`, `gradients` and `seconds` is given: it ends with this update of the
+    server; with the push that brings the gradient steps served to this number; or before the first
+    message that would be served later than this [s]. Step k of worker w takes the same time in
+    every schedule of a fleet and a seed, whatever the cycle. A pull's reply and a push have their
+    sizes in bytes.
 
-    Parameters
-    ----------
-    cycle : tuple of verbs
-        What each worker repeats, see `distsgd.algorithm`.
-    fleet : Fleet or StaleReads
-        The machines; or an order that is given without them.
-    seed : int, default 0
-        Of the machines' times, >= 0. Step k of worker w takes the same time in every schedule of a
-        fleet and a seed, whatever the cycle.
-    updates : int, optional
-        End with this update of the server.
-    gradients : int, optional
-        End with the push that brings the gradient steps served to this number.
-    seconds : float, optional
-        End before the first message that would be served later than this [s].
-    pull_bytes, push_bytes : float, default 0.0
-        Size of a pull's reply and of a push [bytes].
-
-    Returns
-    -------
-    Trace
-        It ends with a push, unless time ended it.
-
-    Raises
-    ------
-    ConfigError
-        If the budget is not one, a size is negative, the cycle does not suit the fleet, a duration
-        cannot be computed, or no worker can ever go on.
+    It is a `ConfigError` if the budget is not one, a size is negative, the cycle does not suit the
+    fleet, a duration cannot be computed, or no worker can ever go on.
     """
     check_cycle(cycle)
     check_seed(seed)

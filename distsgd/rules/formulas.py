@@ -70,28 +70,10 @@ class Traced(NamedTuple):
 
 
 def trace(place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]) -> Traced:
-    """Return the formula of a rule.
+    """Return the formula of a rule, which errors call `place`, for example ``"mine: rule apply"``.
 
-    Parameters
-    ----------
-    place : str
-        What an error calls the rule, for example ``"mine: rule apply"``.
-    rule : callable
-        The rule.
-    arguments : sequence of Argument
-        What it takes.
-    returns : sequence of Returned
-        What it returns; several stand for a tuple.
-
-    Returns
-    -------
-    Traced
-        The formula.
-
-    Raises
-    ------
-    ConfigError
-        If the rule has none, or returns something else.
+    It `returns` one part, or a tuple of several. A rule that has no formula, or returns something
+    else, is a `ConfigError`.
     """
     first, second = (_called(place, rule, arguments, returns) for _ in range(2))
     effect = _effect(rule)

@@ -47,41 +47,18 @@ class UnidentifiedError(Exception):
 
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of what `value` does, as hexadecimal digits.
+    """Return the SHA-256 of what a callable, a class or any other object does, in hexadecimal.
 
-    Parameters
-    ----------
-    value : object
-        A callable, a class or any other object.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Raises
-    ------
-    UnidentifiedError
-        If a part of it has no stable value: the error names it.
+    If a part of it has no stable value, an `UnidentifiedError` names it.
     """
     return _Walk().text((value,))
 
 
 def identified(place: str, value: object) -> dict[str, Any]:
-    """Return what identifies `value` in the settings of a run, as JSON.
+    """Return what identifies `value` in the settings of a run, as JSON: ``identity``, its digest.
 
-    Parameters
-    ----------
-    place : str
-        What a sentence calls it, for example ``"the schedule of mine"``.
-    value : object
-        A callable, a class or any other object.
-
-    Returns
-    -------
-    dict
-        Its ``identity``, a digest; or why it has none, ``unidentified``, and a random ``token``, so
-        that the run is equal to no other.
+    If it has none, why it is ``unidentified``, and a random ``token``, so that the run is equal to
+    no other. A sentence calls it `place`, for example ``"the schedule of mine"``.
     """
     try:
         return {"identity": digest(value)}
