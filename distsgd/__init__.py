@@ -82,8 +82,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 # whatever the name stands fo
     if name in _ROOMS:
         return importlib.import_module(f"distsgd.{name}")
     if name not in _HOMES:
-        msg = f"module 'distsgd' has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module 'distsgd' has no attribute {name!r}")
     return getattr(importlib.import_module(f"distsgd.{_HOMES[name]}"), name)
 
 

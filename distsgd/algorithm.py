@@ -225,8 +225,7 @@ _contracts: Memo[Contract] = Memo()  # tracing takes as long as a short run
 def _check_reads(algorithm: Algorithm, state: Any) -> None:  # noqa: ANN401 # a NamedTuple
     missing = {"x", *algorithm.server.reads} - set(state._fields)
     if missing:
-        msg = f"{algorithm.name}: the server has no column {sorted(missing)}, only {list(state._fields)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{algorithm.name}: the server has no column {sorted(missing)}, only {list(state._fields)}")
 
 
 class Rules(NamedTuple):
@@ -325,11 +324,10 @@ def check_algorithm(algorithm: Algorithm) -> None:
 def _check_sparse(algorithm: Algorithm, contract: Contract) -> None:
     h = floats(algorithm)
     if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
-        msg = (
+        raise ConfigError(
             f"{algorithm.name}: rule apply changes the column {moved} of a coordinate whose "
             "gradient is 0, so that it is not sparse; set sparse=False, or let it leave them"
         )
-        raise ConfigError(msg)
 
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
@@ -361,11 +359,9 @@ def _check_schedule(name: str, schedule: Callable[[float], float]) -> None:
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        msg = f"{name}: the schedule cannot be called with 0.0 epochs ({what}); correct it"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{name}: the schedule cannot be called with 0.0 epochs ({what}); correct it") from error
     if len(factors) > 1:
-        msg = f"{name}: the schedule gives another factor at each call; it is a function of epochs"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}: the schedule gives another factor at each call; it is a function of epochs")
 
 
 def settings(algorithm: Algorithm) -> dict[str, Any]:

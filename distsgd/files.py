@@ -82,8 +82,7 @@ def unsealed(content: bytes, kind: type[Any], name: object, expected: int) -> An
     """
     found = _decoded(content, name)
     if found["format"] != expected:
-        msg = f"{name} has format {found['format']}, not {expected}; compute it again"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} has format {found['format']}, not {expected}; compute it again")
     if found.pop("digest", None) != _seal(found):
         raise damaged(name, "its digest does not fit its content")
     try:
@@ -163,8 +162,7 @@ def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: boo
     except ConfigError as error:
         if not is_unique:
             raise
-        msg = f"{error}. {_kept_elsewhere(save, target)}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{error}. {_kept_elsewhere(save, target)}") from None
 
 
 def _kept_elsewhere(save: Callable[[Path], object], target: Path) -> str:

@@ -300,8 +300,7 @@ def _checked(path: Path, expected: str | None) -> BytesIO:
     try:
         content = read(path)
     except FileNotFoundError:
-        msg = f"{path} is missing; compute it again"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{path} is missing; compute it again") from None
     except OSError as error:
         raise damaged(path, error.strerror) from None
     if digest(content) != expected:
@@ -324,8 +323,7 @@ def check_replaceable(folder: Path) -> None:
     except OSError as error:
         raise unwritable(folder, error) from None
     if not is_run:
-        msg = f"{folder} exists and is not a saved run; choose another folder"
-        raise ConfigError(msg)
+        raise ConfigError(f"{folder} exists and is not a saved run; choose another folder")
 
 
 _FILES: dict[str, Callable[[Run, BytesIO], object]] = {

@@ -45,8 +45,7 @@ class Stream:
         who: NDArray[Any] = np.asarray(workers, dtype=np.int64)
         when: NDArray[Any] = np.asarray(steps, dtype=np.int64)
         if who.max(initial=0) >= self._workers:
-            msg = f"workers must be < {self._workers}, the number of parts, not {who.max()}"
-            raise ConfigError(msg)
+            raise ConfigError(f"workers must be < {self._workers}, the number of parts, not {who.max()}")
         out = np.empty((who.size, self.batch_size), dtype=np.uint32)
         fill_batches(self.sampling, who, when, out)
         return out

@@ -59,8 +59,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         """
         machines = {name: table for name, table in self.fleets.items() if "workers" in table}
         if workers and not machines:
-            msg = "workers needs a fleet that is described by its workers; this experiment has none"
-            raise ConfigError(msg)
+            raise ConfigError("workers needs a fleet that is described by its workers; this experiment has none")
         sized = {
             _sized(name, count, of=len(machines)): table | {"workers": count}
             for name, table in machines.items()
@@ -133,8 +132,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
     def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label
         if (self.problem is None) == (self.problems is None):
-            msg = "an experiment needs exactly one of [problem] and [problems.LABEL]"
-            raise ConfigError(msg)
+            raise ConfigError("an experiment needs exactly one of [problem] and [problems.LABEL]")
         if self.problem is not None:
             return tables.problem(self.problem, folder, "problem")
         labelled = self.problems or {}
@@ -171,8 +169,7 @@ def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # numbers of too many digits, tables too deep
-        msg = f"{name} is not valid TOML: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
     for change in changes:
         _put_over(table, _changed(change))
     experiment: Experiment = tables.typed(table, Experiment, name)
@@ -185,8 +182,7 @@ def _changed(change: str) -> Table:
     for line in (change, quoted) if equals else ():
         with contextlib.suppress(ValueError, RecursionError):
             return tomllib.loads(line)
-    msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"
-    raise ConfigError(msg)
+    raise ConfigError(f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}")
 
 
 def _put_over(table: Table, changes: Table) -> None:

@@ -58,9 +58,7 @@ def _check_labels(kind: Kind, known: Mapping[Any, object]) -> None:
     plain: dict[str, str] = {}
     for label in known:
         if not isinstance(label, str) or not label.strip():
-            msg = f"labels of {kind} must be text, not {label!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"labels of {kind} must be text, not {label!r}")
         other = plain.setdefault("".join(label.split()).casefold(), label)
         if other != label:
-            msg = f"{kind} {other!r} and {label!r} differ in nothing but case or spaces; rename one"
-            raise ConfigError(msg)
+            raise ConfigError(f"{kind} {other!r} and {label!r} differ in nothing but case or spaces; rename one")

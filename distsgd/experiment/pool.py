@@ -61,11 +61,10 @@ def _results(found: Iterator[tuple[int, Done]], pieces: Sequence[Piece]) -> Iter
         for place, done in found:
             yield pieces[place], done
     except TerminatedWorkerError:
-        msg = (
+        raise ConfigError(
             "a process was killed from outside, perhaps for lack of memory; run the same command"
             " again to go on, with fewer processes"
-        )
-        raise ConfigError(msg) from None
+        ) from None
 
 
 @contextlib.contextmanager

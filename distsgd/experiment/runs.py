@@ -229,8 +229,7 @@ def run_once(
     try:
         return make(setup.request(job, target), Hooks(stop, told))
     except ConfigError as error:
-        msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}") from None
 
 
 def worthwhile(setup: Setup, n_runs: int) -> int:

@@ -101,14 +101,12 @@ class Setup:
         every = self._machines.items()
         live = {label: machines for label, machines in every if isinstance(machines, LiveFleet)}
         if live and self.config.budget.unit == "seconds":
-            msg = (
+            raise ConfigError(
                 "seconds are virtual, and no budget of a live run; give epochs, updates or"
                 ' gradients, or engine = "simulate"'
             )
-            raise ConfigError(msg)
         if "ray" in self.engines and find_spec("ray") is None:
-            msg = "ray is not installed; install it with: pip install 'ray[default]'"
-            raise ConfigError(msg)
+            raise ConfigError("ray is not installed; install it with: pip install 'ray[default]'")
         for (name, problem), (label, machines) in product(self.problems.items(), live.items()):
             check_sizes(label, machines, name, problem)
         if not self.n_runs:

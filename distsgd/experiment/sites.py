@@ -59,8 +59,7 @@ def find_sites(fleets: Mapping[str, ModelFleet], engines: Sequence[Engine], live
     for (fleet, machines), engine in product(fleets.items(), engines):
         label = f"{fleet}{_SUFFIXES[engine]}"
         if label in found:
-            msg = f"two fleets would be called {label!r}; rename one"
-            raise ConfigError(msg)
+            raise ConfigError(f"two fleets would be called {label!r}; rename one")
         found[label] = Site(fleet, engine, _on(engine, fleet, machines, live))
     return found
 
@@ -71,8 +70,7 @@ def _on(engine: Engine, label: str, fleet: ModelFleet, live: Live) -> AnyFleet:
     try:
         return live.like(fleet, engine)
     except ConfigError as error:
-        msg = f"fleet {label!r}: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"fleet {label!r}: {error}") from None
 
 
 def n_workers(machines: AnyFleet) -> int:
@@ -95,8 +93,7 @@ def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) ->
     }
     for what, (value, most, of) in sizes.items():
         if value > most:
-            msg = f"fleet {label!r}: {what} must be <= {most}, the {of} of {name}, not {value}"
-            raise ConfigError(msg)
+            raise ConfigError(f"fleet {label!r}: {what} must be <= {most}, the {of} of {name}, not {value}")
 
 
 @lru_cache(maxsize=1024)  # a round of many workers takes a while to schedule

@@ -125,8 +125,7 @@ def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a
     try:
         return msgspec.convert(_counted(table, kind), kind)
     except msgspec.ValidationError as error:
-        msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{where}: {str(error).replace('`', '').replace('$.', '')}") from None
 
 
 def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table and its type
@@ -170,8 +169,7 @@ def _constructed(make: Callable[..., Any], fixed: Table, where: str, **tuned: fl
 
 def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
     if isinstance(given, str) and key != "learning_rate":
-        msg = f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}'
-        raise ConfigError(msg)
+        raise ConfigError(f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}')
     table = {"low": tuning.low, "high": tuning.high} if isinstance(given, str) else given
     found: Range = typed(table, Range, f"{where} {key}")
     return found
@@ -215,8 +213,7 @@ def fleet(label: str, table: Table) -> ModelFleet:
 
 def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
     if not isinstance(table, dict) or not isinstance(table.get(key), str):
-        msg = f"{where} needs the key {key!r} with a name as its value"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where} needs the key {key!r} with a name as its value")
     return table[key], {name: value for name, value in table.items() if name != key}
 
 
@@ -229,8 +226,7 @@ def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  
     _check_keys(parameters, known, where)
     missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
     if missing:
-        msg = f"{where} needs the key {missing[0]!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where} needs the key {missing[0]!r}")
     with located(where):
         return make(**parameters)
 
@@ -244,5 +240,4 @@ def located(where: str) -> Iterator[None]:
         text = str(error)
         raise ConfigError(text if where in text else f"{where} {text}") from None
     except MemoryError as error:
-        msg = f"{where} needs more memory than there is: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{where} needs more memory than there is: {error}") from None

@@ -95,8 +95,7 @@ def _built(tunable: Tunable, values: Values, label: str) -> Algorithm:
     try:
         return tunable.make(**values)
     except ConfigError as error:
-        msg = f"tuning of {label!r}: {error}; change the range"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"tuning of {label!r}: {error}; change the range") from None
 
 
 def _tried(

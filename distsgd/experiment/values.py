@@ -35,8 +35,7 @@ class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def __post_init__(self) -> None:
         check_number("low", self.low, above=0)
         if check_number("high", self.high) <= self.low:
-            msg = f"high must be > low ({self.low:g}), not {self.high!r}; the grid is empty"
-            raise ConfigError(msg)
+            raise ConfigError(f"high must be > low ({self.low:g}), not {self.high!r}; the grid is empty")
 
     def value(self, logarithm: float) -> float:
         """Return the value that the parameter may have next to the exponential of `logarithm`."""
@@ -62,8 +61,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def __post_init__(self) -> None:
         if check_count("tuning.trials", self.trials) < 2:
-            msg = f"tuning.trials must be >= 2 to have two ends, not {self.trials}"
-            raise ConfigError(msg)
+            raise ConfigError(f"tuning.trials must be >= 2 to have two ends, not {self.trials}")
         check_count("tuning.refinements", self.refinements, at_least=0)
         check_room("tuning.trials", self.trials + self.refinements, _TRIAL_BYTES)
         for name in ("trials", "refinements"):
@@ -71,8 +69,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         try:
             Range(self.low, self.high)
         except ConfigError as error:
-            msg = f"tuning.{error}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"tuning.{error}") from None
         check_count("number of tuning.seeds", len(self.seed_list))
 
     @property

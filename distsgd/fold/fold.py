@@ -96,8 +96,7 @@ def fold(
 def check_driver(driver: str, reads: ReadsName) -> None:
     """Raise a `ConfigError` if these reads have no such driver."""
     if reads == "interleaved" and driver == "interpreted":
-        msg = "interleaved reads are compiled; use driver='auto', not 'interpreted'"
-        raise ConfigError(msg)
+        raise ConfigError("interleaved reads are compiled; use driver='auto', not 'interpreted'")
 
 
 @contextmanager
@@ -105,11 +104,10 @@ def _compiling(problem: str) -> Iterator[None]:
     try:
         yield
     except NotCompilable as error:
-        msg = (
+        raise ConfigError(
             f"the slope of {problem} must be plain scalar Python that numba compiles; rewrite it, "
             "or let the problem have no support"
-        )
-        raise ConfigError(msg) from error
+        ) from error
 
 
 def _driver(name: str, case: Case) -> Driver:
@@ -130,10 +128,9 @@ def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
 
 def _check_plain(planned: Plan, instead: str) -> None:
     if not planned.is_plain:
-        msg = (
+        raise ConfigError(
             f"a trace with workers that left or joined, or with pulls of older versions, is interpreted; use {instead}"
         )
-        raise ConfigError(msg)
 
 
 def _interpreted(case: Case) -> Driver:

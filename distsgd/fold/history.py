@@ -79,8 +79,7 @@ def evaluation_points(trace: Trace, evaluate_every: int | None, evaluations: int
     """Return the updates after which to evaluate: the first, the last, and some between."""
     last = trace.n_updates
     if evaluate_every is not None and evaluations is not None:
-        msg = "give evaluate_every or evaluations, not both"
-        raise ConfigError(msg)
+        raise ConfigError("give evaluate_every or evaluations, not both")
     if evaluate_every is not None:
         between = np.arange(0, last, check_count("evaluate_every", evaluate_every))
     else:

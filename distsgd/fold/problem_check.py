@@ -97,8 +97,7 @@ def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: A
     except ConfigError:
         raise
     except Exception as error:
-        msg = f"problem {type(problem).__name__}: {member} raised {raised(error)}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"problem {type(problem).__name__}: {member} raised {raised(error)}") from error
 
 
 def _wrong(problem: Problem, member: str, got: object, expected: str) -> ConfigError:
@@ -214,15 +213,13 @@ def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
     }
     for what, applies in wrong.items():
         if applies:
-            msg = f"problem {kind}: gradients {what}"
-            raise ConfigError(msg)
+            raise ConfigError(f"problem {kind}: gradients {what}")
     if not _same(first, np.stack(singles)):
         difference = float(np.nanmax(np.abs(first - np.stack(singles))))
-        msg = (
+        raise ConfigError(
             f"problem {kind}: gradient and gradients of the same points and batches differ, by up"
             f" to {difference:.3g}; they must have the same bits, however many are asked for"
         )
-        raise ConfigError(msg)
 
 
 def _check_losses(problem: Problem, start: Floats) -> None:

@@ -89,8 +89,7 @@ def replay(
         known.pop("partition", None)
         known |= partition_settings(partition)
     if "batch" not in known or "seed" not in known:
-        msg = "a trace alone does not know its batch and its seed; give both to replay"
-        raise ConfigError(msg)
+        raise ConfigError("a trace alone does not know its batch and its seed; give both to replay")
     trace = recorded.trace if isinstance(recorded, Run) else recorded
     trace.verify()
     has_own_points = run is not None and evaluate_every is None and evaluations is None

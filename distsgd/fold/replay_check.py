@@ -13,18 +13,16 @@ from distsgd.run import HISTORY, Run, versions
 def check_replayable(run: Run) -> None:
     """Raise a `ConfigError` if `run` has no order, or was made by another version of distsgd."""
     if run.settings.get("fleet", {}).get("kind") == "shared_memory":
-        msg = (
+        raise ConfigError(
             "a lock-free run cannot be replayed, because no server served its workers in an order; "
             "make it again, or simulate it with reads='interleaved'"
         )
-        raise ConfigError(msg)
     was, now = run.versions["distsgd"], versions()["distsgd"]
     if was != now:
-        msg = (
+        raise ConfigError(
             f"the run was made by distsgd {was}, whose rules may differ from those of this one, "
             f"{now}; replay it with distsgd {was}, or make it again"
         )
-        raise ConfigError(msg)
 
 
 def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
@@ -34,19 +32,16 @@ def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any])
     """
     for one in (asked, recorded):
         if "unidentified" in one:
-            msg = f"the {name} to replay cannot be told from others: {one['unidentified']}"
-            raise ConfigError(msg)
+            raise ConfigError(f"the {name} to replay cannot be told from others: {one['unidentified']}")
     if asked != recorded:
         key, now, was = _first_difference("", asked, recorded)
         key = key.replace("rules.", "rule ")
         if key == "identity":
-            msg = (
+            raise ConfigError(
                 f"the {name} to replay must be the recorded one, but its methods or attributes are "
                 "others; what changes while it works belongs into a functools.cached_property"
             )
-            raise ConfigError(msg)
-        msg = f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}")
 
 
 def _first_difference(key: str, asked: Any, recorded: Any) -> tuple[str, Any, Any]:  # noqa: ANN401 # JSON

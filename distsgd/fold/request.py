@@ -54,14 +54,12 @@ class RunConfig:
 
     def _check(self) -> None:
         if self.evaluate_every is not None and self.evaluations is not None:
-            msg = "give evaluate_every or evaluations, not both"
-            raise ConfigError(msg)
+            raise ConfigError("give evaluate_every or evaluations, not both")
         partition_settings(self.partition)
         if self.reads not in get_args(ReadsName):
             raise unknown_name("reads", self.reads, get_args(ReadsName))
         if self.reads == "consistent" and not self.atomic:
-            msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
-            raise ConfigError(msg)
+            raise ConfigError("atomic=False needs reads='interleaved': consistent reads and writes are whole")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -130,8 +128,7 @@ class RunRequest(Generic[F]):
         check_algorithm(self.algorithm)
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.config.reads == "interleaved" and isinstance(self.fleet, StaleReads):
-            msg = "interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet"
-            raise ConfigError(msg)
+            raise ConfigError("interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet")
 
     @property
     def settings(self) -> dict[str, Any]:

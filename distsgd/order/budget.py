@@ -34,8 +34,7 @@ class Budget(NamedTuple):
         given = {unit: amount for unit, amount in amounts.items() if amount is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            msg = f"give exactly one of {', '.join(amounts)} as the budget, not {found}"
-            raise ConfigError(msg)
+            raise ConfigError(f"give exactly one of {', '.join(amounts)} as the budget, not {found}")
         ((unit, amount),) = given.items()
         if unit in {"updates", "gradients"}:
             return cls(cast("Unit", unit), check_count(unit, amount))

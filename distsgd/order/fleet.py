@@ -103,8 +103,7 @@ class Fleet:
         for worker, speed in enumerate(self.speeds or ()):
             check_number(f"speeds[{worker}]", speed, above=0)
         if not isinstance(self.failures, (Failures, type(None))):
-            msg = f"failures must be Failures(mean_time, repair) or None, not {self.failures!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"failures must be Failures(mean_time, repair) or None, not {self.failures!r}")
 
     def _slowed(self, slowdown: Sequence[float]) -> tuple[float, ...]:
         """Return the speeds of workers that take so many times as long."""
@@ -152,8 +151,7 @@ class StaleReads:
 
     def __post_init__(self) -> None:
         if not isinstance(self.law, Law):
-            msg = f"law must be a law such as exponential(4.0), not {self.law!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"law must be a law such as exponential(4.0), not {self.law!r}")
         check_seed(self.seed)
 
     @property

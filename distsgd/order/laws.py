@@ -66,8 +66,7 @@ class Law:
         """
         check_number("probability", probability, at_least=0)
         if probability > 1:
-            msg = f"probability must be <= 1, not {probability!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"probability must be <= 1, not {probability!r}")
         chance = float(probability)
         return replace(self, stragglers=(chance, check_number("factor", factor, above=0)))
 
@@ -110,11 +109,9 @@ class Law:
         try:
             return _evaluate(ast.parse(text.strip(), mode="eval").body)
         except ConfigError as error:
-            msg = f"law {text!r}: {error}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"law {text!r}: {error}") from None
         except (SyntaxError, ValueError, TypeError, AttributeError, MemoryError):
-            msg = f"law {text!r} must look like 'lognormal(1.0, 0.5)'; known: {', '.join(laws)}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"law {text!r} must look like 'lognormal(1.0, 0.5)'; known: {', '.join(laws)}") from None
 
     def __str__(self) -> str:
         numbers = ", ".join(map(repr, self.parameters))
@@ -177,8 +174,7 @@ def empirical(samples: Sequence[float] | np.ndarray) -> Law:
     `samples` is ``float64[n]`` [s], n >= 1, each > 0 and finite: a timer that shows 0 is coarse.
     """
     if isinstance(samples, (str, bytes)) or np.ndim(samples) != 1 or not len(samples):
-        msg = f"samples must be a list of durations, not {samples!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"samples must be a list of durations, not {samples!r}")
     return Law("empirical", tuple(_positive(f"samples[{i}]", s) for i, s in enumerate(samples)))
 
 
@@ -246,8 +242,7 @@ def _evaluate(node: ast.expr) -> Law:
             return _call(laws[name], node)
         case ast.Call(func=ast.Attribute(value=inner, attr="with_stragglers")):
             return _call(_evaluate(inner).with_stragglers, node)
-    msg = f"{ast.unparse(node)!r} is not a call of a law; known: {', '.join(laws)}"
-    raise ConfigError(msg)
+    raise ConfigError(f"{ast.unparse(node)!r} is not a call of a law; known: {', '.join(laws)}")
 
 
 def _call(make: Callable[..., Law], node: ast.Call) -> Law:
@@ -258,8 +253,7 @@ def _call(make: Callable[..., Law], node: ast.Call) -> Law:
         signature.bind(*positional, **named)
     except TypeError as error:
         names = ", ".join(signature.parameters)
-        msg = f"{error}; the arguments are ({names})"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{error}; the arguments are ({names})") from None
     return make(*positional, **named)
 
 

@@ -61,8 +61,7 @@ def schedule(
     pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
     push_bytes = check_number("push_bytes", push_bytes, at_least=0, unit=" bytes")
     if seconds is not None and any(law.is_zero for law in fleet.laws):  # rule 2
-        msg = "seconds needs compute times > 0: with constant(0) time may stand still"
-        raise ConfigError(msg)
+        raise ConfigError("seconds needs compute times > 0: with constant(0) time may stand still")
     const = _constants(cycle, fleet, limits, pull_bytes, push_bytes)
     check_room("the messages of the budget", _least_rows(const, fleet), ROW.itemsize)
     return _serve(const, fleet, seed)

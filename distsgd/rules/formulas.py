@@ -79,8 +79,7 @@ def trace(place: str, rule: Callable[..., Any], arguments: Sequence[Argument], r
     effect = _effect(rule)
     if first.formula != second.formula or effect:
         why = effect or "gives another formula at each call: random numbers, a clock or a counter"
-        msg = f"{place} {why}; a rule is a function of its arguments, so pass what it needs in them"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} {why}; a rule is a function of its arguments, so pass what it needs in them")
     return first
 
 
@@ -115,14 +114,12 @@ def _refused(place: str, graph: Graph) -> ConfigError:
 def _parts(place: str, returned: Any, returns: Sequence[Returned]) -> Iterator[Any]:  # noqa: ANN401 # whatever a rule returned
     if len(returns) > 1 and not (type(returned) is tuple and len(returned) == len(returns)):
         found = type(returned).__name__
-        msg = f"{place} must return {len(returns)} values, a state and a message, not {found}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} must return {len(returns)} values, a state and a message, not {found}")
     for part, one in zip(returned if len(returns) > 1 else (returned,), returns, strict=True):
         expected = one.kind.__name__ if one.kind else "a NamedTuple"
         is_right = type(part) is one.kind if one.kind else hasattr(type(part), "_fields")
         if one.role and not is_right:
-            msg = f"{place} must return {expected}, not {type(part).__name__}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{place} must return {expected}, not {type(part).__name__}")
         yield part
 
 
@@ -173,8 +170,7 @@ def takes_at(place: str, rule: Callable[..., Any], arguments: int) -> bool:
         needed = sum(one.default is one.empty for one in own)
         has_at = [one.name for one in own[needed : needed + 1]] == ["at"]
     if needed not in {arguments, arguments + 1}:
-        msg = f"{place} must take {arguments} arguments, or `at` behind them, not {needed}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} must take {arguments} arguments, or `at` behind them, not {needed}")
     return needed == arguments + 1 or has_at
 
 
