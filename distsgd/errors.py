@@ -13,7 +13,7 @@ import sysconfig
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -60,19 +60,17 @@ def check_number(
     finite: bool = True,
 ) -> float:
     """Return `value` as a float, or raise a `ConfigError` that names the bound it breaks."""
-    bounds = [
-        f"{sign} {bound:g}{unit}" for sign, bound in ((">", above), (">=", at_least), ("<", below)) if bound is not None
-    ]
     number = _number(name, value)
-    inside = (
+    is_inside = (
         not math.isnan(number)
         and (above is None or number > above)
         and (at_least is None or number >= at_least)
         and (below is None or number < below)
     )
-    if inside and (math.isfinite(number) or not finite):
+    if is_inside and (math.isfinite(number) or not finite):
         return number
-    bounds += ["finite"] * finite
+    known = ((">", above), (">=", at_least), ("<", below))
+    bounds = [f"{sign} {bound:g}{unit}" for sign, bound in known if bound is not None] + ["finite"] * finite
     raise ConfigError(f"{name} must be {' and '.join(bounds) or 'a number'}, not {shown(value)}")
 
 
@@ -129,15 +127,6 @@ def check_room(name: str, value: float, each_bytes: float) -> None:
             f"{name} must be at most {free_bytes / each_bytes:.2g} to find room in memory, where"
             f" {free_bytes / 1e9:.1f} GB are free, not {value:g}"
         )
-
-
-def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
-    """Return what is given of `budget`, whole for updates and gradients, or raise `ConfigError`."""
-    return {
-        unit: check_count(unit, amount) if unit in {"updates", "gradients"} else check_number(unit, amount, above=0)
-        for unit, amount in budget.items()
-        if amount is not None
-    }
 
 
 def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequence[int]:

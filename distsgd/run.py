@@ -210,19 +210,9 @@ class Run:
             (fresh / "run.json").write_bytes(sealed(self._record(files)))
 
     def _record(self, files: Mapping[str, bytes]) -> "_Record":
-        return _Record(
-            format=FORMAT,
-            hash=self.hash,
-            status=self.status,
-            diverged_at=self.diverged_at,
-            settings=self.settings,
-            versions=self.versions,
-            workers=self.trace.workers,
-            counts=self.counts,
-            source=self.source,
-            crossings=self.crossings,
-            files={name: digest(content) for name, content in files.items()},
-        )
+        digests = {name: digest(content) for name, content in files.items()}
+        own = {name: getattr(self, name) for name in _KEPT}
+        return _Record(format=FORMAT, hash=self.hash, workers=self.trace.workers, files=digests, **own)
 
 
 class _Record(msgspec.Struct):
@@ -237,6 +227,10 @@ class _Record(msgspec.Struct):
     counts: dict[str, int] = {}
     source: dict[str, Any] = {}
     crossings: tuple[Crossing, ...] = ()
+
+
+_KEPT = ("status", "diverged_at", "settings", "versions", "counts", "source", "crossings")
+"""Fields of a run that are those of its record."""
 
 
 def load(folder: str | Path) -> Run:
@@ -264,13 +258,7 @@ def load(folder: str | Path) -> Run:
         x=np.load(files["parameters.npy"], allow_pickle=False),
         history=pl.read_parquet(files["history.parquet"]),
         trace=Trace(_rows(pl.read_parquet(files["trace.parquet"])), record.workers),
-        status=record.status,
-        diverged_at=record.diverged_at,
-        settings=record.settings,
-        versions=record.versions,
-        counts=record.counts,
-        source=record.source,
-        crossings=record.crossings,
+        **{name: getattr(record, name) for name in _KEPT},
     )
 
 

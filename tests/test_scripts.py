@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distsgd.experiment.file import ExactStaleness, Experiment, Machines, SampledStaleness
-from distsgd.experiment.tables import LiveRuns
+from distsgd.experiment.file import Experiment
+from distsgd.experiment.tables import Described, ExactStaleness, LiveRuns, SampledStaleness
 
 ROOT = Path(__file__).parent.parent
 SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if not path.suffix]
@@ -148,7 +148,7 @@ def test_the_readme_s_python_runs(code: str, says: str, tmp_path: Path) -> None:
 def test_the_reference_names_every_key() -> None:
     """Every key of an experiment file and of its fleets stands in REFERENCE, in code."""
     reference = (ROOT / "REFERENCE.md").read_text()
-    for table in (Experiment, Machines, ExactStaleness, SampledStaleness, LiveRuns):
+    for table in (Experiment, Described, ExactStaleness, SampledStaleness, LiveRuns):
         for key in table.__struct_fields__:
             assert re.search(rf"`\[?{key}[`.\]]", reference), key
 

@@ -14,15 +14,13 @@ from typing import Any
 import msgspec
 
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_seeds, unknown_name
+from distsgd.errors import ConfigError, check_name, check_seeds
 from distsgd.experiment import tables
 from distsgd.experiment.setup import Setup
-from distsgd.experiment.tables import Described, ExactStaleness, SampledStaleness, Table
+from distsgd.experiment.tables import Table
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tuning
 from distsgd.fold.request import RunKeys
-
-__all__ = ["Described", "ExactStaleness", "Experiment", "SampledStaleness", "builtin", "parse", "read"]
 
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
@@ -61,7 +59,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         if workers and not machines:
             raise ConfigError("workers needs a fleet that is described by its workers; this experiment has none")
         sized = {
-            _sized(name, count, of=len(machines)): table | {"workers": count}
+            f"{name}, {count} workers" if len(machines) > 1 else f"{count} workers": table | {"workers": count}
             for name, table in machines.items()
             for count in workers
         }
@@ -87,8 +85,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         An unknown fleet is a `ConfigError`.
         """
         name = next(iter(self.fleets), "") if fleet is None else fleet
-        if name not in self.fleets:
-            raise unknown_name("fleet", name, self.fleets)
+        check_name("fleet", name, self.fleets)
         first = self.engine[:1] if isinstance(self.engine, list) else self.engine
         alone = self._on({name: self.fleets[name]})
         return msgspec.structs.replace(alone, engine=first if engine is None else engine)
@@ -191,8 +188,3 @@ def _put_over(table: Table, changes: Table) -> None:
             _put_over(table[key], value)
         else:
             table[key] = value
-
-
-def _sized(name: str, count: int, of: int) -> str:
-    plain = f"{count} workers"
-    return plain if of == 1 else f"{name}, {plain}"

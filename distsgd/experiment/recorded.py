@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from distsgd.algorithm import Algorithm, settings
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, check_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment
@@ -38,8 +38,7 @@ def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]
     """
     problem = next(iter(_problems(described).values()))
     source = Source(described.algorithms[label], problem, str(folder.resolve()))
-    found: dict[str, Any] = msgspec.to_builtins(source)
-    return found
+    return dict(msgspec.to_builtins(source))
 
 
 def make_again(run: Run, file: Path | None = None, label: str | None = None) -> Made:
@@ -64,8 +63,7 @@ def make_again(run: Run, file: Path | None = None, label: str | None = None) -> 
 def _algorithm(described: Experiment, label: str | None, run: Run) -> Algorithm:
     known = described.algorithms
     if label is not None:
-        if label not in known:
-            raise unknown_name("algorithm", label, known)
+        check_name("algorithm", label, known)
         return _with_numbers(tables.algorithm(label, known[label], described.tuning), run)
     for name, table in known.items():
         found = _with_numbers(tables.algorithm(name, table, described.tuning), run)

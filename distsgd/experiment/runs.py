@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError, raised, unknown_name
+from distsgd.errors import ConfigError, check_name, raised
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.pool import n_processes, work
 from distsgd.experiment.setup import Job, Setup
@@ -81,9 +81,7 @@ NO_TARGETS: Mapping[str, float] = MappingProxyType({})
 
 class _Common(NamedTuple):
     setup: Setup
-    folder: Path | None
-    make: Make
-    watch: LiveWatch | None = None
+    place: Place
 
 
 class _Piece(NamedTuple):
@@ -126,17 +124,16 @@ def _is_live(setup: Setup, piece: _Piece) -> bool:
 def _all_made(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
     yield from _all_modelled(setup, modelled, place)
-    common = _Common(setup, place.folder, place.make, place.watch)
-    yield from work(_made, common, live, processes=1)
+    yield from work(_made, _Common(setup, place), live, processes=1)
 
 
 def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
+    common = _Common(setup, place._replace(watch=None))  # which no other process could call
     if place.on == "local":
-        common = _Common(setup, place.folder, place.make)
         yield from work(_made, common, pieces, processes=n_processes(place.processes))
         return
     # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    common = _Common(setup, None, place.make)
+    common = _Common(setup, common.place._replace(folder=None))
     for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
         yield piece, _kept(done, place.folder)
 
@@ -147,8 +144,7 @@ def connected(place: Place) -> Iterator[None]:
 
     A place that is not there or cannot be used is a `ConfigError`.
     """
-    if place.on not in MACHINES:
-        raise unknown_name("place to run on", place.on, MACHINES)
+    check_name("place to run on", place.on, MACHINES)
     n_processes(place.processes)
     with contextlib.ExitStack() as stack:
         if place.on == "ray":
@@ -180,20 +176,20 @@ def _saved(folder: Path | None, name: str) -> Run | None:
 
 def _made(common: _Common, piece: _Piece) -> Run | str:
     try:
-        saved = _saved(common.folder, piece.name) if piece.is_saved else None
+        saved = _saved(common.place.folder, piece.name) if piece.is_saved else None
         run = saved or _run(common, piece)
         crossed = _crossed(common.setup, piece, run)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
         return raised(error)
-    return crossed if crossed is saved else _kept(crossed, common.folder)
+    return crossed if crossed is saved else _kept(crossed, common.place.folder)
 
 
 def _run(common: _Common, piece: _Piece) -> Run:
-    run = run_once(common.setup, piece.job, watch=common.watch, make=common.make)
+    run = run_once(common.setup, piece.job, watch=common.place.watch, make=common.place.make)
     if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
-        _kept(run, common.folder)
+        _kept(run, common.place.folder)
     return run
 
 

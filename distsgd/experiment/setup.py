@@ -11,7 +11,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import class_histogram
-from distsgd.errors import ConfigError, check_count, check_number, check_seeds, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seeds, unknown_name
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.sites import (
@@ -79,8 +79,7 @@ class Setup:
             object.__setattr__(self, name, value)
         check_count("number of seeds", len(self.seeds))
         for label, problem in self.problems.items():
-            is_alone = problem is self.problem
-            check_problem(problem, "problem" if is_alone else f"problems[{label!r}]")
+            check_problem(problem, "problem" if problem is self.problem else f"problems[{label!r}]")
         for algorithm in self.algorithms.values():
             check_algorithm(_lowest(algorithm))
         self._check_target()
@@ -118,8 +117,7 @@ class Setup:
         if not isinstance(self.target, Reference):
             self.target is None or check_number("target", self.target)
             return
-        if self.target.reference not in self.algorithms:
-            raise unknown_name("target.reference", self.target.reference, self.algorithms)
+        check_name("target.reference", self.target.reference, self.algorithms)
         if self.target.fleet not in {None, *self.sites}:
             raise unknown_name("target.fleet", str(self.target.fleet), self.sites)
 
@@ -231,41 +229,31 @@ class Setup:
             "partition": config.partition.settings,
             "reads": config.reads,
             "atomic": config.atomic,
-            **self._live_settings(),
-            **({"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}),
-            **({"warnings": self.warnings} if self.warnings else {}),
-            **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
+            **{name: value for name, value in self._settings_if_any().items() if value},
             **({"histograms": self._histograms()} if config.partition.parts == "skewed" else {}),
         }
 
-    def _live_settings(self) -> dict[str, Any]:
-        """Return which fleets are live, and which modelled fleet each takes after."""
-        live = {
-            label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
-            for label, site in self.sites.items()
-            if site.engine != "simulate"
+    def _settings_if_any(self) -> dict[str, Any]:
+        """Return settings that are left out where they are empty."""
+        live = {label: site for label, site in self.sites.items() if site.engine != "simulate"}
+        return {
+            "live": {label: site._asdict() | {"machines": site.machines.settings} for label, site in live.items()},
+            "left_out": [one._asdict() for one in self.left_out],
+            "warnings": self.warnings,
+            "tuning": self.tuning.settings(self.tunables) if self.tunables else {},
         }
-        return {"live": live} if live else {}
 
     def _histograms(self) -> list[dict[str, Any]]:
         """Return the samples of each class that each worker has, for the first seed, as JSON."""
         seed, found = self.seeds[0], []
-        known_machines = self._machines.items()
-        for (problem, one), (name, machines) in product(self.problems.items(), known_machines):
+        for (problem, one), (name, machines) in product(self.problems.items(), self._machines.items()):
             workers = n_workers(machines)
             parts = self.config.partition.divide(one.data, workers, seed) if workers else None
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
             known = class_histogram(parts, one.data.y)
-            found.append(
-                {
-                    "problem": problem,
-                    "fleet": name,
-                    "seed": seed,
-                    "classes": known.classes.tolist(),
-                    "counts": known.counts.tolist(),
-                }
-            )
+            counted = {"classes": known.classes.tolist(), "counts": known.counts.tolist()}
+            found.append({"problem": problem, "fleet": name, "seed": seed, **counted})
         return found
 
     @property

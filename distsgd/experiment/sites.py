@@ -6,7 +6,7 @@ from itertools import product
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Cycle
-from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name
 from distsgd.fold.request import ModelFleet
 from distsgd.live.lock_free.launch import check_lock_free
 from distsgd.live.options import Live, LiveFleet, LiveRequest
@@ -44,8 +44,7 @@ def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
     given = (engine,) if isinstance(engine, str) else tuple(engine)
     check_count("number of engines", len(given))
     for name in given:
-        if name not in ENGINES:
-            raise unknown_name("engine", str(name), ENGINES)
+        check_name("engine", str(name), ENGINES)
     return tuple(dict.fromkeys(given))
 
 
@@ -108,11 +107,10 @@ def reason_against_order(fleet: ModelFleet, cycle: Cycle) -> str:
 
 def reason_against(request: LiveRequest) -> str:
     """Return why a live run cannot be made, in a sentence; nothing if it can."""
-    name = request.algorithm.name
     if not request.algorithm.lock_free:
         return ""
     if request.fleet.kind == "ray":
-        return f"{name} shares memory, which Ray's processes do not; use downpour"
+        return f"{request.algorithm.name} shares memory, which Ray's processes do not; use downpour"
     try:
         check_lock_free(request)
     except ConfigError as error:

@@ -6,7 +6,7 @@ A wrong key, name or value is a `ConfigError` that says where it stands and what
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 import msgspec
 
 from distsgd import algorithms, data, problems
-from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name
 from distsgd.experiment.values import TUNE, Range, Tunable, Tuning
 from distsgd.fold.request import ModelFleet
 from distsgd.live.options import Live
@@ -50,17 +50,8 @@ class Described(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def build(self) -> ModelFleet:
         """Return the fleet."""
-        return Fleet(
-            self.workers,
-            _laws(self.compute),
-            speeds=self.speeds,
-            slowdown=self.slowdown,
-            latency=self.latency,
-            bandwidth=self.bandwidth,
-            service=self.service,
-            shards=self.shards,
-            failures=None if self.failures is None else self.failures.build(),
-        )
+        parts = {"compute": _laws(self.compute), "failures": self.failures and self.failures.build()}
+        return Fleet(**msgspec.structs.asdict(self) | parts)
 
 
 def _laws(text: str | list[str]) -> Law | list[Law]:
@@ -140,18 +131,16 @@ def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table
     return int(given) if is_count and float not in among else given
 
 
-def _check_keys(table: Table, known: Iterable[str], where: str) -> None:
+def _check_keys(table: Table, known: Collection[str], where: str) -> None:
     for key in table:
-        if key not in known:
-            raise unknown_name(f"key in {where}:", key, known)
+        check_name(f"key in {where}:", key, known)
 
 
 def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
     """Return the algorithm that is called `label`, tunable if a parameter is to be tuned."""
     where = f"[algorithms.{label}]"
     name, parameters = _named(table, "algorithm", where)
-    if name not in algorithms.registry:
-        raise unknown_name(f"algorithm in {where}:", name, algorithms.registry)
+    check_name(f"algorithm in {where}:", name, algorithms.registry)
     make = algorithms.registry[name].constructor
     ranges = {
         key: _range(key, parameters.pop(key), tuning, where)
@@ -179,8 +168,7 @@ def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a 
     """Return the problem at `place`; relative paths of its data start at `folder`."""
     where = f"[{place}]"
     name, parameters = _named(table, "name", where)
-    if name not in problems.registry:
-        raise unknown_name(f"problem in {where}:", name, problems.registry)
+    check_name(f"problem in {where}:", name, problems.registry)
     if "data" in parameters:
         parameters["data"] = _data(parameters["data"], folder, f"[{place}.data]")
     return construct(problems.registry[name], parameters, where)
@@ -189,8 +177,7 @@ def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a 
 def _data(given: str | Table, folder: Path, where: str) -> Any:  # noqa: ANN401 # a Data
     name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
     known = readers()
-    if name not in known:
-        raise unknown_name(f"data in {where}:", name, known)
+    check_name(f"data in {where}:", name, known)
     if "path" in parameters:
         parameters["path"] = folder / str(parameters["path"])
     return construct(known[name], parameters, where)

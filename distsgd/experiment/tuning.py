@@ -133,9 +133,7 @@ def _trial(
     group: Group, values: Values, seeds: Sequence[int], runs: Sequence[Run | str], target: float | None
 ) -> Trial:
     return Trial(
-        group.problem,
-        group.fleet,
-        group.label,
+        *group,
         values,
         list(seeds),
         losses=[None if isinstance(run, str) else _final(run) for run in runs],

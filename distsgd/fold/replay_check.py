@@ -63,19 +63,15 @@ def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
         _check_history(replayed, recorded)
     is_same = _is_same(replayed.x, recorded.x)
     if not is_same.all():
-        first = int(is_same.argmin())
+        first, last = int(is_same.argmin()), recorded.history["update"][-1]
+        until = f"the history is equal up to update {last}, but " if has_own_points else ""
         msg = (
-            f"the replay differs from the run: {_until(recorded, has_own_points)}the final "
+            f"the replay differs from the run: {until}the final "
             f"parameters differ in {np.count_nonzero(~is_same)} of {is_same.size} coordinates, "
             f"first at coordinate {first}: {float(replayed.x[first])!r}, and was "
             f"{float(recorded.x[first])!r}"
         )
         raise TraceError(msg + _changed_packages(recorded))
-
-
-def _until(recorded: Run, has_own_points: bool) -> str:
-    last = recorded.history["update"][-1]
-    return f"the history is equal up to update {last}, but " if has_own_points else ""
 
 
 def _check_history(replayed: Run, recorded: Run) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, wrong_kind
+from distsgd.errors import ConfigError, check_batch, check_count, check_name, check_number, check_seed, wrong_kind
 from distsgd.order.budget import Budget, Unit
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem, problem_settings
@@ -50,14 +50,10 @@ class RunConfig:
             checked["target"] = check_number("target", self.target)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        self._check()
-
-    def _check(self) -> None:
         if self.evaluate_every is not None and self.evaluations is not None:
             raise ConfigError("give evaluate_every or evaluations, not both")
         partition_settings(self.partition)
-        if self.reads not in get_args(ReadsName):
-            raise unknown_name("reads", self.reads, get_args(ReadsName))
+        check_name("reads", self.reads, get_args(ReadsName))
         if self.reads == "consistent" and not self.atomic:
             raise ConfigError("atomic=False needs reads='interleaved': consistent reads and writes are whole")
 

@@ -38,16 +38,14 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
     return found
 
 
-def _unequal_scales(problem: Problem) -> list[str]:
-    if problem.data is None or problem.data.scales.ratio < FAR:
-        return []
-    ratio, largest, smallest = problem.data.scales
-    text = (
-        f"features of {problem.data.name} differ in scale by a factor of {ratio:,.0f} (feature"
-        f" {largest} against {smallest}, counted from 0), which slows every algorithm down; read"
-        ' the data with scale="standard"'
-    )
-    return [text]
+def _unequal_scales(problem: Problem) -> Iterator[str]:
+    if problem.data is not None and problem.data.scales.ratio >= FAR:
+        ratio, largest, smallest = problem.data.scales
+        yield (
+            f"features of {problem.data.name} differ in scale by a factor of {ratio:,.0f} (feature"
+            f" {largest} against {smallest}, counted from 0), which slows every algorithm down; read"
+            ' the data with scale="standard"'
+        )
 
 
 def of_fleet(request: RunRequest[Any]) -> list[str]:
@@ -58,7 +56,12 @@ def of_fleet(request: RunRequest[Any]) -> list[str]:
     fleet, problem, batch = request.fleet, request.problem, request.config.batch
     if not isinstance(fleet, Fleet):
         return []
-    found = _idle_workers(fleet.workers, _n_gradients(request))
+    n_gradients, found = _n_gradients(request), []
+    if fleet.workers > n_gradients:
+        found.append(
+            f"a budget of {n_gradients:.0f} gradients is less than one for each of {fleet.workers} workers;"
+            " give many for each, or the run ends before it has begun"
+        )
     partition, share = request.config.partition, problem.samples // fleet.workers
     if partition.is_divided and share < batch:
         found.append(
@@ -82,16 +85,6 @@ def _n_gradients(request: RunRequest[Fleet]) -> float:
     if unit == "seconds" or math.isinf(verb(cycle, Start).others_after):
         return math.inf
     return amount if unit == "gradients" else amount * push.every * push.quorum_of(request.fleet.workers)
-
-
-def _idle_workers(workers: int, n_gradients: float) -> list[str]:
-    if workers <= n_gradients:
-        return []
-    text = (
-        f"a budget of {n_gradients:.0f} gradients is less than one for each of {workers} workers;"
-        " give many for each, or the run ends before it has begun"
-    )
-    return [text]
 
 
 def _other_units(fleet: Fleet, problem: Problem, batch: int) -> Iterator[str]:

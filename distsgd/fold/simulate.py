@@ -136,11 +136,7 @@ def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: 
 
 def ending(target: float | None, hooks: Hooks) -> IsOver:
     """Return what ends a run at a target, at numbers that are not finite, or where hooks ask."""
-
-    def is_over(state: State, loss: float) -> Status:
-        return status_after(state.x, loss, target, hooks.stop)
-
-    return is_over
+    return lambda state, loss: status_after(state.x, loss, target, hooks.stop)
 
 
 def folded(

@@ -123,11 +123,11 @@ class Fleet:
     @property
     def settings(self) -> dict[str, Any]:
         """What identifies the fleet, ready for JSON; an unlimited bandwidth is None."""
-        failures = self.failures
+        failures, laws = self.failures, [str(law) for law in self.laws]
         return {
             "kind": "fleet",
             "workers": int(self.workers),
-            "compute": _one_or_all([str(law) for law in self.laws]),
+            "compute": laws if len(laws) > 1 else laws[0],
             "speeds": None if self.speeds is None else [float(speed) for speed in self.speeds],
             "latency": float(self.latency),
             "bandwidth": None if isinf(self.bandwidth) else float(self.bandwidth),
@@ -186,7 +186,3 @@ def _entries(name: str, values: Any, workers: int, example: str) -> tuple[Any, .
     if wrong is not None:
         raise wrong_kind(f"each entry of {name}", example, wrong)
     return tuple(values)
-
-
-def _one_or_all(texts: list[str]) -> str | list[str]:
-    return texts[0] if len(texts) == 1 else texts

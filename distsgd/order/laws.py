@@ -48,7 +48,7 @@ class Law:
     def mean(self) -> float:
         """Mean of the law, stragglers included [s]."""
         probability, factor = self.stragglers or (0.0, 1.0)
-        steady = _MEANS.get(self.name, _first)(*self.parameters)
+        steady = _MEANS[self.name](*self.parameters) if self.name in _MEANS else self.parameters[0]
         return steady * (1.0 + probability * (factor - 1.0))
 
     @property
@@ -203,14 +203,10 @@ def _positive(name: str, value: float) -> float:
     return check_number(name, value, above=0, unit=SECONDS)
 
 
-def _first(mean: float, *_: float) -> float:
-    return mean
-
-
 _WITH_SHAPE = {"lognormal", "gamma", "pareto"}
 """Laws whose second parameter is no time."""
 
-_MEANS: dict[str, Callable[..., float]] = {
+_MEANS: dict[str, Callable[..., float]] = {  # of the others it is the first parameter
     "shifted_exponential": lambda shift, mean: shift + mean,
     "uniform": lambda low, high: (low + high) / 2,
     "empirical": lambda *samples: fmean(samples),

@@ -23,7 +23,8 @@ def signs(name: str, data: Data) -> tuple[Floats, Floats]:
     _check_data(name, data)
     known = np.unique(data.y)
     if known.size != 2:
-        raise ConfigError(f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_advice(known)}")
+        advice = "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"
+        raise ConfigError(f"{name} needs labels with 2 values, but {data.name} has {known.size}; {advice}")
     train, test = _positions(name, data, known)
     return 2.0 * train - 1.0, 2.0 * test - 1.0
 
@@ -51,7 +52,3 @@ def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any]
     if unknown.size:
         raise ConfigError(f"{name} needs test labels that occur in training, but {data.name} has {unknown[0]}")
     return np.searchsorted(known, data.y), np.searchsorted(known, data.test_y)
-
-
-def _advice(known: NDArray[Any]) -> str:
-    return "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"

@@ -174,21 +174,14 @@ def takes_at(place: str, rule: Callable[..., Any], arguments: int) -> bool:
     return needed == arguments + 1 or has_at
 
 
-def _minimum(one: Any, other: Any) -> Any:  # noqa: ANN401 # numbers or arrays
-    return np.minimum(one, other) + 0.0  # which of -0.0 and 0.0 it returns depends on the machine
-
-
-def _maximum(one: Any, other: Any) -> Any:  # noqa: ANN401 # numbers or arrays
-    return np.maximum(one, other) + 0.0
-
-
 _NUMPY: Mapping[str, Any] = {
     # Python's own division raises an error where a whole vector and compiled code give infinity
     "divide": np.divide,
     "sqrt": np.sqrt,
     "where": np.where,
-    "minimum": _minimum,
-    "maximum": _maximum,
+    # which of -0.0 and 0.0 they return alone depends on the machine
+    "minimum": lambda one, other: np.minimum(one, other) + 0.0,
+    "maximum": lambda one, other: np.maximum(one, other) + 0.0,
     "nan": np.nan,
     "inf": np.inf,
 }
@@ -199,11 +192,11 @@ def whole(column: Any, dimension: int) -> Any:  # noqa: ANN401 # a number or an 
     return column if np.shape(column) else np.full(dimension, column, dtype=np.float64)
 
 
-def _as_it_is(column: Any) -> Any:  # noqa: ANN401 # a symbolic column
-    return column
-
-
-SYMBOLIC = (("float", _as_it_is), ("minimum", np.minimum), ("maximum", np.maximum))
+SYMBOLIC: tuple[tuple[str, Any], ...] = (
+    ("float", lambda column: column),
+    ("minimum", np.minimum),
+    ("maximum", np.maximum),
+)
 """Kinds for a formula of symbolic columns."""
 
 

@@ -247,13 +247,9 @@ def array_digest(array: NDArray[Any]) -> str:
     known = _digests.get(id(array))
     sample = array.reshape(-1)[:: max(1, array.size // 64)].tobytes()
     if known is None or known[0]() is not array or known[1] != sample:
-        forget = functools.partial(_forget, id(array))
+        forget = functools.partial(_digests.pop, id(array))
         _digests[id(array)] = known = (weakref.ref(array, forget), sample, _hashed(array))
     return known[2]
-
-
-def _forget(key: int, _: object) -> None:
-    _digests.pop(key, None)
 
 
 def _hashed(array: NDArray[Any]) -> str:
