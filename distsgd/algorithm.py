@@ -28,38 +28,10 @@ from distsgd.rules.formulas import COLUMN, SYMBOLIC, Argument, Formula, Returned
 from distsgd.rules.identity import identified
 from distsgd.rules.surroundings import MOST_REMEMBERED, Memo
 
-__all__ = [
-    "FIRST",
-    "Algorithm",
-    "At",
-    "Column",
-    "Contract",
-    "Cycle",
-    "Exchange",
-    "Hyper",
-    "Pull",
-    "Push",
-    "Rules",
-    "Server",
-    "Start",
-    "State",
-    "Step",
-    "Verb",
-    "Worker",
-    "before_step",
-    "check_algorithm",
-    "check_cycle",
-    "exchange",
-    "floats",
-    "is_memoryless",
-    "maximum",
-    "message_columns",
-    "minimum",
-    "settings",
-    "sqrt",
-    "verb",
-    "where",
-]
+__all__ = ["FIRST", "Algorithm", "At", "Column", "Contract", "Exchange", "Hyper", "Rules", "Server", "State", "Worker"]
+__all__ += ["Cycle", "Pull", "Push", "Start", "Step", "Verb", "before_step", "check_cycle", "verb"]
+__all__ += ["check_algorithm", "exchange", "floats", "is_memoryless", "message_columns", "settings"]
+__all__ += ["maximum", "minimum", "sqrt", "where"]
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""

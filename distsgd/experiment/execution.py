@@ -18,10 +18,10 @@ from distsgd.experiment.runs import (
     run_jobs,
     worthwhile,
 )
-from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.setup import Setup
 from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial
-from distsgd.experiment.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
+from distsgd.experiment.tuning import find_targets, losses_of, n_tuning_runs, planned, tune
 
 
 def outcomes(
@@ -33,8 +33,7 @@ def outcomes(
     tuning tried; `targets` have, by problem, the training loss whose first crossing is searched
     for.
     """
-    jobs = [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.seeds]
-    for job, done in run_jobs(setup, jobs, place, targets):
+    for job, done in run_jobs(setup, planned(setup, trials), place, targets):
         yield outcome_of(job, done)
 
 

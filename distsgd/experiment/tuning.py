@@ -105,16 +105,14 @@ def _tried(
     watch: Watch | None,
     targets: Mapping[str, float],
 ) -> Iterator[tuple[Group, Trial]]:
-    planned = [
+    wanted_jobs = [
         (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
         for group, several in wanted.items()
         for values, algorithm in several
     ]
-    done: dict[int, Run | str] = {}
-    every = [job for _, _, jobs in planned for job in jobs]
-    for job, run in _made(setup, every, place, watch, targets):
-        done[id(job)] = run
-    for group, values, jobs in planned:
+    every = [job for _, _, jobs in wanted_jobs for job in jobs]
+    done = {id(job): run for job, run in _made(setup, every, place, watch, targets)}
+    for group, values, jobs in wanted_jobs:
         seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
         yield group, _trial(group, values, seeds, runs, targets.get(group.problem))
 
@@ -170,6 +168,11 @@ def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
     return found
 
 
+def planned(setup: Setup, trials: Sequence[Trial]) -> list[Job]:
+    """Return the runs of a comparison, with what tuning has chosen."""
+    return [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.seeds]
+
+
 def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict[str, Target]:
     """Return the target of each problem; a reference is tuned and run for it. Without one, nothing.
 
@@ -182,13 +185,7 @@ def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict
     if not isinstance(setup.target, Reference):
         return dict.fromkeys(setup.problems, Target(float(setup.target), "given"))
     alone, site = _of_reference(setup, setup.target), _site(setup, setup.target)
-    algorithms = chosen(alone, tune(alone, place, watch))
-    jobs = [
-        Job(*group, seed, algorithm)
-        for group, algorithm in algorithms.items()
-        if group.fleet == site
-        for seed in setup.seeds
-    ]
+    jobs = [job for job in planned(alone, tune(alone, place, watch)) if job.fleet == site]
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
     for job, run in _made(alone, jobs, place, watch):
         loss = None if isinstance(run, str) else _final(run)

@@ -97,14 +97,8 @@ def find_crossing(
         found = states(run, algorithm, problem, np.array(updates, np.int64))
         return (problem.loss(state.x) for state in found)
 
-    return search(
-        known,
-        target,
-        evaluate,
-        np.append(0.0, run.trace.seconds),
-        precision=precision,
-        most=_affordable(run, problem) if most is None else most,
-    )
+    most = _affordable(run, problem) if most is None else most
+    return search(known, target, evaluate, np.append(0.0, run.trace.seconds), precision=precision, most=most)
 
 
 def with_crossing(run: Run, algorithm: Algorithm, problem: Problem, target: float) -> Run:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, check_name
 from distsgd.fold.case import Case, Driver
 from distsgd.fold.compiled import Dense, OnSupport
 from distsgd.fold.interleaved import Interleaved
@@ -84,7 +84,8 @@ def fold(
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
-        folding = _driver(driver, case)
+        check_name("driver", driver, _DRIVERS)
+        folding = _DRIVERS[driver](case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _compiling(problem.name):
@@ -108,17 +109,6 @@ def _compiling(problem: str) -> Iterator[None]:
             f"the slope of {problem} must be plain scalar Python that numba compiles; rewrite it, "
             "or let the problem have no support"
         ) from error
-
-
-def _driver(name: str, case: Case) -> Driver:
-    drivers: dict[str, Callable[[Case], Driver]] = {
-        "auto": _fastest,
-        "interpreted": _interpreted,
-        "compiled": _compiled,
-    }
-    if name not in drivers:
-        raise unknown_name("driver", name, drivers)
-    return drivers[name](case)
 
 
 def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
@@ -148,3 +138,6 @@ def _fastest(case: Case) -> Driver:
     is_thin = on_support(case.algorithm, case.problem) is not None
     is_compiled = case.plan.is_plain and (is_long or is_thin)
     return _compiled(case) if is_compiled else _interpreted(case)
+
+
+_DRIVERS: dict[str, Callable[[Case], Driver]] = {"auto": _fastest, "interpreted": _interpreted, "compiled": _compiled}

@@ -34,20 +34,7 @@ MOST_WORK = 1e7
 """Samples times parameters up to which differences are taken: some milliseconds to a gradient."""
 EXAMPLE = "distsgd.problems.softmax(data)"
 
-_MEMBERS = (
-    "name",
-    "dimension",
-    "samples",
-    "settings",
-    "data",
-    "support",
-    "start",
-    "loss",
-    "gradient",
-    "gradients",
-    "evaluate",
-    "message_bytes",
-)
+_MEMBERS = [name for name in vars(Problem) if not name.startswith("_")]
 
 
 class _Known(NamedTuple):
@@ -79,14 +66,17 @@ def check_problem(problem: Problem, name: str = "problem") -> tuple[str, ...]:
     return doubts
 
 
+def _error(problem: Problem, what: str) -> ConfigError:
+    return ConfigError(f"problem {type(problem).__name__}: {what}")
+
+
 def _check_members(problem: Problem, name: str) -> None:
     missing = [member for member in _MEMBERS if not hasattr(problem, member)]
     if isinstance(problem, type) or {"loss", "gradients"} <= set(missing):
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:
-        kind = type(problem).__name__
-        msg = f"{name} must have the members of distsgd.problems.Problem; {kind} lacks"
-        raise ConfigError(f"{msg} {', '.join(missing)}")
+        lacks = f"{type(problem).__name__} lacks {', '.join(missing)}"
+        raise ConfigError(f"{name} must have the members of distsgd.problems.Problem; {lacks}")
 
 
 def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: ANN401 # anything
@@ -97,18 +87,12 @@ def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: A
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"problem {type(problem).__name__}: {member} raised {raised(error)}") from error
+        raise _error(problem, f"{member} raised {raised(error)}") from error
 
 
 def _wrong(problem: Problem, member: str, got: object, expected: str) -> ConfigError:
-    kind = type(problem).__name__
-    return ConfigError(f"problem {kind}: {member} returned {_described(got)}, expected {expected}")
-
-
-def _described(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-    return shown(value)
+    found = f"{got.dtype}[{', '.join(map(str, got.shape))}]" if isinstance(got, np.ndarray) else shown(got)
+    return _error(problem, f"{member} returned {found}, expected {expected}")
 
 
 def _check_values(problem: Problem) -> None:
@@ -136,8 +120,8 @@ def _check_settings(problem: Problem) -> None:
     try:
         json.dumps(dict(_asked(problem, "settings")), allow_nan=False)
     except (TypeError, ValueError) as error:
-        msg = f"problem {type(problem).__name__}: settings must be ready for JSON: {error}"
-        raise ConfigError(f"{msg}; use text, int(...), float(...) and .tolist()") from None
+        what = f"settings must be ready for JSON: {error}; use text, int(...), float(...) and .tolist()"
+        raise _error(problem, what) from None
 
 
 def _check_methods(problem: Problem) -> tuple[str, ...]:
@@ -173,8 +157,7 @@ def _check_start(problem: Problem) -> Floats:
     if not _same(first, again):
         raise _wrong(problem, "start", again, "the same numbers for the same seed")
     if np.shares_memory(first, again):
-        msg = f"problem {type(problem).__name__}: start returned the same array twice, which runs"
-        raise ConfigError(f"{msg} would share; return a copy")
+        raise _error(problem, "start returned the same array twice, which runs would share; return a copy")
     start: Floats = first
     return start
 
@@ -185,9 +168,8 @@ def _check_array(problem: Problem, method: str, got: object, shape: tuple[int, .
         raise _wrong(problem, method, got, expected)
     if not np.isfinite(got[0] if got.ndim > 1 else got).all():
         place = tuple(np.argwhere(~np.isfinite(got))[0].tolist())
-        kind, at = type(problem).__name__, ", ".join(map(str, place))
-        msg = f"problem {kind}: {method} returned {got[place]} at [{at}], at the start of a run"
-        raise ConfigError(f"{msg}; it must be finite there")
+        found = f"{method} returned {got[place]} at [{', '.join(map(str, place))}]"
+        raise _error(problem, f"{found}, at the start of a run; it must be finite there")
 
 
 def _same(one: object, other: object) -> bool:
@@ -197,7 +179,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
-    kind, given = type(problem).__name__, (xs.copy(), batches.copy())
+    given = xs.copy(), batches.copy()
     first, again = (_asked(problem, "gradients", xs, batches) for _ in range(2))
     _check_array(problem, "gradients", first, xs.shape)
     singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, strict=True)]
@@ -213,13 +195,11 @@ def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
     }
     for what, applies in wrong.items():
         if applies:
-            raise ConfigError(f"problem {kind}: gradients {what}")
+            raise _error(problem, f"gradients {what}")
     if not _same(first, np.stack(singles)):
         difference = float(np.nanmax(np.abs(first - np.stack(singles))))
-        raise ConfigError(
-            f"problem {kind}: gradient and gradients of the same points and batches differ, by up"
-            f" to {difference:.3g}; they must have the same bits, however many are asked for"
-        )
+        what = f"gradient and gradients of the same points and batches differ, by up to {difference:.3g}"
+        raise _error(problem, f"{what}; they must have the same bits, however many are asked for")
 
 
 def _check_losses(problem: Problem, start: Floats) -> None:

@@ -121,14 +121,8 @@ def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: 
     algorithm, problem, config = request.algorithm, request.problem, request.config
     check_driver(driver, config.reads)
     pulled, pushed = message_bytes(algorithm, problem, config.batch)
-    trace = schedule(
-        algorithm.cycle,
-        request.fleet,
-        seed=request.seed,
-        pull_bytes=pulled,
-        push_bytes=pushed,
-        **request.budget.settings,
-    )
+    given = request.budget.settings | {"pull_bytes": pulled, "push_bytes": pushed}
+    trace = schedule(algorithm.cycle, request.fleet, seed=request.seed, **given)
     points = evaluation_points(trace, config.evaluate_every, config.evaluations)
     is_over = ending(config.target, hooks)
     return folded(algorithm, problem, trace, request.settings, stops=points, driver=driver, is_over=is_over)

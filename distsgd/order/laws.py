@@ -178,12 +178,8 @@ def empirical(samples: Sequence[float] | np.ndarray) -> Law:
     return Law("empirical", tuple(_positive(f"samples[{i}]", s) for i, s in enumerate(samples)))
 
 
-laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
-    {
-        make.__name__: make
-        for make in (constant, exponential, shifted_exponential, lognormal, gamma, pareto, uniform, empirical)
-    }
-)
+_MAKERS = (constant, exponential, shifted_exponential, lognormal, gamma, pareto, uniform, empirical)
+laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType({make.__name__: make for make in _MAKERS})
 """The constructors by name."""
 
 
