@@ -39,11 +39,7 @@ def outcomes(
 
 @dataclass
 class Execution:
-    """A comparison that is carried out: whatever stops it, what has finished by then is here.
-
-    `trials` are what tuning has tried, `outcomes` what has run, and `targets` have the training
-    loss to reach by problem.
-    """
+    """A comparison that is carried out: whatever stops it, what has finished by then is here."""
 
     setup: Setup
     trials: list[Trial] = field(default_factory=list)

@@ -80,10 +80,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
 
     def on(self, engine: str | None, fleet: str | None) -> "Experiment":
-        """Return the experiment on one fleet and one engine, None for its first ones.
-
-        An unknown fleet is a `ConfigError`.
-        """
+        """Return the experiment on one of its fleets and one engine, None for its first ones."""
         name = next(iter(self.fleets), "") if fleet is None else fleet
         check_name("fleet", name, self.fleets)
         first = self.engine[:1] if isinstance(self.engine, list) else self.engine
@@ -110,10 +107,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return msgspec.structs.replace(self, **changed)
 
     def build(self, folder: Path = Path()) -> Setup:
-        """Return what the experiment compares; what cannot be used is a `ConfigError`.
-
-        Relative paths of data files start at `folder`.
-        """
+        """Return what the experiment compares, checked; paths of data files start at `folder`."""
         return Setup(
             algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
             problem=self._problems(folder),
@@ -137,10 +131,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
-    """Return the experiment in the TOML file `path`, with `changes`, see `parse`.
-
-    A file that cannot be read is a `ConfigError` too.
-    """
+    """Return the experiment in the TOML file `path`, or raise a `ConfigError`; see `parse`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -169,8 +160,7 @@ def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     for change in changes:
         _put_over(table, _changed(change))
-    experiment: Experiment = tables.typed(table, Experiment, name)
-    return experiment
+    return tables.typed(table, Experiment, name)
 
 
 def _changed(change: str) -> Table:

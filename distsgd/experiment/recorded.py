@@ -32,10 +32,7 @@ class Made(NamedTuple):
 
 
 def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]:
-    """Return the `Run.source` of a run of the algorithm `label`, as JSON; of problems the first.
-
-    Relative paths of the experiment start at `folder`.
-    """
+    """Return the `Run.source` of a run of `label` on the first problem; paths start at `folder`."""
     problem = next(iter(_problems(described).values()))
     source = Source(described.algorithms[label], problem, str(folder.resolve()))
     return dict(msgspec.to_builtins(source))
@@ -49,7 +46,7 @@ def make_again(run: Run, file: Path | None = None, label: str | None = None) -> 
     another. Where nothing fits, that is a `ConfigError`.
     """
     if run.source and file is None and label is None:
-        source: Source = tables.typed(run.source, Source, "the source of the run")
+        source = tables.typed(run.source, Source, "the source of the run")
         algorithm = tables.algorithm("recorded", source.algorithm, Tuning())
         return Made(algorithm, tables.problem(source.problem, Path(source.folder), "problem"))
     described = experiment.builtin() if file is None else experiment.read(file)

@@ -140,10 +140,7 @@ def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Itera
 
 @contextlib.contextmanager
 def connected(place: Place) -> Iterator[None]:
-    """Keep what `place` needs for as long as the block runs: one Ray for all of its runs.
-
-    A place that is not there or cannot be used is a `ConfigError`.
-    """
+    """Keep what a usable place needs for as long as the block runs: one Ray for all runs."""
     check_name("place to run on", place.on, MACHINES)
     n_processes(place.processes)
     with contextlib.ExitStack() as stack:

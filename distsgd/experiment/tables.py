@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, get_args, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -22,6 +22,7 @@ from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.order.laws import Law
 
 Table: TypeAlias = dict[str, Any]
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -103,14 +104,13 @@ class LiveRuns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def live(table: Table) -> Live:
     """Return how live runs are made."""
     with located("[live]"):
-        found: LiveRuns = typed(table, LiveRuns, "[live]")
-        return found.build()
+        return typed(table, LiveRuns, "[live]").build()
 
 
 FleetTable: TypeAlias = Described | ExactStaleness | SampledStaleness
 
 
-def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
+def typed(table: Table, kind: type[Struct], where: str) -> Struct:
     """Return `table` as a `kind` of struct, with errors that say `where` it stands."""
     _check_keys(table, kind.__struct_fields__, where)
     try:
@@ -160,8 +160,7 @@ def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
     if isinstance(given, str) and key != "learning_rate":
         raise ConfigError(f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}')
     table = {"low": tuning.low, "high": tuning.high} if isinstance(given, str) else given
-    found: Range = typed(table, Range, f"{where} {key}")
-    return found
+    return typed(table, Range, f"{where} {key}")
 
 
 def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a Problem
@@ -191,11 +190,10 @@ def readers() -> dict[str, Callable[..., Any]]:
 def fleet(label: str, table: Table) -> ModelFleet:
     """Return the fleet that is called `label`."""
     where = f"[fleets.{label}]"
-    kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
+    kinds: dict[str, type[FleetTable]] = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
     kind = next((kind for key, kind in kinds.items() if key in table), Described)
     with located(where):
-        found: ModelFleet = typed(table, kind, where).build()
-        return found
+        return typed(table, kind, where).build()
 
 
 def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
@@ -205,10 +203,7 @@ def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
 
 
 def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
-    """Return ``make(**parameters)``; a `ConfigError` says `where` the parameters stand.
-
-    It is raised if one is unknown, missing or out of bounds.
-    """
+    """Return ``make(**parameters)``; a `ConfigError` says `where` they stand and what is wrong."""
     known = inspect.signature(make).parameters
     _check_keys(parameters, known, where)
     missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]

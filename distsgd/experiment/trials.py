@@ -95,10 +95,7 @@ class Tuned(msgspec.Struct, frozen=True):
 
 
 def choose(trials: Sequence[Trial]) -> list[Tuned]:
-    """Return what the trials of each problem, fleet and algorithm say: the best one, and how sure.
-
-    They may come in any order; of equal costs the first trial is the best.
-    """
+    """Return the best trial, of equal ones the first, of each group, and how sure it is."""
     return [_chosen(own) for own in by_group(trials)]
 
 

@@ -153,10 +153,7 @@ def _time_to(target: float, run: Run | str) -> float | None:
 
 
 def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
-    """Return every algorithm as it runs on every problem and site, by what the `trials` say.
-
-    On a live site that is the one of the modelled fleet.
-    """
+    """Return every algorithm, tuned, for each problem and site: for a live one as for its model."""
     best = {Group(one.problem, one.fleet, one.algorithm): one for one in choose(trials)}
     found = {}
     for problem, site, label in setup.places:

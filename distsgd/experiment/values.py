@@ -156,10 +156,7 @@ def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
 
 
 def refined(ranges: Mapping[str, Range], tried: Sequence[Values], losses: Sequence[float]) -> Values | None:
-    """Return the values to try next, or None if those were tried before.
-
-    The search began in `ranges`; `losses` came of the values `tried`, infinite for a divergence.
-    """
+    """Return values that were not tried before, or None; a loss is infinite for a divergence."""
     if len(ranges) > 1:
         proposed = _scattered(ranges, len(tried) + 1)[-1]
     else:

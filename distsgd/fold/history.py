@@ -37,10 +37,7 @@ class Point(NamedTuple):
 def history(
     algorithm: Algorithm, problem: Problem, trace: Trace, evaluations: Sequence[Point], known: Settings
 ) -> pl.DataFrame:
-    """Return the history of a run, a row per evaluation; `evaluations` ascend in the update.
-
-    The times of `trace` are virtual or wall times, as the settings `known` of the run say.
-    """
+    """Return the history of a run, a row per evaluation; these ascend in the update."""
     after = np.array([point.update for point in evaluations], np.int64)
     found = {name: [getattr(point, name) for point in evaluations] for name in Point._fields}
     # rule 2

@@ -64,8 +64,7 @@ class Interleaved:
     @property
     def x(self) -> NDArray[np.float64]:
         """The shared parameters, float64[d]: a copy."""
-        x: NDArray[np.float64] = self._memory.server.x.copy()
-        return x
+        return np.array(self._memory.server.x)
 
     @property
     def counts(self) -> Counts:

@@ -44,10 +44,7 @@ def read_rows(rows: npt.NDArray[np.void]) -> Iterator[Row]:
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
-    """Arrange `trace` for folding `algorithm`, which may have a schedule, with what each row needs.
-
-    `epochs_per_step` is the batch size over the number of samples.
-    """
+    """Arrange `trace` for folding `algorithm`; `epochs_per_step` is the batch over all samples."""
     served = trace.rows.view(np.dtype((np.record, ROW)))
     rounds, staleness, members = kernels.survey(served, trace.n_updates)
     order = _order(trace, rounds)

@@ -26,10 +26,7 @@ def check_replayable(run: Run) -> None:
 
 
 def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` with the first key in which two settings, as JSON, differ.
-
-    Settings that cannot be known are refused too. `name` is "algorithm" or "problem".
-    """
+    """Raise a `ConfigError` with the first key in which settings differ, or why none is known."""
     for one in (asked, recorded):
         if "unidentified" in one:
             raise ConfigError(f"the {name} to replay cannot be told from others: {one['unidentified']}")

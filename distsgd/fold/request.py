@@ -88,10 +88,7 @@ class RunKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     atomic: bool = True
 
     def config(self, partition: Partition) -> RunConfig:
-        """Return what they say, with the samples that each worker sees.
-
-        It is a `ConfigError` if not exactly one budget is given, or a value cannot be used.
-        """
+        """Return what they say, with a partition, or raise a `ConfigError`."""
         given = {name: getattr(self, name) for name in RunKeys.__struct_fields__}
         budget = Budget.of({unit: given.pop(unit) for unit in get_args(Unit)})
         return RunConfig(budget, partition=partition, **given)

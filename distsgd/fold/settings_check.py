@@ -18,10 +18,7 @@ FAR = 100.0
 
 
 def of_problem(problem: Problem, batch: int, *, target: float | None = None, seed: int = 0) -> list[str]:
-    """Return what is hardly meant of a problem: its data, its batches, its target.
-
-    What is no problem that could be run is a `ConfigError`, see `check_problem`.
-    """
+    """Return what is hardly meant of a valid problem: its data, its batches, its target."""
     found = list(check_problem(problem))
     if batch > problem.samples:
         found.append(
@@ -49,10 +46,7 @@ def _unequal_scales(problem: Problem) -> Iterator[str]:
 
 
 def of_fleet(request: RunRequest[Any]) -> list[str]:
-    """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
-
-    Of an order without machines nothing is doubted.
-    """
+    """Return what is hardly meant of a fleet of machines: its size for a budget, units, parts."""
     fleet, problem, batch = request.fleet, request.problem, request.config.batch
     if not isinstance(fleet, Fleet):
         return []

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
@@ -21,6 +20,7 @@ from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.run import Run, Settings
+from distsgd.sparse import Integers
 from distsgd.status import Status, status_after
 from distsgd.trace import Trace
 
@@ -114,10 +114,7 @@ def simulate(
 
 
 def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: DriverName = "auto") -> Run:
-    """Make a run on a model of machines: the order first, then the numbers along it.
-
-    Arguments that do not fit together are a `ConfigError`.
-    """
+    """Make a run on a model of machines, or raise a `ConfigError`: the order, then the numbers."""
     algorithm, problem, config = request.algorithm, request.problem, request.config
     check_driver(driver, config.reads)
     pulled, pushed = message_bytes(algorithm, problem, config.batch)
@@ -139,7 +136,7 @@ def folded(
     trace: Trace,
     known: Settings,
     *,
-    stops: NDArray[np.int64],
+    stops: Integers,
     driver: DriverName = "auto",
     is_over: IsOver | None = None,
 ) -> Run:
@@ -173,7 +170,7 @@ def states_of(
     trace: Trace,
     known: Settings,
     *,
-    stops: NDArray[np.int64],
+    stops: Integers,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Fold `trace` as the settings `known` say, and yield the parameters after each of `stops`."""

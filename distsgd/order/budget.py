@@ -27,10 +27,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, amounts: Mapping[str, float | None]) -> "Budget":
-        """Return the budget of the one amount that is given; the others are None.
-
-        It is a `ConfigError` if not exactly one is given, or it is out of bounds.
-        """
+        """Return the budget of the only amount that is not None, or raise a `ConfigError`."""
         given = {unit: amount for unit, amount in amounts.items() if amount is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"

@@ -47,10 +47,7 @@ class UnidentifiedError(Exception):
 
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of what a callable, a class or any other object does, in hexadecimal.
-
-    If a part of it has no stable value, an `UnidentifiedError` names it.
-    """
+    """Return the hexadecimal SHA-256 of what `value` does, or raise an `UnidentifiedError`."""
     return _Walk().text((value,))
 
 
