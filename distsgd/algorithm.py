@@ -288,18 +288,14 @@ def check_algorithm(algorithm: Algorithm) -> None:
         check_number(f"{name}: hyper-parameter {label}", value)
     contract = Contract.of(algorithm)
     if algorithm.sparse and is_memoryless(algorithm):
-        _check_sparse(algorithm, contract)
+        h = floats(algorithm)
+        if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
+            raise ConfigError(
+                f"{name}: rule apply changes the column {moved} of a coordinate whose gradient is 0, so that it is not"
+                " sparse; set sparse=False, or let it leave them"
+            )
     if algorithm.schedule is not None:
         _check_schedule(name, algorithm.schedule)
-
-
-def _check_sparse(algorithm: Algorithm, contract: Contract) -> None:
-    h = floats(algorithm)
-    if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
-        raise ConfigError(
-            f"{algorithm.name}: rule apply changes the column {moved} of a coordinate whose "
-            "gradient is 0, so that it is not sparse; set sparse=False, or let it leave them"
-        )
 
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)

@@ -140,15 +140,11 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
     """Return the error for a `path` that cannot be written; of a full disk it says which."""
     reason, advice = error.strerror or error, "choose another folder"
     if error.errno in _FULL:
-        place = _mount(path)
+        whole = path.absolute()  # which need not exist: a file system begins at one of those above it
+        place = next(one for one in (whole, *whole.parents) if one.is_mount())
         reason = f"{reason}: {shutil.disk_usage(place).free / 1e6:.1f} MB are free in {place}"
         advice = "free some space, and do the same again"
     return ConfigError(f"cannot write {path} ({reason}); {advice}")
-
-
-def _mount(path: Path) -> Path:
-    """Return where the file system of `path`, which need not exist, begins."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_mount())
 
 
 def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: bool) -> None:

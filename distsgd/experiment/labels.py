@@ -24,8 +24,7 @@ def by_label(kind: Kind, given: Any) -> dict[str, Any]:  # noqa: ANN401 # whatev
     A `ConfigError` says that nothing was given or something of another kind, or that labels are no
     texts that tell their objects apart. A problem is looked at elsewhere.
     """
-    is_several = isinstance(given, (list, tuple, set))
-    if is_several and not hasattr(given, "_fields"):  # an algorithm is a tuple with names
+    if isinstance(given, (list, tuple, set)) and not hasattr(given, "_fields"):  # an algorithm is a tuple with names
         raise ConfigError(_no_mapping(kind, given))
     known = given if isinstance(given, Mapping) else {_label(kind, given): given}
     check_count(f"number of {kind}", len(known))

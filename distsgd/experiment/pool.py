@@ -53,18 +53,14 @@ def work(
     with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1, **started):
         tasks = (joblib.delayed(_do)(do, path, place, piece) for place, piece in enumerate(pieces))
         parallel = joblib.Parallel(processes, return_as="generator_unordered", max_nbytes=None)
-        yield from _results(parallel(tasks), pieces)
-
-
-def _results(found: Iterator[tuple[int, Done]], pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Done]]:
-    try:
-        for place, done in found:
-            yield pieces[place], done
-    except TerminatedWorkerError:
-        raise ConfigError(
-            "a process was killed from outside, perhaps for lack of memory; run the same command"
-            " again to go on, with fewer processes"
-        ) from None
+        try:
+            for place, done in parallel(tasks):
+                yield pieces[place], done
+        except TerminatedWorkerError:
+            raise ConfigError(
+                "a process was killed from outside, perhaps for lack of memory; run the same command"
+                " again to go on, with fewer processes"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -104,7 +104,10 @@ def _serve(const: Constants, fleet: Fleet, seed: int) -> Trace:
     rows = run(const, state, np.empty(_capacity(const, fleet), kernel.ROWS))
     status = state.server.status  # rule 1
     if status == kernel.ENOUGH:
-        _check_times(rows)
+        # rule 2: times never fall, so that the last row tells of all
+        if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
+            msg = "compute, latency, service and bandwidth must leave the virtual time finite; it became"
+            raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
         return Trace(rows.view(ROW), int(fleet.workers))
     if status == kernel.STUCK:
         raise ConfigError(_stuck(const, fleet, state.server.version))
@@ -115,13 +118,6 @@ def _serve(const: Constants, fleet: Fleet, seed: int) -> Trace:
         raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
     msg = f"failures.mean_time must be longer, not {const.mean_time_s} s: with {law} worker {worker}"
     raise ConfigError(f"{msg} failed {kernel.MOST_FAILURES} times in one step")
-
-
-def _check_times(rows: np.ndarray) -> None:
-    # rule 2: times never fall, so that the last row tells of all
-    if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
-        msg = "compute, latency, service and bandwidth must leave the virtual time finite; it became"
-        raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
 
 
 def _stuck(const: Constants, fleet: Fleet, version: int) -> str:
