@@ -238,8 +238,7 @@ def exchange(rules: Rules, h: Hyper, w: State, columns: Sequence[Column], g: Col
 
 def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
     """Return the names of the columns of a push."""
-    names: tuple[str, ...] = Contract.of(algorithm).message._fields
-    return names
+    return tuple(Contract.of(algorithm).message._fields)
 
 
 def is_memoryless(algorithm: Algorithm) -> bool:

@@ -123,19 +123,15 @@ def _is_live(setup: Setup, piece: _Piece) -> bool:
 
 def _all_made(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
-    yield from _all_modelled(setup, modelled, place)
-    yield from work(_made, _Common(setup, place), live, processes=1)
-
-
-def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
-    common = _Common(setup, place._replace(watch=None))  # which no other process could call
+    quiet = place._replace(watch=None)  # which no other process could call
     if place.on == "local":
-        yield from work(_made, common, pieces, processes=n_processes(place.processes))
-        return
-    # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    common = _Common(setup, common.place._replace(folder=None))
-    for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
-        yield piece, _kept(done, place.folder)
+        yield from work(_made, _Common(setup, quiet), modelled, processes=n_processes(place.processes))
+    else:
+        # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
+        common = _Common(setup, quiet._replace(folder=None))
+        for piece, done in ray_tasks.work(_made, common, modelled, processes=place.processes):
+            yield piece, _kept(done, place.folder)
+    yield from work(_made, _Common(setup, place), live, processes=1)
 
 
 @contextlib.contextmanager
@@ -175,25 +171,19 @@ def _made(common: _Common, piece: _Piece) -> Run | str:
     try:
         saved = _saved(common.place.folder, piece.name) if piece.is_saved else None
         run = saved or _run(common, piece)
-        crossed = _crossed(common.setup, piece, run)
+        for target in piece.targets:
+            run = with_crossing(run, piece.job.algorithm, common.setup.problems[piece.job.problem], target)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
         return raised(error)
-    return crossed if crossed is saved else _kept(crossed, common.place.folder)
+    return run if run is saved else _kept(run, common.place.folder)
 
 
 def _run(common: _Common, piece: _Piece) -> Run:
     run = run_once(common.setup, piece.job, watch=common.place.watch, make=common.place.make)
     if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
         _kept(run, common.place.folder)
-    return run
-
-
-def _crossed(setup: Setup, piece: _Piece, run: Run) -> Run:
-    problem = setup.problems[piece.job.problem]
-    for target in piece.targets:
-        run = with_crossing(run, piece.job.algorithm, problem, target)
     return run
 
 

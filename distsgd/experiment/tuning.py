@@ -67,9 +67,16 @@ def tune(
     points = min(setup.config.evaluations or EVALUATIONS, EVALUATIONS)
     setup = replace(setup, config=replace(setup.config, evaluations=points))
     for step in range(1 + setup.tuning.refinements):
-        wanted = {group: _next_values(setup, group, found[group], step) for group in found}
-        for group, trial in _tried(setup, wanted, place, watch, targets):
-            found[group].append(trial)
+        wanted = [
+            (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
+            for group in found
+            for values, algorithm in _next_values(setup, group, found[group], step)
+        ]
+        every = [job for _, _, jobs in wanted for job in jobs]
+        done = {id(job): run for job, run in _made(setup, every, place, watch, targets)}
+        for group, values, jobs in wanted:
+            seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
+            found[group].append(_trial(group, values, seeds, runs, targets.get(group.problem)))
     return [trial for own in found.values() for trial in own]
 
 
@@ -96,25 +103,6 @@ def _built(tunable: Tunable, values: Values, label: str) -> Algorithm:
         return tunable.make(**values)
     except ConfigError as error:
         raise ConfigError(f"tuning of {label!r}: {error}; change the range") from None
-
-
-def _tried(
-    setup: Setup,
-    wanted: Mapping[Group, Sequence[tuple[Values, Algorithm]]],
-    place: Place,
-    watch: Watch | None,
-    targets: Mapping[str, float],
-) -> Iterator[tuple[Group, Trial]]:
-    wanted_jobs = [
-        (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
-        for group, several in wanted.items()
-        for values, algorithm in several
-    ]
-    every = [job for _, _, jobs in wanted_jobs for job in jobs]
-    done = {id(job): run for job, run in _made(setup, every, place, watch, targets)}
-    for group, values, jobs in wanted_jobs:
-        seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
-        yield group, _trial(group, values, seeds, runs, targets.get(group.problem))
 
 
 def _made(
