@@ -27,11 +27,9 @@ from distsgd.experiment.tuning import find_targets, losses_of, n_tuning_runs, pl
 def outcomes(
     setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
 ) -> Iterator[Outcome]:
-    """Run everything, and give each run as it finishes, or raise a `ConfigError` as `run_jobs`.
+    """Run everything, as the `trials` of tuning say, and give each run as it finishes.
 
-    In one process they come fleet by fleet, algorithm by algorithm, seed by seed. `trials` are what
-    tuning tried; `targets` have, by problem, the training loss whose first crossing is searched
-    for.
+    In one process they come fleet by fleet, algorithm by algorithm, seed by seed; see `run_jobs`.
     """
     for job, done in run_jobs(setup, planned(setup, trials), place, targets):
         yield outcome_of(job, done)

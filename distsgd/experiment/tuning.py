@@ -122,7 +122,7 @@ def _trial(
         *group,
         values,
         list(seeds),
-        losses=[None if isinstance(run, str) else _final(run) for run in runs],
+        losses=[_final(run) for run in runs],
         status=["failed" if isinstance(run, str) else run.status for run in runs],
         hashes=["" if isinstance(run, str) else run.hash for run in runs],
         errors=[run for run in runs if isinstance(run, str)],
@@ -130,8 +130,8 @@ def _trial(
     )
 
 
-def _final(run: Run) -> float | None:
-    loss = float(run.history["loss"][-1])
+def _final(run: Run | str) -> float | None:
+    loss = math.nan if isinstance(run, str) else float(run.history["loss"][-1])
     return loss if math.isfinite(loss) else None
 
 
@@ -173,7 +173,7 @@ def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict
     jobs = [job for job in planned(alone, tune(alone, place, watch)) if job.fleet == site]
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
     for job, run in _made(alone, jobs, place, watch):
-        loss = None if isinstance(run, str) else _final(run)
+        loss = _final(run)
         losses[job.problem].append(math.inf if loss is None else loss)
     return {problem: _target(setup.target, site, own) for problem, own in losses.items()}
 

@@ -72,9 +72,11 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of every number, as hexadecimal digits: equal content, equal digest."""
         content = hashlib.sha256()
-        for array in _arrays(self.x, self.y, self.test_x, self.test_y):
-            content.update(f"{array.dtype}{array.shape}".encode())
-            content.update(array.data)
+        for table in (self.x, self.y, self.test_x, self.test_y):
+            arrays = (*table[:3], np.array([table.features])) if isinstance(table, Sparse) else (table,)
+            for array in arrays:
+                content.update(f"{array.dtype}{array.shape}".encode())
+                content.update(array.data)
         return content.hexdigest()
 
     @cached_property
@@ -86,16 +88,6 @@ class Data:
     def statistics(self) -> Statistics:
         """Hogwild!'s Omega, Delta and rho of the training rows."""
         return statistics(self.x)
-
-
-def _arrays(*tables: NDArray[Any] | Sparse) -> list[NDArray[Any]]:
-    parts: list[NDArray[Any]] = []
-    for table in tables:
-        if isinstance(table, Sparse):
-            parts += [table.values, table.columns, table.starts, np.array([table.features])]
-        else:
-            parts.append(table)
-    return parts
 
 
 def _check_samples(name: str, x: Floats | Sparse, label: str, y: Integers | Floats) -> None:
