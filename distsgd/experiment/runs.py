@@ -139,9 +139,7 @@ def connected(place: Place) -> Iterator[None]:
     """Keep what a usable place needs for as long as the block runs: one Ray for all runs."""
     check_name("place to run on", place.on, MACHINES)
     n_processes(place.processes)
-    with contextlib.ExitStack() as stack:
-        if place.on == "ray":
-            stack.enter_context(ray_session.connected(processes=place.processes))
+    with ray_session.connected(processes=place.processes) if place.on == "ray" else contextlib.nullcontext():
         yield
 
 
