@@ -48,32 +48,22 @@ __version__ = VERSION
 
 _ROOMS = ("algorithms", "data", "problems")
 _NAMES = {
-    "report.comparison": ("Comparison", "compare"),
-    "data.partition": ("Partition",),
-    "errors": ("ConfigError", "DistsgdWarning"),
-    "order.fleet": ("Failures", "Fleet", "fixed_staleness", "stale_reads"),
-    "order.laws": (
-        "Law",
-        "constant",
-        "empirical",
-        "exponential",
-        "gamma",
-        "lognormal",
-        "pareto",
-        "shifted_exponential",
-        "uniform",
-    ),
-    "live.options": ("Live",),
-    "live.launch": ("launch",),
-    "live.ray_options": ("RayOptions",),
-    "experiment.target": ("Reference",),
-    "run": ("Run", "load"),
-    "experiment.values": ("Range", "Tunable", "Tuning"),
-    "fold.replay": ("replay",),
-    "fold.simulate": ("simulate",),
-    "trace": ("Trace",),
+    "report.comparison": "Comparison compare",
+    "data.partition": "Partition",
+    "errors": "ConfigError DistsgdWarning",
+    "order.fleet": "Failures Fleet fixed_staleness stale_reads",
+    "order.laws": "Law constant empirical exponential gamma lognormal pareto shifted_exponential uniform",
+    "live.options": "Live",
+    "live.launch": "launch",
+    "live.ray_options": "RayOptions",
+    "experiment.target": "Reference",
+    "run": "Run load",
+    "experiment.values": "Range Tunable Tuning",
+    "fold.replay": "replay",
+    "fold.simulate": "simulate",
+    "trace": "Trace",
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_ROOMS, *_HOMES]  # noqa: PLE0604 # all of them are strings; ruff does not follow the star
 
@@ -82,8 +72,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 # whatever the name stands fo
     if name in _ROOMS:
         return importlib.import_module(f"distsgd.{name}")
     if name not in _HOMES:
-        msg = f"module 'distsgd' has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module 'distsgd' has no attribute {name!r}")
     return getattr(importlib.import_module(f"distsgd.{_HOMES[name]}"), name)
 
 

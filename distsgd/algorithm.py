@@ -28,38 +28,10 @@ from distsgd.rules.formulas import COLUMN, SYMBOLIC, Argument, Formula, Returned
 from distsgd.rules.identity import identified
 from distsgd.rules.surroundings import MOST_REMEMBERED, Memo
 
-__all__ = [
-    "FIRST",
-    "Algorithm",
-    "At",
-    "Column",
-    "Contract",
-    "Cycle",
-    "Exchange",
-    "Hyper",
-    "Pull",
-    "Push",
-    "Rules",
-    "Server",
-    "Start",
-    "State",
-    "Step",
-    "Verb",
-    "Worker",
-    "before_step",
-    "check_algorithm",
-    "check_cycle",
-    "exchange",
-    "floats",
-    "is_memoryless",
-    "maximum",
-    "message_columns",
-    "minimum",
-    "settings",
-    "sqrt",
-    "verb",
-    "where",
-]
+__all__ = ["FIRST", "Algorithm", "At", "Column", "Contract", "Exchange", "Hyper", "Rules", "Server", "State", "Worker"]
+__all__ += ["Cycle", "Pull", "Push", "Start", "Step", "Verb", "before_step", "check_cycle", "verb"]
+__all__ += ["check_algorithm", "exchange", "floats", "is_memoryless", "message_columns", "settings"]
+__all__ += ["maximum", "minimum", "sqrt", "where"]
 
 Column: TypeAlias = Any
 """One number per coordinate: a float64[d] for NumPy, a float in compiled code, hence Any."""
@@ -225,8 +197,7 @@ _contracts: Memo[Contract] = Memo()  # tracing takes as long as a short run
 def _check_reads(algorithm: Algorithm, state: Any) -> None:  # noqa: ANN401 # a NamedTuple
     missing = {"x", *algorithm.server.reads} - set(state._fields)
     if missing:
-        msg = f"{algorithm.name}: the server has no column {sorted(missing)}, only {list(state._fields)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{algorithm.name}: the server has no column {sorted(missing)}, only {list(state._fields)}")
 
 
 class Rules(NamedTuple):
@@ -267,8 +238,7 @@ def exchange(rules: Rules, h: Hyper, w: State, columns: Sequence[Column], g: Col
 
 def message_columns(algorithm: Algorithm) -> tuple[str, ...]:
     """Return the names of the columns of a push."""
-    names: tuple[str, ...] = Contract.of(algorithm).message._fields
-    return names
+    return tuple(Contract.of(algorithm).message._fields)
 
 
 def is_memoryless(algorithm: Algorithm) -> bool:
@@ -317,19 +287,14 @@ def check_algorithm(algorithm: Algorithm) -> None:
         check_number(f"{name}: hyper-parameter {label}", value)
     contract = Contract.of(algorithm)
     if algorithm.sparse and is_memoryless(algorithm):
-        _check_sparse(algorithm, contract)
+        h = floats(algorithm)
+        if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
+            raise ConfigError(
+                f"{name}: rule apply changes the column {moved} of a coordinate whose gradient is 0, so that it is not"
+                " sparse; set sparse=False, or let it leave them"
+            )
     if algorithm.schedule is not None:
         _check_schedule(name, algorithm.schedule)
-
-
-def _check_sparse(algorithm: Algorithm, contract: Contract) -> None:
-    h = floats(algorithm)
-    if moved := _moved(contract, h.__class__, h, algorithm.server.reads):
-        msg = (
-            f"{algorithm.name}: rule apply changes the column {moved} of a coordinate whose "
-            "gradient is 0, so that it is not sparse; set sparse=False, or let it leave them"
-        )
-        raise ConfigError(msg)
 
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
@@ -361,11 +326,9 @@ def _check_schedule(name: str, schedule: Callable[[float], float]) -> None:
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        msg = f"{name}: the schedule cannot be called with 0.0 epochs ({what}); correct it"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{name}: the schedule cannot be called with 0.0 epochs ({what}); correct it") from error
     if len(factors) > 1:
-        msg = f"{name}: the schedule gives another factor at each call; it is a function of epochs"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}: the schedule gives another factor at each call; it is a function of epochs")
 
 
 def settings(algorithm: Algorithm) -> dict[str, Any]:

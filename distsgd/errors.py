@@ -13,7 +13,7 @@ import sysconfig
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -60,35 +60,29 @@ def check_number(
     finite: bool = True,
 ) -> float:
     """Return `value` as a float, or raise a `ConfigError` that names the bound it breaks."""
-    bounds = [
-        f"{sign} {bound:g}{unit}" for sign, bound in ((">", above), (">=", at_least), ("<", below)) if bound is not None
-    ]
     number = _number(name, value)
-    inside = (
+    is_inside = (
         not math.isnan(number)
         and (above is None or number > above)
         and (at_least is None or number >= at_least)
         and (below is None or number < below)
     )
-    if inside and (math.isfinite(number) or not finite):
+    if is_inside and (math.isfinite(number) or not finite):
         return number
-    bounds += ["finite"] * finite
-    msg = f"{name} must be {' and '.join(bounds) or 'a number'}, not {shown(value)}"
-    raise ConfigError(msg)
+    known = ((">", above), (">=", at_least), ("<", below))
+    bounds = [f"{sign} {bound:g}{unit}" for sign, bound in known if bound is not None] + ["finite"] * finite
+    raise ConfigError(f"{name} must be {' and '.join(bounds) or 'a number'}, not {shown(value)}")
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, (str, bytes, bool)):
-        msg = f"{name} must be a number, not {shown(value)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be a number, not {shown(value)}")
     try:
         return float(value)  # type: ignore[arg-type] # whatever float() takes is a number here
     except (TypeError, ValueError):
-        msg = f"{name} must be a number, not {shown(value)}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{name} must be a number, not {shown(value)}") from None
     except OverflowError:
-        msg = f"{name} must be below 1.8e308 on either side of 0"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{name} must be below 1.8e308 on either side of 0") from None
 
 
 def shown(value: object) -> str:
@@ -103,11 +97,9 @@ def check_count(name: str, value: float, *, at_least: int = 1) -> int:
     """Return `value` as an int, or raise a `ConfigError` that names the bound it breaks."""
     number = _number(name, value)
     if not number.is_integer() or number < at_least:
-        msg = f"{name} must be a whole number >= {at_least}, not {shown(value)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be a whole number >= {at_least}, not {shown(value)}")
     if int(value) >= 2**63:  # as a float the largest number below is this one
-        msg = f"{name} must be < 2**63, not {number:g}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be < 2**63, not {number:g}")
     return int(value)
 
 
@@ -131,35 +123,23 @@ def check_room(name: str, value: float, each_bytes: float) -> None:
 
     free_bytes = float(psutil.virtual_memory().available)
     if value * each_bytes > free_bytes:
-        msg = (
+        raise ConfigError(
             f"{name} must be at most {free_bytes / each_bytes:.2g} to find room in memory, where"
             f" {free_bytes / 1e9:.1f} GB are free, not {value:g}"
         )
-        raise ConfigError(msg)
-
-
-def check_budget(budget: Mapping[str, float | None]) -> dict[str, float]:
-    """Return what is given of `budget`, whole for updates and gradients, or raise `ConfigError`."""
-    return {
-        unit: check_count(unit, amount) if unit in {"updates", "gradients"} else check_number(unit, amount, above=0)
-        for unit, amount in budget.items()
-        if amount is not None
-    }
 
 
 def check_seeds(name: str, seeds: int | Iterable[int], first: int = 0) -> Sequence[int]:
     """Return the seeds that were given, or as many as that from `first` on; each once."""
     if not isinstance(seeds, Iterable):
         if check_count(name, seeds) > _MOST_SEEDS:
-            msg = f"{name} must be at most {_MOST_SEEDS:,}, not {seeds}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{name} must be at most {_MOST_SEEDS:,}, not {seeds}")
         return range(first, first + int(seeds))
     own = tuple(check_seed(seed) for seed in seeds)
     seed, times = max(Counter(own).items(), key=itemgetter(1), default=(0, 0))
     if times < 2:
         return own
-    msg = f"{name} must differ, but {seed} is given twice: the same runs would count twice"
-    raise ConfigError(msg)
+    raise ConfigError(f"{name} must differ, but {seed} is given twice: the same runs would count twice")
 
 
 def check_name(kind: str, name: object, known: Collection[str]) -> None:

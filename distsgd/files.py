@@ -75,33 +75,14 @@ def _seal(content: dict[str, Any]) -> str:
 
 
 def unsealed(content: bytes, kind: type[Any], name: object, expected: int) -> Any:  # noqa: ANN401 # a `kind`
-    """Return the sealed JSON `content` as a `kind`.
+    """Return JSON that `sealed` has returned, with a key ``format``, as a msgspec Struct `kind`.
 
-    Parameters
-    ----------
-    content : bytes
-        What `sealed` has returned, with a key ``format``.
-    kind : type
-        A msgspec Struct.
-    name : object
-        What errors call it, such as its path.
-    expected : int
-        The only format that can be read.
-
-    Returns
-    -------
-    object
-        A `kind`.
-
-    Raises
-    ------
-    ConfigError
-        If the content is not what was written, or of another format.
+    It is a `ConfigError`, which calls it `name`, if it is not what was written, or of another
+    format than the one `expected`.
     """
     found = _decoded(content, name)
     if found["format"] != expected:
-        msg = f"{name} has format {found['format']}, not {expected}; compute it again"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} has format {found['format']}, not {expected}; compute it again")
     if found.pop("digest", None) != _seal(found):
         raise damaged(name, "its digest does not fit its content")
     try:
@@ -127,22 +108,10 @@ def damaged(name: object, reason: object) -> ConfigError:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a fresh folder that takes the place of `target` if the block succeeds.
+    """Give a fresh folder that takes the place of `target`, complete, when the block ends.
 
-    Parameters
-    ----------
-    target : Path
-        Folder that appears, complete, when the block ends.
-
-    Yields
-    ------
-    Path
-        Empty folder beside it, removed if the block fails.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written.
+    It stands beside that, and is removed if the block fails. A folder that cannot be written is a
+    `ConfigError`.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,41 +140,25 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
     """Return the error for a `path` that cannot be written; of a full disk it says which."""
     reason, advice = error.strerror or error, "choose another folder"
     if error.errno in _FULL:
-        place = _mount(path)
+        whole = path.absolute()  # which need not exist: a file system begins at one of those above it
+        place = next(one for one in (whole, *whole.parents) if one.is_mount())
         reason = f"{reason}: {shutil.disk_usage(place).free / 1e6:.1f} MB are free in {place}"
         advice = "free some space, and do the same again"
     return ConfigError(f"cannot write {path} ({reason}); {advice}")
 
 
-def _mount(path: Path) -> Path:
-    """Return where the file system of `path`, which need not exist, begins."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_mount())
-
-
 def save_or_keep(save: Callable[[Path], object], target: Path, *, is_unique: bool) -> None:
-    """Write a folder; what cannot be made again is written elsewhere if that fails.
+    """Write a folder; what cannot be made again, `is_unique`, is written elsewhere if that fails.
 
-    Parameters
-    ----------
-    save : callable
-        Writes a folder, completely or not at all; raises a `ConfigError`.
-    target : Path
-        Where it should be.
-    is_unique : bool
-        Whether what is written cannot be made again.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written; it says where the content is, if it is unique.
+    `save` writes it completely, or raises a `ConfigError`. So does this, if `target` cannot be
+    written; it says where unique content is.
     """
     try:
         save(target)
     except ConfigError as error:
         if not is_unique:
             raise
-        msg = f"{error}. {_kept_elsewhere(save, target)}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{error}. {_kept_elsewhere(save, target)}") from None
 
 
 def _kept_elsewhere(save: Callable[[Path], object], target: Path) -> str:

@@ -36,13 +36,7 @@ VERBS = ("pull", "push", "drop", "join", "leave")
 
 @dataclass(frozen=True, eq=False)
 class Lives:
-    """The rows of each worker, life by life.
-
-    Parameters
-    ----------
-    rows : ndarray
-        ``ROW[n]``, in the order of service.
-    """
+    """The rows of each worker, life by life; `rows` are ``ROW[n]``, in the order of service."""
 
     rows: np.ndarray
 

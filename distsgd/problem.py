@@ -85,8 +85,7 @@ def check_point(x: ArrayLike, dimension: int) -> Floats:
     """Return `x` as float64[d], or raise a `ConfigError` that names the expected shape."""
     point = np.ascontiguousarray(x, dtype=np.float64)
     if point.shape != (dimension,):
-        msg = f"x must have the shape ({dimension},), not {point.shape}"
-        raise ConfigError(msg)
+        raise ConfigError(f"x must have the shape ({dimension},), not {point.shape}")
     return point
 
 
@@ -97,18 +96,14 @@ def check_points(xs: ArrayLike, batches: ArrayLike, dimension: int, samples: int
     """
     points, chosen = np.ascontiguousarray(xs, dtype=np.float64), np.asarray(batches)
     if points.ndim != 2 or points.shape[1] != dimension:
-        msg = f"xs must have the shape (m, {dimension}), not {points.shape}"
-        raise ConfigError(msg)
+        raise ConfigError(f"xs must have the shape (m, {dimension}), not {points.shape}")
     if chosen.ndim != 2 or len(chosen) != len(points) or chosen.shape[1] == 0:
-        msg = f"batches must have the shape ({len(points)}, b) with b >= 1, not {chosen.shape}"
-        raise ConfigError(msg)
+        raise ConfigError(f"batches must have the shape ({len(points)}, b) with b >= 1, not {chosen.shape}")
     if chosen.dtype.kind not in "iu":
-        msg = f"batches must hold sample indices, whole numbers, not {chosen.dtype}"
-        raise ConfigError(msg)
+        raise ConfigError(f"batches must hold sample indices, whole numbers, not {chosen.dtype}")
     is_signed = chosen.dtype.kind == "i"
     if chosen.size and (chosen.max() >= samples or (is_signed and chosen.min() < 0)):
-        msg = f"batches must be >= 0 and < {samples} (samples), not {chosen.min()} to {chosen.max()}"
-        raise ConfigError(msg)
+        raise ConfigError(f"batches must be >= 0 and < {samples} (samples), not {chosen.min()} to {chosen.max()}")
     return points, np.ascontiguousarray(chosen, dtype=np.uint32)
 
 

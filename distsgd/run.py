@@ -69,21 +69,10 @@ def is_live(settings: Settings) -> bool:
 
 
 def identify(settings: Settings, version: str = VERSION) -> str:
-    """Return the SHA-256 that names a run: of its settings and distsgd's version.
+    """Return the SHA-256 that names a run: of its settings and distsgd's version, in hexadecimal.
 
-    It is known before the run is computed, and equal for equal runs.
-
-    Parameters
-    ----------
-    settings : dict
-        Settings of the run, as JSON; the order of its keys does not count.
-    version : str, optional
-        Version of distsgd, by default the one at work.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
+    It is known before the run is computed, and equal for equal runs: the order of keys does not
+    count.
     """
     content = {"distsgd": version, "settings": settings}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -221,19 +210,9 @@ class Run:
             (fresh / "run.json").write_bytes(sealed(self._record(files)))
 
     def _record(self, files: Mapping[str, bytes]) -> "_Record":
-        return _Record(
-            format=FORMAT,
-            hash=self.hash,
-            status=self.status,
-            diverged_at=self.diverged_at,
-            settings=self.settings,
-            versions=self.versions,
-            workers=self.trace.workers,
-            counts=self.counts,
-            source=self.source,
-            crossings=self.crossings,
-            files={name: digest(content) for name, content in files.items()},
-        )
+        digests = {name: digest(content) for name, content in files.items()}
+        own = {name: getattr(self, name) for name in _KEPT}
+        return _Record(format=FORMAT, hash=self.hash, workers=self.trace.workers, files=digests, **own)
 
 
 class _Record(msgspec.Struct):
@@ -248,6 +227,10 @@ class _Record(msgspec.Struct):
     counts: dict[str, int] = {}
     source: dict[str, Any] = {}
     crossings: tuple[Crossing, ...] = ()
+
+
+_KEPT = ("status", "diverged_at", "settings", "versions", "counts", "source", "crossings")
+"""Fields of a run that are those of its record."""
 
 
 def load(folder: str | Path) -> Run:
@@ -275,13 +258,7 @@ def load(folder: str | Path) -> Run:
         x=np.load(files["parameters.npy"], allow_pickle=False),
         history=pl.read_parquet(files["history.parquet"]),
         trace=Trace(_rows(pl.read_parquet(files["trace.parquet"])), record.workers),
-        status=record.status,
-        diverged_at=record.diverged_at,
-        settings=record.settings,
-        versions=record.versions,
-        counts=record.counts,
-        source=record.source,
-        crossings=record.crossings,
+        **{name: getattr(record, name) for name in _KEPT},
     )
 
 
@@ -311,8 +288,7 @@ def _checked(path: Path, expected: str | None) -> BytesIO:
     try:
         content = read(path)
     except FileNotFoundError:
-        msg = f"{path} is missing; compute it again"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{path} is missing; compute it again") from None
     except OSError as error:
         raise damaged(path, error.strerror) from None
     if digest(content) != expected:
@@ -335,8 +311,7 @@ def check_replaceable(folder: Path) -> None:
     except OSError as error:
         raise unwritable(folder, error) from None
     if not is_run:
-        msg = f"{folder} exists and is not a saved run; choose another folder"
-        raise ConfigError(msg)
+        raise ConfigError(f"{folder} exists and is not a saved run; choose another folder")
 
 
 _FILES: dict[str, Callable[[Run, BytesIO], object]] = {

@@ -71,11 +71,9 @@ def from_scipy(matrix: Any, name: str = "x") -> Sparse:  # noqa: ANN401 # SciPy 
     table = matrix.tocsr(copy=True)
     table.sum_duplicates()
     if table.shape[1] > 2**32:
-        msg = f"{name} must have <= 2**32 columns, not {table.shape[1]}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must have <= 2**32 columns, not {table.shape[1]}")
     if table.nnz and not 0 <= table.indices.min() <= table.indices.max() < table.shape[1]:
-        msg = f"{name} must have columns >= 0 and < {table.shape[1]}, not others"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must have columns >= 0 and < {table.shape[1]}, not others")
     return sparse_rows(table.data, table.indices, table.indptr, int(table.shape[1]))
 
 

@@ -88,8 +88,7 @@ class Trace:
     def __post_init__(self) -> None:
         check_count("workers", self.workers)
         if self.rows.dtype != ROW or self.rows.ndim != 1:
-            msg = f"rows must be a one-dimensional array of dtype ROW, not {self.rows.dtype}"
-            raise ConfigError(msg)
+            raise ConfigError(f"rows must be a one-dimensional array of dtype ROW, not {self.rows.dtype}")
 
     def __repr__(self) -> str:
         return f"Trace({len(self.rows)} rows, {self.n_updates} updates, {self.workers} workers)"
@@ -197,8 +196,7 @@ class Trace:
         """
         check_count("updates", updates, at_least=0)
         if updates > self.n_updates:
-            msg = f"updates must be <= {self.n_updates}, those of the trace, not {updates}"
-            raise ConfigError(msg)
+            raise ConfigError(f"updates must be <= {self.n_updates}, those of the trace, not {updates}")
         end = self.closing[updates - 1] + 1 if updates else 0
         return Trace(self.rows[:end], self.workers)
 
@@ -351,8 +349,7 @@ class Trace:
     def _fail(self, row: int, expected: str, found: object) -> NoReturn:
         worker, verb = int(self.rows["worker"][row]), int(self.rows["verb"][row])
         name = VERBS[verb] if 0 <= verb < len(VERBS) else f"verb {verb}"
-        msg = (
+        raise TraceError(
             f"trace row {row}: {name} of worker {worker}: expected {expected}, found {found}; "
             "the trace cannot be folded, make a new one"
         )
-        raise TraceError(msg)

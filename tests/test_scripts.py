@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distsgd.experiment.file import Described, ExactStaleness, Experiment, SampledStaleness
-from distsgd.experiment.tables import LiveRuns
+from distsgd.experiment.tables import Described, ExactStaleness, LiveRuns, SampledStaleness
 
 ROOT = Path(__file__).parent.parent
 SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if not path.suffix]

@@ -94,11 +94,10 @@ class Partition:
         check_name("parts", self.parts, ("shared", *_DIVISIONS))
         check_name("sampler", self.sampler, SAMPLERS)
         if (self.parts == "skewed") != (self.concentration is not None):
-            msg = (
+            raise ConfigError(
                 f"concentration must be given for skewed parts and for no others, "
                 f"not {self.concentration} for {self.parts} ones"
             )
-            raise ConfigError(msg)
         if self.concentration is not None:
             check_number("concentration", self.concentration, at_least=_LEAST_CONCENTRATION)
 
@@ -141,14 +140,12 @@ class Partition:
         if not self.is_divided:
             return None
         if data is None:
-            msg = f"{self.parts} parts need a problem with data; use parts='shared'"
-            raise ConfigError(msg)
+            raise ConfigError(f"{self.parts} parts need a problem with data; use parts='shared'")
         if check_count("workers", workers) > data.samples:
-            msg = (
+            raise ConfigError(
                 f"workers must be <= {data.samples}, the samples of {data.name}, so that "
                 f"{self.parts} parts have one each, not {workers}; use parts='shared'"
             )
-            raise ConfigError(msg)
         return _gathered(_DIVISIONS[self.parts](self, data, workers, seed), workers)
 
 
@@ -169,8 +166,7 @@ def _sharded(_: Partition, data: Data, workers: int, seed: int) -> Integers:
 
 def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Integers:
     if data.y.dtype.kind != "i":
-        msg = f"skewed parts need class labels, but {data.name} has others; use parts='sharded'"
-        raise ConfigError(msg)
+        raise ConfigError(f"skewed parts need class labels, but {data.name} has others; use parts='sharded'")
     _, classes = np.unique(data.y, return_inverse=True)
     order = _shuffle(data.samples, seed)
     owners = np.empty(data.samples, dtype=np.int64)

@@ -62,8 +62,7 @@ def from_arrays(
         If the samples are empty, ragged or not finite, or if their lengths differ.
     """
     if (test_x is None) != (test_y is None):
-        msg = "test_x and test_y must be given together, or neither"
-        raise ConfigError(msg)
+        raise ConfigError("test_x and test_y must be given together, or neither")
     rows, (labels, classes) = _table("x", x), _labels("y", y)
     if test_x is not None:
         others, (test_labels, _) = _table("test_x", test_x), _labels("test_y", test_y, classes)
@@ -85,8 +84,7 @@ def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integ
     by_label = shuffled[np.argsort(y[shuffled], kind="stable")]
     is_aside = np.diff(np.ceil(np.arange(y.size + 1) * share)) > 0
     if is_aside.all():
-        msg = f"test must leave a sample of {y.size} for training, not {test!r}; lower it"
-        raise ConfigError(msg)
+        raise ConfigError(f"test must leave a sample of {y.size} for training, not {test!r}; lower it")
     return np.sort(by_label[~is_aside]), np.sort(by_label[is_aside])
 
 
@@ -147,8 +145,7 @@ def _one_per_sample(name: str, labels: NDArray[Any]) -> NDArray[Any]:
     if labels.ndim == 1:
         return labels
     hint = f"; of a column per class, give {name}.argmax(axis=1)" if labels.ndim == 2 else ""
-    msg = f"{name} must be one number per sample, not of the shape {labels.shape}{hint}"
-    raise ConfigError(msg)
+    raise ConfigError(f"{name} must be one number per sample, not of the shape {labels.shape}{hint}")
 
 
 def _encoded(name: str, labels: NDArray[Any], known: Sequence[str]) -> Labels:

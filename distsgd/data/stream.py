@@ -16,23 +16,10 @@ class Stream:
     A worker's samples do not depend on how fast it is, on the other workers, or on the engine. So a
     batch can be drawn before, after or without the batches of other steps.
 
-    Parameters
-    ----------
-    samples : int
-        Number of samples to draw from, >= 1 and <= 2**32.
-    batch : int
-        Samples of one step, >= 1. The papers' b.
-    seed : int, default 0
-        Seed of all workers' streams, >= 0 and < 2**63.
-    parts : Parts, optional
-        The samples of each worker; by default every worker draws from all.
-    sampler : {"replacement", "reshuffled"}, default "replacement"
-        Uniform draws, or a fresh random permutation for each epoch of the worker.
-
-    Raises
-    ------
-    ConfigError
-        If a number is out of its bounds, or `sampler` is unknown.
+    A step has a `batch` >= 1 (the papers' b) of all `samples`, >= 1 and <= 2**32, or of its
+    worker's one of `parts`. They are drawn uniformly, or, "reshuffled", from a fresh random
+    permutation for each epoch of the worker. A number out of its bounds is a `ConfigError`, as is
+    another `sampler`.
     """
 
     def __init__(
@@ -58,8 +45,7 @@ class Stream:
         who: NDArray[Any] = np.asarray(workers, dtype=np.int64)
         when: NDArray[Any] = np.asarray(steps, dtype=np.int64)
         if who.max(initial=0) >= self._workers:
-            msg = f"workers must be < {self._workers}, the number of parts, not {who.max()}"
-            raise ConfigError(msg)
+            raise ConfigError(f"workers must be < {self._workers}, the number of parts, not {who.max()}")
         out = np.empty((who.size, self.batch_size), dtype=np.uint32)
         fill_batches(self.sampling, who, when, out)
         return out

@@ -69,8 +69,7 @@ def svmlight(
     x, y, *others = _load(paths, zero_based)
     for one, labels in zip(paths, [y, *others[1::2]], strict=True):
         if not labels.size:
-            msg = f"{one} must have at least one sample, but has none"
-            raise ConfigError(msg)
+            raise ConfigError(f"{one} must have at least one sample, but has none")
     aside = dict(zip(("test_x", "test_y"), others, strict=False))
     return from_arrays(x, y, **aside, test=test, seed=seed, name=paths[0].name, scale=scale)
 
@@ -86,11 +85,10 @@ def _load(paths: Sequence[Path], zero_based: ZeroBased) -> list[Any]:
     if not tables:
         broken = next(one for one in reversed(files) if one.number)
         first = int(zero_based is False)
-        msg = (
+        raise ConfigError(
             f"{broken.path}, line {broken.number} must be a finite label and column:value pairs, "
             f"columns from {first} to {_MOST_COLUMNS} and finite values, not {broken.start!r}"
         )
-        raise ConfigError(msg)
     return tables
 
 
@@ -124,12 +122,10 @@ class _Lines:
                     self.start = line[:60].decode(errors="replace").rstrip()
                     yield self._prepare(line)
         except EOFError:
-            msg = f"{self.path} is cut off after line {self.number}; copy or download it again"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"{self.path} is cut off after line {self.number}; copy or download it again") from None
         except (OSError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            msg = f"{self.path} must be a file that can be read: {reason}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"{self.path} must be a file that can be read: {reason}") from None
 
     def read(self) -> bytes:
         """Return nothing: scikit-learn takes for a file what has this method, and only iterates."""

@@ -66,8 +66,7 @@ def sparse(  # noqa: PLR0917 # the numbers that shape the data, in their publish
     check_room("samples * nonzeros", float(n + aside) * nonzeros, 20)
     tree = _popularity_tree(features, popularity)
     if nonzeros > features:
-        msg = f"nonzeros must be <= features ({features}), not {nonzeros}"
-        raise ConfigError(msg)
+        raise ConfigError(f"nonzeros must be <= features ({features}), not {nonzeros}")
     x = _rows(n + aside, features, nonzeros, seed, tree)
     y = _labels(x, noise, seed)
     train, rest = np.arange(n), np.arange(n, n + aside)
@@ -84,8 +83,7 @@ def _popularity_tree(features: int, popularity: float) -> Floats:
     tree = np.zeros(2 * leaves)
     tree[leaves : leaves + count] = (1.0 + np.arange(count)) ** -exponent
     if tree[leaves + count - 1] < np.finfo(np.float64).tiny:
-        msg = f"popularity must leave all {count} features a chance, not {popularity!r}; lower it"
-        raise ConfigError(msg)
+        raise ConfigError(f"popularity must leave all {count} features a chance, not {popularity!r}; lower it")
     width = leaves
     while width > 1:
         width //= 2

@@ -18,58 +18,26 @@ from distsgd.experiment.runs import (
     run_jobs,
     worthwhile,
 )
-from distsgd.experiment.setup import Job, Setup
+from distsgd.experiment.setup import Setup
 from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial
-from distsgd.experiment.tuning import chosen, find_targets, losses_of, n_tuning_runs, tune
+from distsgd.experiment.tuning import find_targets, losses_of, n_tuning_runs, planned, tune
 
 
 def outcomes(
     setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
 ) -> Iterator[Outcome]:
-    """Run everything, and give each run as it finishes.
+    """Run everything, as the `trials` of tuning say, and give each run as it finishes.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made, saved and found.
-    trials : sequence of Trial
-        What tuning tried, if there is something to tune.
-    targets : mapping of str to float, optional
-        By problem, the training loss whose first crossing is searched for in every run.
-
-    Yields
-    ------
-    Outcome
-        In one process fleet by fleet, algorithm by algorithm, seed by seed; in several as it comes.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
+    In one process they come fleet by fleet, algorithm by algorithm, seed by seed; see `run_jobs`.
     """
-    jobs = [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.seeds]
-    for job, done in run_jobs(setup, jobs, place, targets):
+    for job, done in run_jobs(setup, planned(setup, trials), place, targets):
         yield outcome_of(job, done)
 
 
 @dataclass
 class Execution:
-    """A comparison that is carried out: whatever stops it, what has finished by then is here.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    trials : list of Trial
-        What tuning has tried.
-    outcomes : list of Outcome
-        What has run.
-    targets : dict of str to Target
-        The training loss to reach, by problem.
-    """
+    """A comparison that is carried out: whatever stops it, what has finished by then is here."""
 
     setup: Setup
     trials: list[Trial] = field(default_factory=list)
@@ -92,30 +60,12 @@ class Execution:
         on: str = "local",
         make: Make = made,
     ) -> None:
-        """Tune what is to be tuned, then run everything.
+        """Tune what is to be tuned, then run everything, or raise a `ConfigError` as `run_jobs`.
 
-        Parameters
-        ----------
-        folder : Path, optional
-            Folder in which runs are saved and found.
-        processes : int, optional
-            How many work at once; None for one per core if the work is worth starting them.
-        is_fresh : bool, default False
-            Whether runs are made again that are saved already.
-        watch : callable, optional
-            Called with each outcome as it comes.
-        watch_live : callable, optional
-            Told of live runs on their way.
-        on : {"local", "ray"}, default "local"
-            Where simulated runs are made: in processes of this machine, or in tasks of a Ray
-            cluster, which has as many at once as it has CPUs if `processes` is None.
-        make : callable, optional
-            Makes a run from its request.
-
-        Raises
-        ------
-        ConfigError
-            If settings turn out not to fit together, or the cluster cannot be used.
+        Runs are saved and found in `folder`; saved ones are made again if `is_fresh`. `processes`
+        work at once: if None, one per core where the work is worth starting them, and as many as
+        the cluster has CPUs where simulated runs are made `on` "ray". `watch` is told of each
+        outcome as it comes, `watch_live` of live runs on their way.
         """
         if processes is None and on == "local":
             processes = worthwhile(self.setup, self.n_runs // len(self.setup.problems))

@@ -14,15 +14,13 @@ from typing import Any
 import msgspec
 
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_seeds, unknown_name
+from distsgd.errors import ConfigError, check_name, check_seeds
 from distsgd.experiment import tables
 from distsgd.experiment.setup import Setup
-from distsgd.experiment.tables import Described, ExactStaleness, SampledStaleness, Table
+from distsgd.experiment.tables import Table
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tuning
 from distsgd.fold.request import RunKeys
-
-__all__ = ["Described", "ExactStaleness", "Experiment", "SampledStaleness", "builtin", "parse", "read"]
 
 QUICK_SEEDS = 2
 QUICK_SHARE = 0.2
@@ -51,32 +49,17 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
     live: Table = msgspec.field(default_factory=dict)
 
     def with_fleets(self, staleness: Sequence[int], workers: Sequence[int]) -> "Experiment":
-        """Return the experiment on other fleets.
+        """Return the experiment on other fleets; unchanged if none is asked for.
 
-        Parameters
-        ----------
-        staleness : sequence of int
-            A fleet of exactly this staleness for each.
-        workers : sequence of int
-            The experiment's fleets of machines with each of these numbers of workers.
-
-        Returns
-        -------
-        Experiment
-            With only the fleets that were asked for; unchanged if none was. A target or a tuning
-            on a fleet that is gone is on the first fleet, or on each.
-
-        Raises
-        ------
-        ConfigError
-            If `workers` is given and the experiment has no fleet of machines.
+        There is a fleet of exactly each `staleness`, and the experiment's fleets of machines with
+        each number of `workers`; where it has none, that is a `ConfigError`. A target or a tuning
+        on a fleet that is gone is on the first fleet, or on each.
         """
         machines = {name: table for name, table in self.fleets.items() if "workers" in table}
         if workers and not machines:
-            msg = "workers needs a fleet that is described by its workers; this experiment has none"
-            raise ConfigError(msg)
+            raise ConfigError("workers needs a fleet that is described by its workers; this experiment has none")
         sized = {
-            _sized(name, count, of=len(machines)): table | {"workers": count}
+            f"{name}, {count} workers" if len(machines) > 1 else f"{count} workers": table | {"workers": count}
             for name, table in machines.items()
             for count in workers
         }
@@ -97,16 +80,9 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return self if seeds is None else msgspec.structs.replace(self, seeds=seeds)
 
     def on(self, engine: str | None, fleet: str | None) -> "Experiment":
-        """Return the experiment on one fleet and one engine, None for its first ones.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such fleet.
-        """
+        """Return the experiment on one of its fleets and one engine, None for its first ones."""
         name = next(iter(self.fleets), "") if fleet is None else fleet
-        if name not in self.fleets:
-            raise unknown_name("fleet", name, self.fleets)
+        check_name("fleet", name, self.fleets)
         first = self.engine[:1] if isinstance(self.engine, list) else self.engine
         alone = self._on({name: self.fleets[name]})
         return msgspec.structs.replace(alone, engine=first if engine is None else engine)
@@ -131,23 +107,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return msgspec.structs.replace(self, **changed)
 
     def build(self, folder: Path = Path()) -> Setup:
-        """Return what the experiment compares, checked and ready to run.
-
-        Parameters
-        ----------
-        folder : Path
-            Folder from which relative paths of data files start.
-
-        Returns
-        -------
-        Setup
-            Problem, algorithms and fleets as objects.
-
-        Raises
-        ------
-        ConfigError
-            If a name, a key or a value cannot be used.
-        """
+        """Return what the experiment compares, checked; paths of data files start at `folder`."""
         return Setup(
             algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
             problem=self._problems(folder),
@@ -163,8 +123,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
     def _problems(self, folder: Path) -> Any:  # noqa: ANN401 # a Problem, or several by label
         if (self.problem is None) == (self.problems is None):
-            msg = "an experiment needs exactly one of [problem] and [problems.LABEL]"
-            raise ConfigError(msg)
+            raise ConfigError("an experiment needs exactly one of [problem] and [problems.LABEL]")
         if self.problem is not None:
             return tables.problem(self.problem, folder, "problem")
         labelled = self.problems or {}
@@ -172,13 +131,7 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> Experiment:
-    """Return the experiment in the TOML file `path`, with `changes`, see `parse`.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, is not TOML, or has an unknown key or a value of a wrong type.
-    """
+    """Return the experiment in the TOML file `path`, or raise a `ConfigError`; see `parse`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -195,37 +148,19 @@ def builtin(changes: Sequence[str] = ()) -> Experiment:
 
 
 def parse(text: str, name: str, changes: Sequence[str] = ()) -> Experiment:
-    """Return the experiment in the TOML `text`, which errors call `name`.
+    """Return the experiment in the TOML `text`, which errors call `name`; it is not yet built.
 
-    Parameters
-    ----------
-    text : str
-        Content of an experiment file.
-    name : str
-        What errors call it.
-    changes : sequence of str
-        Lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``. A value that
-        is no TOML is text: a shell takes quotes away.
-
-    Returns
-    -------
-    Experiment
-        Typed, not yet built.
-
-    Raises
-    ------
-    ConfigError
-        If something is not TOML, or has an unknown key or a value of a wrong type.
+    The `changes` are lines of TOML that are put over it, such as ``fleets.machines.latency = 0.1``;
+    a value that is no TOML is text, since a shell takes quotes away. What is not TOML, an unknown
+    key or a value of a wrong type is a `ConfigError`.
     """
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # numbers of too many digits, tables too deep
-        msg = f"{name} is not valid TOML: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
     for change in changes:
         _put_over(table, _changed(change))
-    experiment: Experiment = tables.typed(table, Experiment, name)
-    return experiment
+    return tables.typed(table, Experiment, name)
 
 
 def _changed(change: str) -> Table:
@@ -234,8 +169,7 @@ def _changed(change: str) -> Table:
     for line in (change, quoted) if equals else ():
         with contextlib.suppress(ValueError, RecursionError):
             return tomllib.loads(line)
-    msg = f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}"
-    raise ConfigError(msg)
+    raise ConfigError(f"set must be KEY=VALUE such as fleets.LABEL.latency=0.1, not {change!r}")
 
 
 def _put_over(table: Table, changes: Table) -> None:
@@ -244,8 +178,3 @@ def _put_over(table: Table, changes: Table) -> None:
             _put_over(table[key], value)
         else:
             table[key] = value
-
-
-def _sized(name: str, count: int, of: int) -> str:
-    plain = f"{count} workers"
-    return plain if of == 1 else f"{name}, {plain}"

@@ -21,25 +21,10 @@ _CLASSES = {"algorithms": (Algorithm, Tunable), "fleets": (Fleet, StaleReads), "
 def by_label(kind: Kind, given: Any) -> dict[str, Any]:  # noqa: ANN401 # whatever was given
     """Return what is compared by its label; a single object is called by its name, or "fleet".
 
-    Parameters
-    ----------
-    kind : {"algorithms", "problems", "fleets"}
-        What it is; a problem is looked at elsewhere.
-    given : object or mapping of str to object
-        What the caller gave.
-
-    Returns
-    -------
-    dict
-        Not empty.
-
-    Raises
-    ------
-    ConfigError
-        If something is of another kind, or labels are no texts that tell their objects apart.
+    A `ConfigError` says that nothing was given or something of another kind, or that labels are no
+    texts that tell their objects apart. A problem is looked at elsewhere.
     """
-    is_several = isinstance(given, (list, tuple, set))
-    if is_several and not hasattr(given, "_fields"):  # an algorithm is a tuple with names
+    if isinstance(given, (list, tuple, set)) and not hasattr(given, "_fields"):  # an algorithm is a tuple with names
         raise ConfigError(_no_mapping(kind, given))
     known = given if isinstance(given, Mapping) else {_label(kind, given): given}
     check_count(f"number of {kind}", len(known))
@@ -72,9 +57,7 @@ def _check_labels(kind: Kind, known: Mapping[Any, object]) -> None:
     plain: dict[str, str] = {}
     for label in known:
         if not isinstance(label, str) or not label.strip():
-            msg = f"labels of {kind} must be text, not {label!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"labels of {kind} must be text, not {label!r}")
         other = plain.setdefault("".join(label.split()).casefold(), label)
         if other != label:
-            msg = f"{kind} {other!r} and {label!r} differ in nothing but case or spaces; rename one"
-            raise ConfigError(msg)
+            raise ConfigError(f"{kind} {other!r} and {label!r} differ in nothing but case or spaces; rename one")

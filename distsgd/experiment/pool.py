@@ -39,26 +39,9 @@ def work(
 ) -> Iterator[tuple[Piece, Done]]:
     """Do every piece of work, and give each with its result as it is done.
 
-    Parameters
-    ----------
-    do : callable
-        Function of `common` and a piece.
-    common : object
-        What all pieces need, sent once to each process.
-    pieces : sequence
-        What is to be done; small, since each is sent to a process.
-    processes : int
-        How many work at once; 1 works in this process, in the order of `pieces`.
-
-    Yields
-    ------
-    tuple
-        A piece and its result.
-
-    Raises
-    ------
-    ConfigError
-        If a process was killed from outside; or whatever `do` raises.
+    Each process gets `common` once, and pieces one by one: they should be small. With 1 of
+    `processes` this one works, in the order of `pieces`. Whatever `do` raises is raised here, and a
+    `ConfigError` if a process was killed from outside.
     """
     if processes == 1 or len(pieces) < 2:
         with threadpool_limits(1):
@@ -70,19 +53,14 @@ def work(
     with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1, **started):
         tasks = (joblib.delayed(_do)(do, path, place, piece) for place, piece in enumerate(pieces))
         parallel = joblib.Parallel(processes, return_as="generator_unordered", max_nbytes=None)
-        yield from _results(parallel(tasks), pieces)
-
-
-def _results(found: Iterator[tuple[int, Done]], pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Done]]:
-    try:
-        for place, done in found:
-            yield pieces[place], done
-    except TerminatedWorkerError:
-        msg = (
-            "a process was killed from outside, perhaps for lack of memory; run the same command"
-            " again to go on, with fewer processes"
-        )
-        raise ConfigError(msg) from None
+        try:
+            for place, done in parallel(tasks):
+                yield pieces[place], done
+        except TerminatedWorkerError:
+            raise ConfigError(
+                "a process was killed from outside, perhaps for lack of memory; run the same command"
+                " again to go on, with fewer processes"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from distsgd.algorithm import Algorithm, settings
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, check_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
 from distsgd.experiment.file import Experiment
@@ -32,52 +32,21 @@ class Made(NamedTuple):
 
 
 def source_of(described: Experiment, label: str, folder: Path) -> dict[str, Any]:
-    """Return the source of a run of an experiment, as JSON.
-
-    Parameters
-    ----------
-    described : Experiment
-        The experiment; of several problems the first.
-    label : str
-        Name of the algorithm in it.
-    folder : Path
-        Where its relative paths start.
-
-    Returns
-    -------
-    dict
-        For `Run.source`.
-    """
+    """Return the `Run.source` of a run of `label` on the first problem; paths start at `folder`."""
     problem = next(iter(_problems(described).values()))
     source = Source(described.algorithms[label], problem, str(folder.resolve()))
-    found: dict[str, Any] = msgspec.to_builtins(source)
-    return found
+    return dict(msgspec.to_builtins(source))
 
 
 def make_again(run: Run, file: Path | None = None, label: str | None = None) -> Made:
-    """Return the algorithm and the problem of a saved run.
+    """Return the algorithm and the problem of a saved run, which may say what it was made from.
 
-    Parameters
-    ----------
-    run : Run
-        The run, which says what it was made from if ``distsgd run`` has made it.
-    file : Path, optional
-        The experiment to take instead; the built-in one if the run does not say.
-    label : str, optional
-        Name of the algorithm in the experiment; otherwise that which was recorded is looked for.
-
-    Returns
-    -------
-    Made
-        Algorithm and problem. Those of a `label` may be others than the recorded ones.
-
-    Raises
-    ------
-    ConfigError
-        If the run does not say what it was made from, and the experiment is another one.
+    If it does not, or a `file` or `label` is given, they are looked for in the experiment `file`,
+    by default the built-in one: the recorded algorithm, or the one called `label`, which may be
+    another. Where nothing fits, that is a `ConfigError`.
     """
     if run.source and file is None and label is None:
-        source: Source = tables.typed(run.source, Source, "the source of the run")
+        source = tables.typed(run.source, Source, "the source of the run")
         algorithm = tables.algorithm("recorded", source.algorithm, Tuning())
         return Made(algorithm, tables.problem(source.problem, Path(source.folder), "problem"))
     described = experiment.builtin() if file is None else experiment.read(file)
@@ -91,8 +60,7 @@ def make_again(run: Run, file: Path | None = None, label: str | None = None) -> 
 def _algorithm(described: Experiment, label: str | None, run: Run) -> Algorithm:
     known = described.algorithms
     if label is not None:
-        if label not in known:
-            raise unknown_name("algorithm", label, known)
+        check_name("algorithm", label, known)
         return _with_numbers(tables.algorithm(label, known[label], described.tuning), run)
     for name, table in known.items():
         found = _with_numbers(tables.algorithm(name, table, described.tuning), run)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from distsgd.errors import ConfigError, raised, unknown_name
+from distsgd.errors import ConfigError, check_name, raised
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.pool import n_processes, work
 from distsgd.experiment.setup import Job, Setup
@@ -81,9 +81,7 @@ NO_TARGETS: Mapping[str, float] = MappingProxyType({})
 
 class _Common(NamedTuple):
     setup: Setup
-    folder: Path | None
-    make: Make
-    watch: LiveWatch | None = None
+    place: Place
 
 
 class _Piece(NamedTuple):
@@ -99,28 +97,10 @@ class _Piece(NamedTuple):
 def run_jobs(
     setup: Setup, jobs: Sequence[Job], place: Place, targets: Mapping[str, float] = NO_TARGETS
 ) -> Iterator[tuple[Job, Run | str]]:
-    """Make the runs of `jobs`, or find them, and give each as it comes.
+    """Make the runs of `jobs`, or find them, and give each as it comes, or the error that ended it.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    jobs : sequence of Job
-        Runs to make. Those that are equal are made once.
-    place : Place
-        Where.
-    targets : mapping of str to float, optional
-        Training losses by the label of the problem: runs come with their crossings of them.
-
-    Yields
-    ------
-    tuple
-        A job, and its run or the error that ended it.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
+    Equal ones are made once. Runs come with their crossings of `targets`, training losses by the
+    label of the problem. Settings that turn out not to fit together are a `ConfigError`.
     """
     same: dict[str, list[Job]] = {}
     for job in jobs:
@@ -143,37 +123,23 @@ def _is_live(setup: Setup, piece: _Piece) -> bool:
 
 def _all_made(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
     modelled, live = ([one for one in pieces if _is_live(setup, one) is so] for so in (False, True))
-    yield from _all_modelled(setup, modelled, place)
-    common = _Common(setup, place.folder, place.make, place.watch)
-    yield from work(_made, common, live, processes=1)
-
-
-def _all_modelled(setup: Setup, pieces: Sequence[_Piece], place: Place) -> Iterator[tuple[_Piece, Run | str]]:
+    quiet = place._replace(watch=None)  # which no other process could call
     if place.on == "local":
-        common = _Common(setup, place.folder, place.make)
-        yield from work(_made, common, pieces, processes=n_processes(place.processes))
-        return
-    # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
-    common = _Common(setup, None, place.make)
-    for piece, done in ray_tasks.work(_made, common, pieces, processes=place.processes):
-        yield piece, _kept(done, place.folder)
+        yield from work(_made, _Common(setup, quiet), modelled, processes=n_processes(place.processes))
+    else:
+        # The nodes of a cluster need not see the folder: the runs come back, and are saved here.
+        common = _Common(setup, quiet._replace(folder=None))
+        for piece, done in ray_tasks.work(_made, common, modelled, processes=place.processes):
+            yield piece, _kept(done, place.folder)
+    yield from work(_made, _Common(setup, place), live, processes=1)
 
 
 @contextlib.contextmanager
 def connected(place: Place) -> Iterator[None]:
-    """Keep what `place` needs for as long as the block runs: one Ray for all of its runs.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such place, or it cannot be used.
-    """
-    if place.on not in MACHINES:
-        raise unknown_name("place to run on", place.on, MACHINES)
+    """Keep what a usable place needs for as long as the block runs: one Ray for all runs."""
+    check_name("place to run on", place.on, MACHINES)
     n_processes(place.processes)
-    with contextlib.ExitStack() as stack:
-        if place.on == "ray":
-            stack.enter_context(ray_session.connected(processes=place.processes))
+    with ray_session.connected(processes=place.processes) if place.on == "ray" else contextlib.nullcontext():
         yield
 
 
@@ -201,27 +167,21 @@ def _saved(folder: Path | None, name: str) -> Run | None:
 
 def _made(common: _Common, piece: _Piece) -> Run | str:
     try:
-        saved = _saved(common.folder, piece.name) if piece.is_saved else None
+        saved = _saved(common.place.folder, piece.name) if piece.is_saved else None
         run = saved or _run(common, piece)
-        crossed = _crossed(common.setup, piece, run)
+        for target in piece.targets:
+            run = with_crossing(run, piece.job.algorithm, common.setup.problems[piece.job.problem], target)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # whatever ends one run must not end the others
         return raised(error)
-    return crossed if crossed is saved else _kept(crossed, common.folder)
+    return run if run is saved else _kept(run, common.place.folder)
 
 
 def _run(common: _Common, piece: _Piece) -> Run:
-    run = run_once(common.setup, piece.job, watch=common.watch, make=common.make)
+    run = run_once(common.setup, piece.job, watch=common.place.watch, make=common.place.make)
     if _is_live(common.setup, piece):  # it cannot be made again: it is kept, whatever follows
-        _kept(run, common.folder)
-    return run
-
-
-def _crossed(setup: Setup, piece: _Piece, run: Run) -> Run:
-    problem = setup.problems[piece.job.problem]
-    for target in piece.targets:
-        run = with_crossing(run, piece.job.algorithm, problem, target)
+        _kept(run, common.place.folder)
     return run
 
 
@@ -241,39 +201,16 @@ def run_once(
     watch: LiveWatch | None = None,
     make: Make = made,
 ) -> Run:
-    """Make one run of a comparison.
+    """Make one run of a comparison; a `ConfigError` names its algorithm and fleet.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    job : Job
-        The run to make.
-    target : float, optional
-        Training loss that ends the run.
-    stop : callable, optional
-        Asked again and again whether to end the run.
-    watch : callable, optional
-        Told of a live run on its way.
-    make : callable, optional
-        Makes a run from its request, see `made`.
-
-    Returns
-    -------
-    Run
-        The run.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together; it names algorithm and fleet.
+    The training loss `target` ends it; `stop` is asked again and again whether to, and `watch` is
+    told of a live run on its way.
     """
     told = None if watch is None else partial(watch, job)
     try:
         return make(setup.request(job, target), Hooks(stop, told))
     except ConfigError as error:
-        msg = f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"algorithm {job.label!r} on fleet {job.fleet!r}: {error}") from None
 
 
 def worthwhile(setup: Setup, n_runs: int) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import class_histogram
-from distsgd.errors import ConfigError, check_count, check_number, check_seeds, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seeds, unknown_name
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.sites import (
@@ -51,33 +51,11 @@ class Job(NamedTuple):
 class Setup:
     """What is compared, checked and ready to run.
 
-    Parameters
-    ----------
-    algorithms : mapping of str to Algorithm or Tunable
-        By the name under which the report shows them.
-    problem : Problem or mapping of str to Problem
-        What they minimise; a single one is called by its name.
-    fleets : mapping of str to Fleet or StaleReads
-        By the name under which the report shows them.
-    config : RunConfig
-        How every run is made: its budget, its batch, its evaluations, and the samples of workers.
-    seeds : sequence of int, default (0, 1, 2)
-        The seeds; a number of them stands for 0, 1, 2 and so on.
-    target : float or Reference, optional
-        Training loss whose first crossing is timed, or the algorithm that sets it.
-    note : str, default ""
-        What a reader of the report should know.
-    tuning : Tuning, optional
-        How every `Tunable` is tuned.
-    engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
-        What gives the runs their order; with several, each fleet is compared on each.
-    live : Live, optional
-        How live runs are made.
-
-    Raises
-    ------
-    ConfigError
-        If settings do not fit together, or no algorithm can run on any of the fleets.
+    Algorithms, problems and fleets are given by the names under which the report shows them; a
+    single problem is called by its name. A number of seeds stands for 0, 1, 2 and so on. The
+    `target` is the training loss whose first crossing is timed, or the algorithm that sets it. With
+    several engines each fleet is compared on each. Settings that do not fit together are a
+    `ConfigError`, also where no algorithm can run on any of the fleets.
     """
 
     algorithms: Mapping[str, Algorithm | Tunable]
@@ -101,8 +79,7 @@ class Setup:
             object.__setattr__(self, name, value)
         check_count("number of seeds", len(self.seeds))
         for label, problem in self.problems.items():
-            is_alone = problem is self.problem
-            check_problem(problem, "problem" if is_alone else f"problems[{label!r}]")
+            check_problem(problem, "problem" if problem is self.problem else f"problems[{label!r}]")
         for algorithm in self.algorithms.values():
             check_algorithm(_lowest(algorithm))
         self._check_target()
@@ -123,14 +100,12 @@ class Setup:
         every = self._machines.items()
         live = {label: machines for label, machines in every if isinstance(machines, LiveFleet)}
         if live and self.config.budget.unit == "seconds":
-            msg = (
+            raise ConfigError(
                 "seconds are virtual, and no budget of a live run; give epochs, updates or"
                 ' gradients, or engine = "simulate"'
             )
-            raise ConfigError(msg)
         if "ray" in self.engines and find_spec("ray") is None:
-            msg = "ray is not installed; install it with: pip install 'ray[default]'"
-            raise ConfigError(msg)
+            raise ConfigError("ray is not installed; install it with: pip install 'ray[default]'")
         for (name, problem), (label, machines) in product(self.problems.items(), live.items()):
             check_sizes(label, machines, name, problem)
         if not self.n_runs:
@@ -142,8 +117,7 @@ class Setup:
         if not isinstance(self.target, Reference):
             self.target is None or check_number("target", self.target)
             return
-        if self.target.reference not in self.algorithms:
-            raise unknown_name("target.reference", self.target.reference, self.algorithms)
+        check_name("target.reference", self.target.reference, self.algorithms)
         if self.target.fleet not in {None, *self.sites}:
             raise unknown_name("target.fleet", str(self.target.fleet), self.sites)
 
@@ -255,41 +229,31 @@ class Setup:
             "partition": config.partition.settings,
             "reads": config.reads,
             "atomic": config.atomic,
-            **self._live_settings(),
-            **({"left_out": [one._asdict() for one in self.left_out]} if self.left_out else {}),
-            **({"warnings": self.warnings} if self.warnings else {}),
-            **({"tuning": self.tuning.settings(self.tunables)} if self.tunables else {}),
+            **{name: value for name, value in self._settings_if_any().items() if value},
             **({"histograms": self._histograms()} if config.partition.parts == "skewed" else {}),
         }
 
-    def _live_settings(self) -> dict[str, Any]:
-        """Return which fleets are live, and which modelled fleet each takes after."""
-        live = {
-            label: {"fleet": site.fleet, "engine": site.engine, "machines": site.machines.settings}
-            for label, site in self.sites.items()
-            if site.engine != "simulate"
+    def _settings_if_any(self) -> dict[str, Any]:
+        """Return settings that are left out where they are empty."""
+        live = {label: site for label, site in self.sites.items() if site.engine != "simulate"}
+        return {
+            "live": {label: site._asdict() | {"machines": site.machines.settings} for label, site in live.items()},
+            "left_out": [one._asdict() for one in self.left_out],
+            "warnings": self.warnings,
+            "tuning": self.tuning.settings(self.tunables) if self.tunables else {},
         }
-        return {"live": live} if live else {}
 
     def _histograms(self) -> list[dict[str, Any]]:
         """Return the samples of each class that each worker has, for the first seed, as JSON."""
         seed, found = self.seeds[0], []
-        known_machines = self._machines.items()
-        for (problem, one), (name, machines) in product(self.problems.items(), known_machines):
+        for (problem, one), (name, machines) in product(self.problems.items(), self._machines.items()):
             workers = n_workers(machines)
             parts = self.config.partition.divide(one.data, workers, seed) if workers else None
             if parts is None or one.data is None:
                 continue  # a sampled order has no fleet, and a quadratic no classes
             known = class_histogram(parts, one.data.y)
-            found.append(
-                {
-                    "problem": problem,
-                    "fleet": name,
-                    "seed": seed,
-                    "classes": known.classes.tolist(),
-                    "counts": known.counts.tolist(),
-                }
-            )
+            counted = {"classes": known.classes.tolist(), "counts": known.counts.tolist()}
+            found.append({"problem": problem, "fleet": name, "seed": seed, **counted})
         return found
 
     @property

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Cycle
-from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name
 from distsgd.fold.request import ModelFleet
 from distsgd.live.lock_free.launch import check_lock_free
 from distsgd.live.options import Live, LiveFleet, LiveRequest
@@ -44,39 +44,21 @@ def check_engines(engine: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
     given = (engine,) if isinstance(engine, str) else tuple(engine)
     check_count("number of engines", len(given))
     for name in given:
-        if name not in ENGINES:
-            raise unknown_name("engine", str(name), ENGINES)
+        check_name("engine", str(name), ENGINES)
     return tuple(dict.fromkeys(given))
 
 
 def find_sites(fleets: Mapping[str, ModelFleet], engines: Sequence[Engine], live: Live) -> dict[str, Site]:
     """Return where runs are made, by the label of the report: each fleet on each engine.
 
-    Parameters
-    ----------
-    fleets : mapping of str to Fleet or StaleReads
-        By label; a live fleet is called after the one that it takes after.
-    engines : sequence of str
-        The engines.
-    live : Live
-        How live runs are made.
-
-    Returns
-    -------
-    dict of str to Site
-        Fleet by fleet.
-
-    Raises
-    ------
-    ConfigError
-        If a fleet has no live counterpart, or two have one name.
+    A live fleet is called after the one that it takes after. One without a live counterpart is a
+    `ConfigError`, as are two with one name.
     """
     found: dict[str, Site] = {}
     for (fleet, machines), engine in product(fleets.items(), engines):
         label = f"{fleet}{_SUFFIXES[engine]}"
         if label in found:
-            msg = f"two fleets would be called {label!r}; rename one"
-            raise ConfigError(msg)
+            raise ConfigError(f"two fleets would be called {label!r}; rename one")
         found[label] = Site(fleet, engine, _on(engine, fleet, machines, live))
     return found
 
@@ -87,8 +69,7 @@ def _on(engine: Engine, label: str, fleet: ModelFleet, live: Live) -> AnyFleet:
     try:
         return live.like(fleet, engine)
     except ConfigError as error:
-        msg = f"fleet {label!r}: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"fleet {label!r}: {error}") from None
 
 
 def n_workers(machines: AnyFleet) -> int:
@@ -111,8 +92,7 @@ def check_sizes(label: str, machines: LiveFleet, name: str, problem: Problem) ->
     }
     for what, (value, most, of) in sizes.items():
         if value > most:
-            msg = f"fleet {label!r}: {what} must be <= {most}, the {of} of {name}, not {value}"
-            raise ConfigError(msg)
+            raise ConfigError(f"fleet {label!r}: {what} must be <= {most}, the {of} of {name}, not {value}")
 
 
 @lru_cache(maxsize=1024)  # a round of many workers takes a while to schedule
@@ -127,11 +107,10 @@ def reason_against_order(fleet: ModelFleet, cycle: Cycle) -> str:
 
 def reason_against(request: LiveRequest) -> str:
     """Return why a live run cannot be made, in a sentence; nothing if it can."""
-    name = request.algorithm.name
     if not request.algorithm.lock_free:
         return ""
     if request.fleet.kind == "ray":
-        return f"{name} shares memory, which Ray's processes do not; use downpour"
+        return f"{request.algorithm.name} shares memory, which Ray's processes do not; use downpour"
     try:
         check_lock_free(request)
     except ConfigError as error:

@@ -6,15 +6,15 @@ A wrong key, name or value is a `ConfigError` that says where it stands and what
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, get_args, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from distsgd import algorithms, data, problems
-from distsgd.errors import ConfigError, check_count, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name
 from distsgd.experiment.values import TUNE, Range, Tunable, Tuning
 from distsgd.fold.request import ModelFleet
 from distsgd.live.options import Live
@@ -22,6 +22,7 @@ from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.order.laws import Law
 
 Table: TypeAlias = dict[str, Any]
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -50,17 +51,8 @@ class Described(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def build(self) -> ModelFleet:
         """Return the fleet."""
-        return Fleet(
-            self.workers,
-            _laws(self.compute),
-            speeds=self.speeds,
-            slowdown=self.slowdown,
-            latency=self.latency,
-            bandwidth=self.bandwidth,
-            service=self.service,
-            shards=self.shards,
-            failures=None if self.failures is None else self.failures.build(),
-        )
+        parts = {"compute": _laws(self.compute), "failures": self.failures and self.failures.build()}
+        return Fleet(**msgspec.structs.asdict(self) | parts)
 
 
 def _laws(text: str | list[str]) -> Law | list[Law]:
@@ -112,21 +104,19 @@ class LiveRuns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def live(table: Table) -> Live:
     """Return how live runs are made."""
     with located("[live]"):
-        found: LiveRuns = typed(table, LiveRuns, "[live]")
-        return found.build()
+        return typed(table, LiveRuns, "[live]").build()
 
 
 FleetTable: TypeAlias = Described | ExactStaleness | SampledStaleness
 
 
-def typed(table: Table, kind: type[Any], where: str) -> Any:  # noqa: ANN401 # a `kind`
+def typed(table: Table, kind: type[Struct], where: str) -> Struct:
     """Return `table` as a `kind` of struct, with errors that say `where` it stands."""
     _check_keys(table, kind.__struct_fields__, where)
     try:
         return msgspec.convert(_counted(table, kind), kind)
     except msgspec.ValidationError as error:
-        msg = f"{where}: {str(error).replace('`', '').replace('$.', '')}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{where}: {str(error).replace('`', '').replace('$.', '')}") from None
 
 
 def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table and its type
@@ -141,18 +131,16 @@ def _counted(given: Any, kind: Any) -> Any:  # noqa: ANN401 # a value of a table
     return int(given) if is_count and float not in among else given
 
 
-def _check_keys(table: Table, known: Iterable[str], where: str) -> None:
+def _check_keys(table: Table, known: Collection[str], where: str) -> None:
     for key in table:
-        if key not in known:
-            raise unknown_name(f"key in {where}:", key, known)
+        check_name(f"key in {where}:", key, known)
 
 
 def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
     """Return the algorithm that is called `label`, tunable if a parameter is to be tuned."""
     where = f"[algorithms.{label}]"
     name, parameters = _named(table, "algorithm", where)
-    if name not in algorithms.registry:
-        raise unknown_name(f"algorithm in {where}:", name, algorithms.registry)
+    check_name(f"algorithm in {where}:", name, algorithms.registry)
     make = algorithms.registry[name].constructor
     ranges = {
         key: _range(key, parameters.pop(key), tuning, where)
@@ -170,19 +158,16 @@ def _constructed(make: Callable[..., Any], fixed: Table, where: str, **tuned: fl
 
 def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
     if isinstance(given, str) and key != "learning_rate":
-        msg = f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}'
-        raise ConfigError(msg)
+        raise ConfigError(f'{where} {key} = "{TUNE}" needs a range; give {{low = ..., high = ...}}')
     table = {"low": tuning.low, "high": tuning.high} if isinstance(given, str) else given
-    found: Range = typed(table, Range, f"{where} {key}")
-    return found
+    return typed(table, Range, f"{where} {key}")
 
 
 def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a Problem
     """Return the problem at `place`; relative paths of its data start at `folder`."""
     where = f"[{place}]"
     name, parameters = _named(table, "name", where)
-    if name not in problems.registry:
-        raise unknown_name(f"problem in {where}:", name, problems.registry)
+    check_name(f"problem in {where}:", name, problems.registry)
     if "data" in parameters:
         parameters["data"] = _data(parameters["data"], folder, f"[{place}.data]")
     return construct(problems.registry[name], parameters, where)
@@ -191,8 +176,7 @@ def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a 
 def _data(given: str | Table, folder: Path, where: str) -> Any:  # noqa: ANN401 # a Data
     name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
     known = readers()
-    if name not in known:
-        raise unknown_name(f"data in {where}:", name, known)
+    check_name(f"data in {where}:", name, known)
     if "path" in parameters:
         parameters["path"] = folder / str(parameters["path"])
     return construct(known[name], parameters, where)
@@ -206,48 +190,25 @@ def readers() -> dict[str, Callable[..., Any]]:
 def fleet(label: str, table: Table) -> ModelFleet:
     """Return the fleet that is called `label`."""
     where = f"[fleets.{label}]"
-    kinds = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
+    kinds: dict[str, type[FleetTable]] = {"staleness": ExactStaleness, "stale_reads": SampledStaleness}
     kind = next((kind for key, kind in kinds.items() if key in table), Described)
     with located(where):
-        found: ModelFleet = typed(table, kind, where).build()
-        return found
+        return typed(table, kind, where).build()
 
 
 def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
     if not isinstance(table, dict) or not isinstance(table.get(key), str):
-        msg = f"{where} needs the key {key!r} with a name as its value"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where} needs the key {key!r} with a name as its value")
     return table[key], {name: value for name, value in table.items() if name != key}
 
 
 def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
-    """Return ``make(**parameters)``, with errors that say where the parameters stand.
-
-    Parameters
-    ----------
-    make : callable
-        Constructor, whose signature says which parameters there are.
-    parameters : dict
-        Its arguments by name.
-    where : str
-        Name of the table that holds them.
-
-    Returns
-    -------
-    object
-        What `make` returns.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter is unknown, missing or out of bounds.
-    """
+    """Return ``make(**parameters)``; a `ConfigError` says `where` they stand and what is wrong."""
     known = inspect.signature(make).parameters
     _check_keys(parameters, known, where)
     missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
     if missing:
-        msg = f"{where} needs the key {missing[0]!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where} needs the key {missing[0]!r}")
     with located(where):
         return make(**parameters)
 
@@ -261,5 +222,4 @@ def located(where: str) -> Iterator[None]:
         text = str(error)
         raise ConfigError(text if where in text else f"{where} {text}") from None
     except MemoryError as error:
-        msg = f"{where} needs more memory than there is: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{where} needs more memory than there is: {error}") from None

@@ -95,18 +95,7 @@ class Tuned(msgspec.Struct, frozen=True):
 
 
 def choose(trials: Sequence[Trial]) -> list[Tuned]:
-    """Return what the trials of each problem, fleet and algorithm say: the best one, and how sure.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-        What was tried, in any order.
-
-    Returns
-    -------
-    list of Tuned
-        One per problem, fleet and algorithm. Of equal costs the first trial is the best.
-    """
+    """Return the best trial, of equal ones the first, of each group, and how sure it is."""
     return [_chosen(own) for own in by_group(trials)]
 
 
@@ -179,17 +168,8 @@ def tolerated(trials: Sequence[Trial]) -> dict[int, Known]:
 
     That is the factor between the ends of the values around the best one with at most twice its
     cost. It is known to the next value on each side, which costs more; at the edge of what was
-    tried it is not bounded.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-        Those of one algorithm on one problem and fleet.
-
-    Returns
-    -------
-    dict of int to Known
-        By seed; empty if several parameters were tuned.
+    tried it is not bounded. The trials are those of one algorithm on one problem and fleet; nothing
+    is returned if several parameters were tuned.
     """
     if len(trials[0].parameters) != 1:
         return {}

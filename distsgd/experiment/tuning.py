@@ -58,36 +58,25 @@ def n_tuning_runs(setup: Setup) -> int:
 def tune(
     setup: Setup, place: Place, watch: Watch | None = None, *, targets: Mapping[str, float] = NO_TARGETS
 ) -> list[Trial]:
-    """Try values for every tunable algorithm.
+    """Try values for every tunable algorithm, and return all trials in their order, group by group.
 
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made.
-    watch : callable, optional
-        Called with each outcome as it comes.
-    targets : mapping of str to float, optional
-        By problem, the training loss to reach: its trials are judged by the time to it.
-
-    Returns
-    -------
-    list of Trial
-        All trials, group by group, in the order in which they were tried.
-
-    Raises
-    ------
-    ConfigError
-        If settings turn out not to fit together.
+    Trials are judged by the time to the loss that `targets` have for their problem. Settings that
+    turn out not to fit together are a `ConfigError`.
     """
     found: dict[Group, list[Trial]] = {group: [] for group in groups(setup)}
     points = min(setup.config.evaluations or EVALUATIONS, EVALUATIONS)
     setup = replace(setup, config=replace(setup.config, evaluations=points))
     for step in range(1 + setup.tuning.refinements):
-        wanted = {group: _next_values(setup, group, found[group], step) for group in found}
-        for group, trial in _tried(setup, wanted, place, watch, targets):
-            found[group].append(trial)
+        wanted = [
+            (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
+            for group in found
+            for values, algorithm in _next_values(setup, group, found[group], step)
+        ]
+        every = [job for _, _, jobs in wanted for job in jobs]
+        done = {id(job): run for job, run in _made(setup, every, place, watch, targets)}
+        for group, values, jobs in wanted:
+            seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
+            found[group].append(_trial(group, values, seeds, runs, targets.get(group.problem)))
     return [trial for own in found.values() for trial in own]
 
 
@@ -113,29 +102,7 @@ def _built(tunable: Tunable, values: Values, label: str) -> Algorithm:
     try:
         return tunable.make(**values)
     except ConfigError as error:
-        msg = f"tuning of {label!r}: {error}; change the range"
-        raise ConfigError(msg) from None
-
-
-def _tried(
-    setup: Setup,
-    wanted: Mapping[Group, Sequence[tuple[Values, Algorithm]]],
-    place: Place,
-    watch: Watch | None,
-    targets: Mapping[str, float],
-) -> Iterator[tuple[Group, Trial]]:
-    planned = [
-        (group, values, [Job(*group, seed, algorithm) for seed in setup.tuning.seed_list])
-        for group, several in wanted.items()
-        for values, algorithm in several
-    ]
-    done: dict[int, Run | str] = {}
-    every = [job for _, _, jobs in planned for job in jobs]
-    for job, run in _made(setup, every, place, watch, targets):
-        done[id(job)] = run
-    for group, values, jobs in planned:
-        seeds, runs = [job.seed for job in jobs], [done[id(job)] for job in jobs]
-        yield group, _trial(group, values, seeds, runs, targets.get(group.problem))
+        raise ConfigError(f"tuning of {label!r}: {error}; change the range") from None
 
 
 def _made(
@@ -152,12 +119,10 @@ def _trial(
     group: Group, values: Values, seeds: Sequence[int], runs: Sequence[Run | str], target: float | None
 ) -> Trial:
     return Trial(
-        group.problem,
-        group.fleet,
-        group.label,
+        *group,
         values,
         list(seeds),
-        losses=[None if isinstance(run, str) else _final(run) for run in runs],
+        losses=[_final(run) for run in runs],
         status=["failed" if isinstance(run, str) else run.status for run in runs],
         hashes=["" if isinstance(run, str) else run.hash for run in runs],
         errors=[run for run in runs if isinstance(run, str)],
@@ -165,8 +130,8 @@ def _trial(
     )
 
 
-def _final(run: Run) -> float | None:
-    loss = float(run.history["loss"][-1])
+def _final(run: Run | str) -> float | None:
+    loss = math.nan if isinstance(run, str) else float(run.history["loss"][-1])
     return loss if math.isfinite(loss) else None
 
 
@@ -176,20 +141,7 @@ def _time_to(target: float, run: Run | str) -> float | None:
 
 
 def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
-    """Return every algorithm as it runs on every problem and fleet.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    trials : sequence of Trial
-        What tuning tried.
-
-    Returns
-    -------
-    dict of Group to Algorithm
-        One for each problem, site and algorithm; a live one as the simulated one of its fleet.
-    """
+    """Return every algorithm, tuned, for each problem and site: for a live one as for its model."""
     best = {Group(one.problem, one.fleet, one.algorithm): one for one in choose(trials)}
     found = {}
     for problem, site, label in setup.places:
@@ -201,42 +153,27 @@ def chosen(setup: Setup, trials: Sequence[Trial]) -> dict[Group, Algorithm]:
     return found
 
 
+def planned(setup: Setup, trials: Sequence[Trial]) -> list[Job]:
+    """Return the runs of a comparison, with what tuning has chosen."""
+    return [Job(*group, seed, algorithm) for group, algorithm in chosen(setup, trials).items() for seed in setup.seeds]
+
+
 def find_targets(setup: Setup, place: Place, watch: Watch | None = None) -> dict[str, Target]:
-    """Return the target of each problem; a reference is tuned and run for it.
+    """Return the target of each problem; a reference is tuned and run for it. Without one, nothing.
 
     A number holds for every problem. A reference gives each problem its own: `factor` times the
     median final training loss of an algorithm over its seeds, at the values that tuning finds best
     for that loss. So an algorithm that meets the target is about as good as the reference.
-
-    Parameters
-    ----------
-    setup : Setup
-        What is compared.
-    place : Place
-        Where runs are made.
-    watch : callable, optional
-        Called with each outcome as it comes.
-
-    Returns
-    -------
-    dict of str to Target
-        By problem; empty without a target.
     """
     if setup.target is None:
         return {}
     if not isinstance(setup.target, Reference):
         return dict.fromkeys(setup.problems, Target(float(setup.target), "given"))
     alone, site = _of_reference(setup, setup.target), _site(setup, setup.target)
-    algorithms = chosen(alone, tune(alone, place, watch))
-    jobs = [
-        Job(*group, seed, algorithm)
-        for group, algorithm in algorithms.items()
-        if group.fleet == site
-        for seed in setup.seeds
-    ]
+    jobs = [job for job in planned(alone, tune(alone, place, watch)) if job.fleet == site]
     losses: dict[str, list[float]] = {problem: [] for problem in setup.problems}
     for job, run in _made(alone, jobs, place, watch):
-        loss = None if isinstance(run, str) else _final(run)
+        loss = _final(run)
         losses[job.problem].append(math.inf if loss is None else loss)
     return {problem: _target(setup.target, site, own) for problem, own in losses.items()}
 

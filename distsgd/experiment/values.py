@@ -35,8 +35,7 @@ class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def __post_init__(self) -> None:
         check_number("low", self.low, above=0)
         if check_number("high", self.high) <= self.low:
-            msg = f"high must be > low ({self.low:g}), not {self.high!r}; the grid is empty"
-            raise ConfigError(msg)
+            raise ConfigError(f"high must be > low ({self.low:g}), not {self.high!r}; the grid is empty")
 
     def value(self, logarithm: float) -> float:
         """Return the value that the parameter may have next to the exponential of `logarithm`."""
@@ -62,8 +61,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def __post_init__(self) -> None:
         if check_count("tuning.trials", self.trials) < 2:
-            msg = f"tuning.trials must be >= 2 to have two ends, not {self.trials}"
-            raise ConfigError(msg)
+            raise ConfigError(f"tuning.trials must be >= 2 to have two ends, not {self.trials}")
         check_count("tuning.refinements", self.refinements, at_least=0)
         check_room("tuning.trials", self.trials + self.refinements, _TRIAL_BYTES)
         for name in ("trials", "refinements"):
@@ -71,8 +69,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         try:
             Range(self.low, self.high)
         except ConfigError as error:
-            msg = f"tuning.{error}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"tuning.{error}") from None
         check_count("number of tuning.seeds", len(self.seed_list))
 
     @property
@@ -146,20 +143,10 @@ def _as_range(given: object) -> str:
 
 
 def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
-    """Return the first values to try, without repetitions.
+    """Return the first values to try, at most `trials` >= 2, without repetitions.
 
-    Parameters
-    ----------
-    ranges : mapping of str to Range
-        Where to look.
-    trials : int
-        How many, >= 2.
-
-    Returns
-    -------
-    list of dict
-        For one parameter a grid with both ends. For several the points of a Halton sequence, which
-        fill their box evenly: a grid of so few points would try two or three values of each.
+    For one parameter that is a grid with both ends. For several they are the points of a Halton
+    sequence, which fill their box evenly: a grid of so few would try two or three values of each.
     """
     if len(ranges) > 1:
         return _unique(_scattered(ranges, trials))
@@ -169,22 +156,7 @@ def grid(ranges: Mapping[str, Range], trials: int) -> list[Values]:
 
 
 def refined(ranges: Mapping[str, Range], tried: Sequence[Values], losses: Sequence[float]) -> Values | None:
-    """Return the values to try next.
-
-    Parameters
-    ----------
-    ranges : mapping of str to Range
-        Where the search began.
-    tried : sequence of dict
-        Values that were tried.
-    losses : sequence of float
-        What came of each; infinite for a divergence.
-
-    Returns
-    -------
-    dict or None
-        Values that were not tried before; None if there are none.
-    """
+    """Return values that were not tried before, or None; a loss is infinite for a divergence."""
     if len(ranges) > 1:
         proposed = _scattered(ranges, len(tried) + 1)[-1]
     else:

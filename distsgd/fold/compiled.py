@@ -40,8 +40,7 @@ class Dense:
     @property
     def x(self) -> NDArray[np.float64]:
         """The server's parameters, float64[d]: a copy."""
-        x: NDArray[np.float64] = self._held.server.x.copy()
-        return x
+        return np.array(self._held.server.x)
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
@@ -105,8 +104,7 @@ class OnSupport:
     @property
     def x(self) -> NDArray[np.float64]:
         """The server's parameters, float64[d]: a copy."""
-        x: NDArray[np.float64] = self._numbers.server.x.copy()
-        return x
+        return np.array(self._numbers.server.x)
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""

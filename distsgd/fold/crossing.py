@@ -77,32 +77,12 @@ def find_crossing(
 ) -> Crossing:
     """Find the first update of `run` after which the training loss meets `target`.
 
-    The run is folded again, and evaluated where that decides. A lock-free run has no order to fold:
-    what its history says is all that is known.
-
-    Parameters
-    ----------
-    run : Run
-        A run, simulated or live.
-    algorithm, problem : Algorithm, Problem
-        Those of the run.
-    target : float
-        Training loss.
-    precision : float, default 0.02
-        Share of the time to the target that may remain unknown where evaluations are dear, >= 0.
-    most : int, optional
-        Evaluations at most. By default those that take about as long as the run, and more if they
-        are cheap.
-
-    Returns
-    -------
-    Crossing
-        The update, and the interval in which the first crossing lies.
-
-    Raises
-    ------
-    ConfigError
-        If `target` is not finite, or `algorithm` or `problem` is not that of the run.
+    The run, simulated or live, is folded again, and evaluated where that decides. A lock-free run
+    has no order to fold: what its history says is all that is known. At `most` so many evaluations
+    are made, by default those that take about as long as the run, and more if they are cheap; where
+    they are dear, the share `precision` >= 0 of the time to the target may remain unknown. A target
+    that is not finite is a `ConfigError`, as is an `algorithm` or a `problem` that is not that of
+    the run.
     """
     target = check_number("target", target)
     check_number("precision", precision, at_least=0)
@@ -117,14 +97,8 @@ def find_crossing(
         found = states(run, algorithm, problem, np.array(updates, np.int64))
         return (problem.loss(state.x) for state in found)
 
-    return search(
-        known,
-        target,
-        evaluate,
-        np.append(0.0, run.trace.seconds),
-        precision=precision,
-        most=_affordable(run, problem) if most is None else most,
-    )
+    most = _affordable(run, problem) if most is None else most
+    return search(known, target, evaluate, np.append(0.0, run.trace.seconds), precision=precision, most=most)
 
 
 def with_crossing(run: Run, algorithm: Algorithm, problem: Problem, target: float) -> Run:
@@ -156,26 +130,10 @@ def search(
 ) -> Crossing:
     """Find the first update whose loss is at or below `target`, with few evaluations.
 
-    Parameters
-    ----------
-    known : dict of int to float
-        Losses that are known, by update: those of update 0 and of the last one among them.
-    target : float
-        Training loss.
-    evaluate : callable
-        Gives the losses of a list of updates, which ascend, one by one; it is asked for none behind
-        the first that meets the target.
-    seconds : float64[updates + 1]
-        When each update was applied [s], ascending; 0 for the starting point.
-    precision : float, default 0.02
-        Share of the time to the target that may remain unknown, if `most` is too few for more.
-    most : int, optional
-        Evaluations at most.
-
-    Returns
-    -------
-    Crossing
-        The update, and the interval in which the first crossing lies.
+    `known` are losses by update, those of update 0 and of the last one among them. `evaluate` is
+    asked for none behind the first that meets the target. `seconds`, float64[updates + 1], say when
+    each update was applied [s], 0 for the starting point. If `most` evaluations are too few for
+    more, the share `precision` of the time to the target may remain unknown.
     """
     known = dict(known)  # the caller's stays as it is
     for n_rounds in range(ROUNDS, -1, -1):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
-from distsgd.errors import ConfigError, unknown_name
+from distsgd.errors import ConfigError, check_name
 from distsgd.fold.case import Case, Driver
 from distsgd.fold.compiled import Dense, OnSupport
 from distsgd.fold.interleaved import Interleaved
@@ -63,42 +63,15 @@ def fold(
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        Rules and numbers.
-    problem : Problem
-        Gradients, and the starting point.
-    trace : Trace
-        The order of service.
-    stops : int64[n]
-        Updates after which to yield, ascending, the last of them at most ``trace.n_updates``.
-    batch : int, default 32
-        Samples of a step.
-    seed : int, default 0
-        Seed of the samples, of their division and of the starting point.
-    partition : Partition, optional
-        Which samples each worker sees; by default every worker draws from all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        Whether a pull is a snapshot and a push is applied whole, or both coordinate by coordinate,
-        between those of others (`distsgd.fold.interleaved`).
-    atomic : bool, default True
-        Whether interleaved changes of a coordinate are atomic; otherwise some are lost.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules; all have the same bits. Orders in which workers leave or
-        join, or pulls are stale, are interpreted.
+    These `stops`, int64[n], ascend to at most ``trace.n_updates``. The `seed` is that of the
+    samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
+    no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
+    others (`distsgd.fold.interleaved`), and some changes are lost unless they are `atomic`. All
+    drivers have the same bits; orders in which workers leave or join, or pulls are stale, are
+    interpreted.
 
-    Yields
-    ------
-    State
-        The update and the parameters after it, once for each of `stops`.
-
-    Raises
-    ------
-    ConfigError
-        If a rule breaks the contract, the problem's slope cannot be compiled, `driver` or `reads`
-        is unknown or does not suit the trace, the samples cannot be divided, or reads cannot
-        interleave.
+    It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
+    samples cannot be divided, or driver or reads are unknown or do not suit the trace.
     """
     check_algorithm(algorithm)
     data = problem.data if partition.is_divided else None
@@ -111,7 +84,8 @@ def fold(
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
-        folding = _driver(driver, case)
+        check_name("driver", driver, _DRIVERS)
+        folding = _DRIVERS[driver](case)
     for update in stops.tolist():
         # a run that diverges overflows, which is a result and no warning
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _compiling(problem.name):
@@ -123,8 +97,7 @@ def fold(
 def check_driver(driver: str, reads: ReadsName) -> None:
     """Raise a `ConfigError` if these reads have no such driver."""
     if reads == "interleaved" and driver == "interpreted":
-        msg = "interleaved reads are compiled; use driver='auto', not 'interpreted'"
-        raise ConfigError(msg)
+        raise ConfigError("interleaved reads are compiled; use driver='auto', not 'interpreted'")
 
 
 @contextmanager
@@ -132,22 +105,10 @@ def _compiling(problem: str) -> Iterator[None]:
     try:
         yield
     except NotCompilable as error:
-        msg = (
+        raise ConfigError(
             f"the slope of {problem} must be plain scalar Python that numba compiles; rewrite it, "
             "or let the problem have no support"
-        )
-        raise ConfigError(msg) from error
-
-
-def _driver(name: str, case: Case) -> Driver:
-    drivers: dict[str, Callable[[Case], Driver]] = {
-        "auto": _fastest,
-        "interpreted": _interpreted,
-        "compiled": _compiled,
-    }
-    if name not in drivers:
-        raise unknown_name("driver", name, drivers)
-    return drivers[name](case)
+        ) from error
 
 
 def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
@@ -157,10 +118,9 @@ def on_support(algorithm: Algorithm, problem: Problem) -> Support | None:
 
 def _check_plain(planned: Plan, instead: str) -> None:
     if not planned.is_plain:
-        msg = (
+        raise ConfigError(
             f"a trace with workers that left or joined, or with pulls of older versions, is interpreted; use {instead}"
         )
-        raise ConfigError(msg)
 
 
 def _interpreted(case: Case) -> Driver:
@@ -178,3 +138,6 @@ def _fastest(case: Case) -> Driver:
     is_thin = on_support(case.algorithm, case.problem) is not None
     is_compiled = case.plan.is_plain and (is_long or is_thin)
     return _compiled(case) if is_compiled else _interpreted(case)
+
+
+_DRIVERS: dict[str, Callable[[Case], Driver]] = {"auto": _fastest, "interpreted": _interpreted, "compiled": _compiled}

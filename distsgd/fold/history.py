@@ -37,26 +37,7 @@ class Point(NamedTuple):
 def history(
     algorithm: Algorithm, problem: Problem, trace: Trace, evaluations: Sequence[Point], known: Settings
 ) -> pl.DataFrame:
-    """Return the history of a run that was evaluated after some of its updates.
-
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What was run, which knows the columns in a message.
-    problem : Problem
-        What was minimised.
-    trace : Trace
-        The order of service, in virtual or in wall time.
-    evaluations : sequence of Point
-        What was found, ascending in the update.
-    known : dict
-        Settings of the run, see `run_settings`.
-
-    Returns
-    -------
-    polars.DataFrame
-        A row per evaluation, with the columns of `HISTORY`.
-    """
+    """Return the history of a run, a row per evaluation; these ascend in the update."""
     after = np.array([point.update for point in evaluations], np.int64)
     found = {name: [getattr(point, name) for point in evaluations] for name in Point._fields}
     # rule 2
@@ -95,8 +76,7 @@ def evaluation_points(trace: Trace, evaluate_every: int | None, evaluations: int
     """Return the updates after which to evaluate: the first, the last, and some between."""
     last = trace.n_updates
     if evaluate_every is not None and evaluations is not None:
-        msg = "give evaluate_every or evaluations, not both"
-        raise ConfigError(msg)
+        raise ConfigError("give evaluate_every or evaluations, not both")
     if evaluate_every is not None:
         between = np.arange(0, last, check_count("evaluate_every", evaluate_every))
     else:

@@ -64,8 +64,7 @@ class Interleaved:
     @property
     def x(self) -> NDArray[np.float64]:
         """The shared parameters, float64[d]: a copy."""
-        x: NDArray[np.float64] = self._memory.server.x.copy()
-        return x
+        return np.array(self._memory.server.x)
 
     @property
     def counts(self) -> Counts:
@@ -94,17 +93,15 @@ def needs_no_server(algorithm: Algorithm) -> bool:
 def check_interleavable(algorithm: Algorithm, problem: Problem) -> Support:
     """Return the supports that cores touch, or raise a `ConfigError` that says what to use."""
     if not needs_no_server(algorithm):
-        msg = (
+        raise ConfigError(
             f"interleaved reads need workers that read, step and write again and again, and never "
             f"wait; use hogwild, or downpour with n_fetch = n_push = 1, not {algorithm.name}"
         )
-        raise ConfigError(msg)
     if problem.support is None:
-        msg = (
+        raise ConfigError(
             f"interleaved reads need sparse data, but every gradient of {problem.name} touches all "
             f"parameters; use a linear problem on sparse data, or reads='consistent'"
         )
-        raise ConfigError(msg)
     return problem.support
 
 

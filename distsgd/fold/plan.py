@@ -44,30 +44,19 @@ def read_rows(rows: npt.NDArray[np.void]) -> Iterator[Row]:
 
 
 def plan(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> Plan:
-    """Arrange `trace` for folding `algorithm`.
-
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What will be folded: it may have a schedule.
-    trace : Trace
-        The order of service.
-    epochs_per_step : float
-        Batch size over the number of samples.
-
-    Returns
-    -------
-    Plan
-        The same order, with what each row needs.
-    """
+    """Arrange `trace` for folding `algorithm`; `epochs_per_step` is batch size over samples."""
     served = trace.rows.view(np.dtype((np.record, ROW)))
     rounds, staleness, members = kernels.survey(served, trace.n_updates)
     order = _order(trace, rounds)
     rows = np.zeros(order.size, dtype=PLAN)
     server_factors = _server_factors(algorithm, trace, epochs_per_step)
     kernels.fill(served, order, rounds, staleness, members, server_factors, trace.workers, rows)
-    if not trace.is_plain:
-        _close_as_served(rows, trace.closing, staleness, members, server_factors)
+    if not trace.is_plain:  # Rule 3: the kernel counts pushes that stand together, and here they do not.
+        updates = np.arange(trace.n_updates)
+        known = {"version": updates, "staleness": staleness, "factor": server_factors, "members": members}
+        rows["members"] = 0
+        for name, values in known.items():
+            rows[name][trace.closing] = values[: trace.n_updates]
     steps = np.arange(rows["step"].max(initial=0) + 2)  # a kernel evaluates the step behind a pull
     factors = _factors(algorithm, steps * (epochs_per_step * trace.workers))
     return Plan(rows, np.flatnonzero(rows["members"]) + 1, trace.workers, factors, trace.is_plain)
@@ -83,24 +72,6 @@ def _order(trace: Trace, rounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
     # Rule 1: a round's pushes get the place of the row that closes it, and sort by worker there.
     place[is_push] = closing[rounds[: place.size][is_push]]
     return np.lexsort((trace.rows["worker"][: place.size], place))
-
-
-def _close_as_served(
-    rows: npt.NDArray[np.void],
-    closing: npt.NDArray[np.int64],
-    staleness: npt.NDArray[np.int64],
-    members: npt.NDArray[np.int64],
-    factors: npt.NDArray[np.float64],
-) -> None:
-    """Let the rows `closing` have what is known of their rounds (rule 3).
-
-    `kernels.fill` counts pushes that stand together, which is wrong where they do not.
-    """
-    updates = np.arange(closing.size)
-    known = {"version": updates, "staleness": staleness, "factor": factors, "members": members}
-    rows["members"] = 0
-    for name, values in known.items():
-        rows[name][closing] = values[: closing.size]
 
 
 def _server_factors(algorithm: Algorithm, trace: Trace, epochs_per_step: float) -> npt.NDArray[np.float64]:

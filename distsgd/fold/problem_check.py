@@ -34,20 +34,7 @@ MOST_WORK = 1e7
 """Samples times parameters up to which differences are taken: some milliseconds to a gradient."""
 EXAMPLE = "distsgd.problems.softmax(data)"
 
-_MEMBERS = (
-    "name",
-    "dimension",
-    "samples",
-    "settings",
-    "data",
-    "support",
-    "start",
-    "loss",
-    "gradient",
-    "gradients",
-    "evaluate",
-    "message_bytes",
-)
+_MEMBERS = [name for name in vars(Problem) if not name.startswith("_")]
 
 
 class _Known(NamedTuple):
@@ -62,23 +49,10 @@ _KNOWN: dict[int, _Known] = {}
 def check_problem(problem: Problem, name: str = "problem") -> tuple[str, ...]:
     """Raise a `ConfigError` unless `problem` is what every engine relies on.
 
-    Parameters
-    ----------
-    problem : Problem
-        Object with the members of `distsgd.problem.Problem`.
-    name : str, default "problem"
-        What errors call an object that is no problem.
-
-    Returns
-    -------
-    tuple of str
-        What is probably wrong and may be meant, in sentences.
-
-    Raises
-    ------
-    ConfigError
-        If a member is missing, or a method raises or returns something that it must not: another
-        shape or type, numbers that are not finite at the start, or others when asked again.
+    Its members must be those of `distsgd.problem.Problem`, and no method may raise, or return
+    another shape or type, numbers that are not finite at the start, or others when asked again.
+    Errors call an object that is no problem `name`. Returned is what is probably wrong and may be
+    meant, in sentences.
     """
     known = _KNOWN.get(id(problem))
     if known is not None and known.problem() is problem:
@@ -92,14 +66,17 @@ def check_problem(problem: Problem, name: str = "problem") -> tuple[str, ...]:
     return doubts
 
 
+def _error(problem: Problem, what: str) -> ConfigError:
+    return ConfigError(f"problem {type(problem).__name__}: {what}")
+
+
 def _check_members(problem: Problem, name: str) -> None:
     missing = [member for member in _MEMBERS if not hasattr(problem, member)]
     if isinstance(problem, type) or {"loss", "gradients"} <= set(missing):
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:
-        kind = type(problem).__name__
-        msg = f"{name} must have the members of distsgd.problems.Problem; {kind} lacks"
-        raise ConfigError(f"{msg} {', '.join(missing)}")
+        lacks = f"{type(problem).__name__} lacks {', '.join(missing)}"
+        raise ConfigError(f"{name} must have the members of distsgd.problems.Problem; {lacks}")
 
 
 def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: ANN401 # anything
@@ -110,19 +87,12 @@ def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: A
     except ConfigError:
         raise
     except Exception as error:
-        msg = f"problem {type(problem).__name__}: {member} raised {raised(error)}"
-        raise ConfigError(msg) from error
+        raise _error(problem, f"{member} raised {raised(error)}") from error
 
 
 def _wrong(problem: Problem, member: str, got: object, expected: str) -> ConfigError:
-    kind = type(problem).__name__
-    return ConfigError(f"problem {kind}: {member} returned {_described(got)}, expected {expected}")
-
-
-def _described(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-    return shown(value)
+    found = f"{got.dtype}[{', '.join(map(str, got.shape))}]" if isinstance(got, np.ndarray) else shown(got)
+    return _error(problem, f"{member} returned {found}, expected {expected}")
 
 
 def _check_values(problem: Problem) -> None:
@@ -150,8 +120,8 @@ def _check_settings(problem: Problem) -> None:
     try:
         json.dumps(dict(_asked(problem, "settings")), allow_nan=False)
     except (TypeError, ValueError) as error:
-        msg = f"problem {type(problem).__name__}: settings must be ready for JSON: {error}"
-        raise ConfigError(f"{msg}; use text, int(...), float(...) and .tolist()") from None
+        what = f"settings must be ready for JSON: {error}; use text, int(...), float(...) and .tolist()"
+        raise _error(problem, what) from None
 
 
 def _check_methods(problem: Problem) -> tuple[str, ...]:
@@ -187,8 +157,7 @@ def _check_start(problem: Problem) -> Floats:
     if not _same(first, again):
         raise _wrong(problem, "start", again, "the same numbers for the same seed")
     if np.shares_memory(first, again):
-        msg = f"problem {type(problem).__name__}: start returned the same array twice, which runs"
-        raise ConfigError(f"{msg} would share; return a copy")
+        raise _error(problem, "start returned the same array twice, which runs would share; return a copy")
     start: Floats = first
     return start
 
@@ -199,9 +168,8 @@ def _check_array(problem: Problem, method: str, got: object, shape: tuple[int, .
         raise _wrong(problem, method, got, expected)
     if not np.isfinite(got[0] if got.ndim > 1 else got).all():
         place = tuple(np.argwhere(~np.isfinite(got))[0].tolist())
-        kind, at = type(problem).__name__, ", ".join(map(str, place))
-        msg = f"problem {kind}: {method} returned {got[place]} at [{at}], at the start of a run"
-        raise ConfigError(f"{msg}; it must be finite there")
+        found = f"{method} returned {got[place]} at [{', '.join(map(str, place))}]"
+        raise _error(problem, f"{found}, at the start of a run; it must be finite there")
 
 
 def _same(one: object, other: object) -> bool:
@@ -211,7 +179,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
-    kind, given = type(problem).__name__, (xs.copy(), batches.copy())
+    given = xs.copy(), batches.copy()
     first, again = (_asked(problem, "gradients", xs, batches) for _ in range(2))
     _check_array(problem, "gradients", first, xs.shape)
     singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, strict=True)]
@@ -227,15 +195,11 @@ def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
     }
     for what, applies in wrong.items():
         if applies:
-            msg = f"problem {kind}: gradients {what}"
-            raise ConfigError(msg)
+            raise _error(problem, f"gradients {what}")
     if not _same(first, np.stack(singles)):
         difference = float(np.nanmax(np.abs(first - np.stack(singles))))
-        msg = (
-            f"problem {kind}: gradient and gradients of the same points and batches differ, by up"
-            f" to {difference:.3g}; they must have the same bits, however many are asked for"
-        )
-        raise ConfigError(msg)
+        what = f"gradient and gradients of the same points and batches differ, by up to {difference:.3g}"
+        raise _error(problem, f"{what}; they must have the same bits, however many are asked for")
 
 
 def _check_losses(problem: Problem, start: Floats) -> None:

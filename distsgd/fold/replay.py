@@ -89,8 +89,7 @@ def replay(
         known.pop("partition", None)
         known |= partition_settings(partition)
     if "batch" not in known or "seed" not in known:
-        msg = "a trace alone does not know its batch and its seed; give both to replay"
-        raise ConfigError(msg)
+        raise ConfigError("a trace alone does not know its batch and its seed; give both to replay")
     trace = recorded.trace if isinstance(recorded, Run) else recorded
     trace.verify()
     has_own_points = run is not None and evaluate_every is None and evaluations is None
@@ -105,27 +104,11 @@ def replay(
 
 
 def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]) -> Iterator[State]:
-    """Fold the order of `run` again, and yield the parameters after some of its updates.
+    """Fold the order of `run` again, and yield the parameters after the updates `stops`, int64[n].
 
-    Parameters
-    ----------
-    run : Run
-        A run with an order.
-    algorithm, problem : Algorithm, Problem
-        Those of the run.
-    stops : int64[n]
-        Updates, ascending.
-
-    Yields
-    ------
-    State
-        Once for each of `stops`, with the bits that the run had there.
-
-    Raises
-    ------
-    ConfigError
-        If `algorithm` or `problem` is not that of the run, or the run is lock-free or of another
-        version of distsgd.
+    These ascend, and the parameters have the bits that the run had. It is a `ConfigError` if
+    `algorithm` or `problem` is not that of the run, or the run is lock-free or of another version
+    of distsgd.
     """
     check_replayable(run)
     check_same("algorithm", settings(algorithm), run.settings["algorithm"])

@@ -13,50 +13,32 @@ from distsgd.run import HISTORY, Run, versions
 def check_replayable(run: Run) -> None:
     """Raise a `ConfigError` if `run` has no order, or was made by another version of distsgd."""
     if run.settings.get("fleet", {}).get("kind") == "shared_memory":
-        msg = (
+        raise ConfigError(
             "a lock-free run cannot be replayed, because no server served its workers in an order; "
             "make it again, or simulate it with reads='interleaved'"
         )
-        raise ConfigError(msg)
     was, now = run.versions["distsgd"], versions()["distsgd"]
     if was != now:
-        msg = (
+        raise ConfigError(
             f"the run was made by distsgd {was}, whose rules may differ from those of this one, "
             f"{now}; replay it with distsgd {was}, or make it again"
         )
-        raise ConfigError(msg)
 
 
 def check_same(name: str, asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` with the first key in which two settings differ.
-
-    Parameters
-    ----------
-    name : str
-        What they are settings of, "algorithm" or "problem".
-    asked, recorded : dict
-        Settings, as JSON.
-
-    Raises
-    ------
-    ConfigError
-        If they are not equal, or cannot be known.
-    """
+    """Raise a `ConfigError` with the first key in which settings differ, or why none is known."""
     for one in (asked, recorded):
         if "unidentified" in one:
-            msg = f"the {name} to replay cannot be told from others: {one['unidentified']}"
-            raise ConfigError(msg)
+            raise ConfigError(f"the {name} to replay cannot be told from others: {one['unidentified']}")
     if asked != recorded:
         key, now, was = _first_difference("", asked, recorded)
         key = key.replace("rules.", "rule ")
         if key == "identity":
-            msg = (
+            raise ConfigError(
                 f"the {name} to replay must be the recorded one, but its methods or attributes are "
                 "others; what changes while it works belongs into a functools.cached_property"
             )
-            raise ConfigError(msg)
-        msg = f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"the {name} to replay must be the recorded one, whose {key} was {was!r}, not {now!r}")
 
 
 def _first_difference(key: str, asked: Any, recorded: Any) -> tuple[str, Any, Any]:  # noqa: ANN401 # JSON
@@ -69,38 +51,24 @@ def _first_difference(key: str, asked: Any, recorded: Any) -> tuple[str, Any, An
 
 
 def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
-    """Raise a `TraceError` that says where a replay parts from what was recorded.
+    """Raise a `TraceError` that says in which bit a replay parts from what was recorded.
 
-    Parameters
-    ----------
-    replayed, recorded : Run
-        The same order, folded again and as it happened.
-    has_own_points : bool
-        Whether the replay was evaluated where the recorded run was; else only the parameters at
-        the end are compared.
-
-    Raises
-    ------
-    TraceError
-        If a number differs in a bit; two NaN do not.
+    Two NaN are equal. Only the parameters at the end are compared unless the replay
+    `has_own_points`, those at which the recorded run was evaluated.
     """
     if has_own_points:
         _check_history(replayed, recorded)
     is_same = _is_same(replayed.x, recorded.x)
     if not is_same.all():
-        first = int(is_same.argmin())
+        first, last = int(is_same.argmin()), recorded.history["update"][-1]
+        until = f"the history is equal up to update {last}, but " if has_own_points else ""
         msg = (
-            f"the replay differs from the run: {_until(recorded, has_own_points)}the final "
+            f"the replay differs from the run: {until}the final "
             f"parameters differ in {np.count_nonzero(~is_same)} of {is_same.size} coordinates, "
             f"first at coordinate {first}: {float(replayed.x[first])!r}, and was "
             f"{float(recorded.x[first])!r}"
         )
         raise TraceError(msg + _changed_packages(recorded))
-
-
-def _until(recorded: Run, has_own_points: bool) -> str:
-    last = recorded.history["update"][-1]
-    return f"the history is equal up to update {last}, but " if has_own_points else ""
 
 
 def _check_history(replayed: Run, recorded: Run) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_batch, check_count, check_number, check_seed, unknown_name, wrong_kind
+from distsgd.errors import ConfigError, check_batch, check_count, check_name, check_number, check_seed, wrong_kind
 from distsgd.order.budget import Budget, Unit
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem, problem_settings
@@ -28,29 +28,8 @@ ModelFleet: TypeAlias = Fleet | StaleReads
 class RunConfig:
     """How a run is made, whatever runs: the same for all runs of a comparison.
 
-    Parameters
-    ----------
-    budget : Budget
-        When it is done.
-    batch : int, default 32
-        Samples of one gradient.
-    evaluate_every : int, optional
-        Updates between two points of the history.
-    evaluations : int, optional
-        Points of the history, in place of `evaluate_every`.
-    partition : Partition, optional
-        Which samples each worker sees; by default every worker draws from all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        Whether a worker reads one version, or coordinate by coordinate while others write.
-    atomic : bool, default True
-        Whether interleaved changes of a coordinate are atomic.
-    target : float, optional
-        Training loss at which the run ends.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of bounds, or two do not fit together.
+    `simulate` says what each of them means. A value that is out of bounds is a `ConfigError`, as
+    are two that do not fit together.
     """
 
     budget: Budget
@@ -71,18 +50,12 @@ class RunConfig:
             checked["target"] = check_number("target", self.target)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        self._check()
-
-    def _check(self) -> None:
         if self.evaluate_every is not None and self.evaluations is not None:
-            msg = "give evaluate_every or evaluations, not both"
-            raise ConfigError(msg)
+            raise ConfigError("give evaluate_every or evaluations, not both")
         partition_settings(self.partition)
-        if self.reads not in get_args(ReadsName):
-            raise unknown_name("reads", self.reads, get_args(ReadsName))
+        check_name("reads", self.reads, get_args(ReadsName))
         if self.reads == "consistent" and not self.atomic:
-            msg = "atomic=False needs reads='interleaved': consistent reads and writes are whole"
-            raise ConfigError(msg)
+            raise ConfigError("atomic=False needs reads='interleaved': consistent reads and writes are whole")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,13 +88,7 @@ class RunKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     atomic: bool = True
 
     def config(self, partition: Partition) -> RunConfig:
-        """Return what they say, with the samples that each worker sees.
-
-        Raises
-        ------
-        ConfigError
-            If not exactly one budget is given, or a value cannot be used.
-        """
+        """Return what they say, with a partition, or raise a `ConfigError`."""
         given = {name: getattr(self, name) for name in RunKeys.__struct_fields__}
         budget = Budget.of({unit: given.pop(unit) for unit in get_args(Unit)})
         return RunConfig(budget, partition=partition, **given)
@@ -138,25 +105,10 @@ F = TypeVar("F", bound=_AnyFleet)
 
 @dataclass(frozen=True)
 class RunRequest(Generic[F]):
-    """A run that is wanted.
+    """A run that is wanted; what its `fleet` is says which engine makes it.
 
-    Parameters
-    ----------
-    algorithm : Algorithm
-        What runs.
-    problem : Problem
-        What is minimised.
-    fleet : Fleet, StaleReads or LiveFleet
-        What it runs on, which says which engine makes it.
-    config : RunConfig
-        How.
-    seed : int, default 0
-        Seed of machines, samples, their division and starting point.
-
-    Raises
-    ------
-    ConfigError
-        If the algorithm or the seed cannot be used, or the reads do not suit the fleet.
+    The `seed` is that of machines, samples, their division and starting point. An algorithm or a
+    seed that cannot be used is a `ConfigError`, as are reads that do not suit the fleet.
     """
 
     algorithm: Algorithm
@@ -169,8 +121,7 @@ class RunRequest(Generic[F]):
         check_algorithm(self.algorithm)
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.config.reads == "interleaved" and isinstance(self.fleet, StaleReads):
-            msg = "interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet"
-            raise ConfigError(msg)
+            raise ConfigError("interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -18,13 +18,7 @@ FAR = 100.0
 
 
 def of_problem(problem: Problem, batch: int, *, target: float | None = None, seed: int = 0) -> list[str]:
-    """Return what is hardly meant of a problem: its data, its batches, its target.
-
-    Raises
-    ------
-    ConfigError
-        If it is no problem that could be run, see `distsgd.fold.problem_check.check_problem`.
-    """
+    """Return what is hardly meant of a valid problem: its data, its batches, its target."""
     found = list(check_problem(problem))
     if batch > problem.samples:
         found.append(
@@ -41,35 +35,27 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
     return found
 
 
-def _unequal_scales(problem: Problem) -> list[str]:
-    if problem.data is None or problem.data.scales.ratio < FAR:
-        return []
-    ratio, largest, smallest = problem.data.scales
-    text = (
-        f"features of {problem.data.name} differ in scale by a factor of {ratio:,.0f} (feature"
-        f" {largest} against {smallest}, counted from 0), which slows every algorithm down; read"
-        ' the data with scale="standard"'
-    )
-    return [text]
+def _unequal_scales(problem: Problem) -> Iterator[str]:
+    if problem.data is not None and problem.data.scales.ratio >= FAR:
+        ratio, largest, smallest = problem.data.scales
+        yield (
+            f"features of {problem.data.name} differ in scale by a factor of {ratio:,.0f} (feature"
+            f" {largest} against {smallest}, counted from 0), which slows every algorithm down; read"
+            ' the data with scale="standard"'
+        )
 
 
 def of_fleet(request: RunRequest[Any]) -> list[str]:
-    """Return what is hardly meant of a fleet: its size for a budget, its units, its parts.
-
-    Parameters
-    ----------
-    request : RunRequest
-        A run on machines of a model; of an order without machines nothing is doubted.
-
-    Returns
-    -------
-    list of str
-        A sentence for each doubt.
-    """
+    """Return what is hardly meant of a fleet of machines: its size for a budget, units, parts."""
     fleet, problem, batch = request.fleet, request.problem, request.config.batch
     if not isinstance(fleet, Fleet):
         return []
-    found = _idle_workers(fleet.workers, _n_gradients(request))
+    n_gradients, found = _n_gradients(request), []
+    if fleet.workers > n_gradients:
+        found.append(
+            f"a budget of {n_gradients:.0f} gradients is less than one for each of {fleet.workers} workers;"
+            " give many for each, or the run ends before it has begun"
+        )
     partition, share = request.config.partition, problem.samples // fleet.workers
     if partition.is_divided and share < batch:
         found.append(
@@ -93,16 +79,6 @@ def _n_gradients(request: RunRequest[Fleet]) -> float:
     if unit == "seconds" or math.isinf(verb(cycle, Start).others_after):
         return math.inf
     return amount if unit == "gradients" else amount * push.every * push.quorum_of(request.fleet.workers)
-
-
-def _idle_workers(workers: int, n_gradients: float) -> list[str]:
-    if workers <= n_gradients:
-        return []
-    text = (
-        f"a budget of {n_gradients:.0f} gradients is less than one for each of {workers} workers;"
-        " give many for each, or the run ends before it has begun"
-    )
-    return [text]
 
 
 def _other_units(fleet: Fleet, problem: Problem, batch: int) -> Iterator[str]:

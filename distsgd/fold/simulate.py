@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
@@ -21,6 +20,7 @@ from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem
 from distsgd.run import Run, Settings
+from distsgd.sparse import Integers
 from distsgd.status import Status, status_after
 from distsgd.trace import Trace
 
@@ -114,38 +114,12 @@ def simulate(
 
 
 def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: DriverName = "auto") -> Run:
-    """Make a run on a model of machines: the order first, then the numbers along it.
-
-    Parameters
-    ----------
-    request : RunRequest
-        The run that is wanted.
-    hooks : Hooks, optional
-        What is asked at each point of the history: whether to end there.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules.
-
-    Returns
-    -------
-    Run
-        As `simulate` returns it.
-
-    Raises
-    ------
-    ConfigError
-        If the arguments do not fit together.
-    """
+    """Make a run on a model of machines, or raise a `ConfigError`: the order, then the numbers."""
     algorithm, problem, config = request.algorithm, request.problem, request.config
     check_driver(driver, config.reads)
     pulled, pushed = message_bytes(algorithm, problem, config.batch)
-    trace = schedule(
-        algorithm.cycle,
-        request.fleet,
-        seed=request.seed,
-        pull_bytes=pulled,
-        push_bytes=pushed,
-        **request.budget.settings,
-    )
+    given = request.budget.settings | {"pull_bytes": pulled, "push_bytes": pushed}
+    trace = schedule(algorithm.cycle, request.fleet, seed=request.seed, **given)
     points = evaluation_points(trace, config.evaluate_every, config.evaluations)
     is_over = ending(config.target, hooks)
     return folded(algorithm, problem, trace, request.settings, stops=points, driver=driver, is_over=is_over)
@@ -153,11 +127,7 @@ def simulated(request: RunRequest[ModelFleet], hooks: Hooks = NO_HOOKS, driver: 
 
 def ending(target: float | None, hooks: Hooks) -> IsOver:
     """Return what ends a run at a target, at numbers that are not finite, or where hooks ask."""
-
-    def is_over(state: State, loss: float) -> Status:
-        return status_after(state.x, loss, target, hooks.stop)
-
-    return is_over
+    return lambda state, loss: status_after(state.x, loss, target, hooks.stop)
 
 
 def folded(
@@ -166,31 +136,14 @@ def folded(
     trace: Trace,
     known: Settings,
     *,
-    stops: NDArray[np.int64],
+    stops: Integers,
     driver: DriverName = "auto",
     is_over: IsOver | None = None,
 ) -> Run:
-    """Fold `trace`, evaluate after some updates, and return the run.
+    """Fold `trace`, evaluate after the updates `stops`, int64[n] and ascending, and return the run.
 
-    Parameters
-    ----------
-    algorithm, problem : Algorithm, Problem
-        What runs, and what is minimised.
-    trace : Trace
-        The order of service.
-    known : dict
-        Settings of the run, as JSON: how it was sampled, divided and read.
-    stops : int64[n]
-        Updates after which to evaluate, ascending.
-    driver : {"auto", "interpreted", "compiled"}, default "auto"
-        Which code calls the rules.
-    is_over : callable, optional
-        Says after each evaluation how the run ends; without it the last of `stops` ends it.
-
-    Returns
-    -------
-    Run
-        Cut where it has ended.
+    It is cut where `is_over` ends it; without that the last of `stops` does. `known` are the
+    settings of the run, as JSON: how it was sampled, divided and read.
     """
     evaluations: list[Point] = []
     status: Status = "done"
@@ -217,7 +170,7 @@ def states_of(
     trace: Trace,
     known: Settings,
     *,
-    stops: NDArray[np.int64],
+    stops: Integers,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Fold `trace` as the settings `known` say, and yield the parameters after each of `stops`."""

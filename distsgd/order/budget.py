@@ -27,18 +27,11 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, amounts: Mapping[str, float | None]) -> "Budget":
-        """Return the budget of the one amount that is given; the others are None.
-
-        Raises
-        ------
-        ConfigError
-            If not exactly one is given, or it is out of bounds.
-        """
+        """Return the budget of the only amount that is not None, or raise a `ConfigError`."""
         given = {unit: amount for unit, amount in amounts.items() if amount is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            msg = f"give exactly one of {', '.join(amounts)} as the budget, not {found}"
-            raise ConfigError(msg)
+            raise ConfigError(f"give exactly one of {', '.join(amounts)} as the budget, not {found}")
         ((unit, amount),) = given.items()
         if unit in {"updates", "gradients"}:
             return cls(cast("Unit", unit), check_count(unit, amount))

@@ -103,8 +103,7 @@ class Fleet:
         for worker, speed in enumerate(self.speeds or ()):
             check_number(f"speeds[{worker}]", speed, above=0)
         if not isinstance(self.failures, (Failures, type(None))):
-            msg = f"failures must be Failures(mean_time, repair) or None, not {self.failures!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"failures must be Failures(mean_time, repair) or None, not {self.failures!r}")
 
     def _slowed(self, slowdown: Sequence[float]) -> tuple[float, ...]:
         """Return the speeds of workers that take so many times as long."""
@@ -124,11 +123,11 @@ class Fleet:
     @property
     def settings(self) -> dict[str, Any]:
         """What identifies the fleet, ready for JSON; an unlimited bandwidth is None."""
-        failures = self.failures
+        failures, laws = self.failures, [str(law) for law in self.laws]
         return {
             "kind": "fleet",
             "workers": int(self.workers),
-            "compute": _one_or_all([str(law) for law in self.laws]),
+            "compute": laws if len(laws) > 1 else laws[0],
             "speeds": None if self.speeds is None else [float(speed) for speed in self.speeds],
             "latency": float(self.latency),
             "bandwidth": None if isinf(self.bandwidth) else float(self.bandwidth),
@@ -143,14 +142,8 @@ class StaleReads:
     """An order without machines: each gradient was read a sampled number of versions ago.
 
     Update u applies a gradient that was read at version ``max(0, u - lag)``. Updates are one second
-    apart. There are as many workers as gradients are ever in flight at once.
-
-    Parameters
-    ----------
-    law : Law
-        Of the lags [versions]; a sample is rounded down.
-    seed : int
-        Of the lags, >= 0. The lags do not depend on the seed of a run.
+    apart. There are as many workers as gradients are ever in flight at once. The `law` is that of
+    the lags [versions], of which samples are rounded down. Their `seed` is not that of a run.
     """
 
     law: Law
@@ -158,8 +151,7 @@ class StaleReads:
 
     def __post_init__(self) -> None:
         if not isinstance(self.law, Law):
-            msg = f"law must be a law such as exponential(4.0), not {self.law!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"law must be a law such as exponential(4.0), not {self.law!r}")
         check_seed(self.seed)
 
     @property
@@ -194,7 +186,3 @@ def _entries(name: str, values: Any, workers: int, example: str) -> tuple[Any, .
     if wrong is not None:
         raise wrong_kind(f"each entry of {name}", example, wrong)
     return tuple(values)
-
-
-def _one_or_all(texts: list[str]) -> str | list[str]:
-    return texts[0] if len(texts) == 1 else texts

@@ -48,7 +48,7 @@ class Law:
     def mean(self) -> float:
         """Mean of the law, stragglers included [s]."""
         probability, factor = self.stragglers or (0.0, 1.0)
-        steady = _MEANS.get(self.name, _first)(*self.parameters)
+        steady = _MEANS[self.name](*self.parameters) if self.name in _MEANS else self.parameters[0]
         return steady * (1.0 + probability * (factor - 1.0))
 
     @property
@@ -66,8 +66,7 @@ class Law:
         """
         check_number("probability", probability, at_least=0)
         if probability > 1:
-            msg = f"probability must be <= 1, not {probability!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"probability must be <= 1, not {probability!r}")
         chance = float(probability)
         return replace(self, stragglers=(chance, check_number("factor", factor, above=0)))
 
@@ -110,11 +109,9 @@ class Law:
         try:
             return _evaluate(ast.parse(text.strip(), mode="eval").body)
         except ConfigError as error:
-            msg = f"law {text!r}: {error}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"law {text!r}: {error}") from None
         except (SyntaxError, ValueError, TypeError, AttributeError, MemoryError):
-            msg = f"law {text!r} must look like 'lognormal(1.0, 0.5)'; known: {', '.join(laws)}"
-            raise ConfigError(msg) from None
+            raise ConfigError(f"law {text!r} must look like 'lognormal(1.0, 0.5)'; known: {', '.join(laws)}") from None
 
     def __str__(self) -> str:
         numbers = ", ".join(map(repr, self.parameters))
@@ -177,17 +174,12 @@ def empirical(samples: Sequence[float] | np.ndarray) -> Law:
     `samples` is ``float64[n]`` [s], n >= 1, each > 0 and finite: a timer that shows 0 is coarse.
     """
     if isinstance(samples, (str, bytes)) or np.ndim(samples) != 1 or not len(samples):
-        msg = f"samples must be a list of durations, not {samples!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"samples must be a list of durations, not {samples!r}")
     return Law("empirical", tuple(_positive(f"samples[{i}]", s) for i, s in enumerate(samples)))
 
 
-laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType(
-    {
-        make.__name__: make
-        for make in (constant, exponential, shifted_exponential, lognormal, gamma, pareto, uniform, empirical)
-    }
-)
+_MAKERS = (constant, exponential, shifted_exponential, lognormal, gamma, pareto, uniform, empirical)
+laws: MappingProxyType[str, Callable[..., Law]] = MappingProxyType({make.__name__: make for make in _MAKERS})
 """The constructors by name."""
 
 
@@ -207,14 +199,10 @@ def _positive(name: str, value: float) -> float:
     return check_number(name, value, above=0, unit=SECONDS)
 
 
-def _first(mean: float, *_: float) -> float:
-    return mean
-
-
 _WITH_SHAPE = {"lognormal", "gamma", "pareto"}
 """Laws whose second parameter is no time."""
 
-_MEANS: dict[str, Callable[..., float]] = {
+_MEANS: dict[str, Callable[..., float]] = {  # of the others it is the first parameter
     "shifted_exponential": lambda shift, mean: shift + mean,
     "uniform": lambda low, high: (low + high) / 2,
     "empirical": lambda *samples: fmean(samples),
@@ -246,8 +234,7 @@ def _evaluate(node: ast.expr) -> Law:
             return _call(laws[name], node)
         case ast.Call(func=ast.Attribute(value=inner, attr="with_stragglers")):
             return _call(_evaluate(inner).with_stragglers, node)
-    msg = f"{ast.unparse(node)!r} is not a call of a law; known: {', '.join(laws)}"
-    raise ConfigError(msg)
+    raise ConfigError(f"{ast.unparse(node)!r} is not a call of a law; known: {', '.join(laws)}")
 
 
 def _call(make: Callable[..., Law], node: ast.Call) -> Law:
@@ -258,24 +245,15 @@ def _call(make: Callable[..., Law], node: ast.Call) -> Law:
         signature.bind(*positional, **named)
     except TypeError as error:
         names = ", ".join(signature.parameters)
-        msg = f"{error}; the arguments are ({names})"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{error}; the arguments are ({names})") from None
     return make(*positional, **named)
 
 
 class Draws:
     """One worker's draws of a law, computed ahead of their use: the same whatever is asked before.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument that gave the law, for errors.
-    law : Law
-        What is drawn from.
-    most : float
-        What larger draws are replaced by.
-    seed, purpose, worker : int
-        Of the stream of random numbers.
+    Draws above `most` are replaced by that. `seed`, `purpose` and `worker` are those of the stream;
+    errors call the law `name`.
     """
 
     def __init__(self, name: str, law: Law, most: float, *, seed: int, purpose: int, worker: int) -> None:

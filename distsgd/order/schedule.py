@@ -42,36 +42,14 @@ def schedule(
 ) -> Trace:
     """Return the order in which the server of `fleet` serves workers that repeat `cycle`.
 
-    Exactly one of `updates`, `gradients` and `seconds` is given.
+    Exactly one of `updates`, `gradients` and `seconds` is given: it ends with this update of the
+    server; with the push that brings the gradient steps served to this number; or before the first
+    message that would be served later than this [s]. Step k of worker w takes the same time in
+    every schedule of a fleet and a seed, whatever the cycle. A pull's reply and a push have their
+    sizes in bytes.
 
-    Parameters
-    ----------
-    cycle : tuple of verbs
-        What each worker repeats, see `distsgd.algorithm`.
-    fleet : Fleet or StaleReads
-        The machines; or an order that is given without them.
-    seed : int, default 0
-        Of the machines' times, >= 0. Step k of worker w takes the same time in every schedule of a
-        fleet and a seed, whatever the cycle.
-    updates : int, optional
-        End with this update of the server.
-    gradients : int, optional
-        End with the push that brings the gradient steps served to this number.
-    seconds : float, optional
-        End before the first message that would be served later than this [s].
-    pull_bytes, push_bytes : float, default 0.0
-        Size of a pull's reply and of a push [bytes].
-
-    Returns
-    -------
-    Trace
-        It ends with a push, unless time ended it.
-
-    Raises
-    ------
-    ConfigError
-        If the budget is not one, a size is negative, the cycle does not suit the fleet, a duration
-        cannot be computed, or no worker can ever go on.
+    It is a `ConfigError` if the budget is not one, a size is negative, the cycle does not suit the
+    fleet, a duration cannot be computed, or no worker can ever go on.
     """
     check_cycle(cycle)
     check_seed(seed)
@@ -83,8 +61,7 @@ def schedule(
     pull_bytes = check_number("pull_bytes", pull_bytes, at_least=0, unit=" bytes")
     push_bytes = check_number("push_bytes", push_bytes, at_least=0, unit=" bytes")
     if seconds is not None and any(law.is_zero for law in fleet.laws):  # rule 2
-        msg = "seconds needs compute times > 0: with constant(0) time may stand still"
-        raise ConfigError(msg)
+        raise ConfigError("seconds needs compute times > 0: with constant(0) time may stand still")
     const = _constants(cycle, fleet, limits, pull_bytes, push_bytes)
     check_room("the messages of the budget", _least_rows(const, fleet), ROW.itemsize)
     return _serve(const, fleet, seed)
@@ -127,7 +104,10 @@ def _serve(const: Constants, fleet: Fleet, seed: int) -> Trace:
     rows = run(const, state, np.empty(_capacity(const, fleet), kernel.ROWS))
     status = state.server.status  # rule 1
     if status == kernel.ENOUGH:
-        _check_times(rows)
+        # rule 2: times never fall, so that the last row tells of all
+        if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
+            msg = "compute, latency, service and bandwidth must leave the virtual time finite; it became"
+            raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
         return Trace(rows.view(ROW), int(fleet.workers))
     if status == kernel.STUCK:
         raise ConfigError(_stuck(const, fleet, state.server.version))
@@ -138,13 +118,6 @@ def _serve(const: Constants, fleet: Fleet, seed: int) -> Trace:
         raise ConfigError(f"{msg}; choose a narrower law, or constant(0) on purpose")
     msg = f"failures.mean_time must be longer, not {const.mean_time_s} s: with {law} worker {worker}"
     raise ConfigError(f"{msg} failed {kernel.MOST_FAILURES} times in one step")
-
-
-def _check_times(rows: np.ndarray) -> None:
-    # rule 2: times never fall, so that the last row tells of all
-    if len(rows) and not (rows["time"][-1] < inf and rows["done"].max() < inf):
-        msg = "compute, latency, service and bandwidth must leave the virtual time finite; it became"
-        raise ConfigError(f"{msg} infinite at row {int((rows['done'] == inf).argmax())}")
 
 
 def _stuck(const: Constants, fleet: Fleet, version: int) -> str:

@@ -23,8 +23,8 @@ def signs(name: str, data: Data) -> tuple[Floats, Floats]:
     _check_data(name, data)
     known = np.unique(data.y)
     if known.size != 2:
-        msg = f"{name} needs labels with 2 values, but {data.name} has {known.size}; {_advice(known)}"
-        raise ConfigError(msg)
+        advice = "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"
+        raise ConfigError(f"{name} needs labels with 2 values, but {data.name} has {known.size}; {advice}")
     train, test = _positions(name, data, known)
     return 2.0 * train - 1.0, 2.0 * test - 1.0
 
@@ -34,11 +34,9 @@ def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
     _check_data(name, data)
     known = np.unique(data.y)
     if data.y.dtype.kind != "i":
-        msg = f"{name} needs whole numbers as labels, but {data.name} has others; use least_squares"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} needs whole numbers as labels, but {data.name} has others; use least_squares")
     if known.size < 2:
-        msg = f"{name} needs labels of at least 2 classes, but {data.name} has {known.size}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} needs labels of at least 2 classes, but {data.name} has {known.size}")
     train, test = _positions(name, data, known)
     return train.astype(np.uint32), test.astype(np.uint32), known.size
 
@@ -52,10 +50,5 @@ def _check_data(name: str, data: object) -> None:
 def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     unknown = np.setdiff1d(data.test_y, known)
     if unknown.size:
-        msg = f"{name} needs test labels that occur in training, but {data.name} has {unknown[0]}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} needs test labels that occur in training, but {data.name} has {unknown[0]}")
     return np.searchsorted(known, data.y), np.searchsorted(known, data.test_y)
-
-
-def _advice(known: NDArray[Any]) -> str:
-    return "use softmax for classes, least_squares for numbers" if known.size > 2 else "add samples"

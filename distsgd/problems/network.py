@@ -202,8 +202,7 @@ def network(data: Data, hidden: int | Sequence[int] = (64,), *, l2: float = 0.0)
     """
     units = [check_count("hidden", n) for n in np.atleast_1d(hidden).tolist()]
     if not units:
-        msg = "hidden must name the units of at least one layer, not (); use softmax without one"
-        raise ConfigError(msg)
+        raise ConfigError("hidden must name the units of at least one layer, not (); use softmax without one")
     return make_network("network", data, units, l2)
 
 
@@ -232,9 +231,8 @@ def _dense(name: str, x: Floats | Sparse) -> Floats:
         return x
     n_bytes = 8.0 * x.shape[0] * x.shape[1]
     if n_bytes > _DENSE_BYTES:
-        msg = (
+        raise ConfigError(
             f"{name} needs dense data, but these would take {n_bytes / 1e9:.1f} GB (limit 1 GB); "
             "use logistic, svm or least_squares, which keep them sparse"
         )
-        raise ConfigError(msg)
     return x.dense()

@@ -104,12 +104,10 @@ def quadratic(curvature: ArrayLike, noise: float = 0.0, start: ArrayLike | None 
     """
     h = _vector("curvature", curvature)
     if h.min() < 0.0:
-        msg = f"curvature must be >= 0 in every coordinate, not {h.min()}"
-        raise ConfigError(msg)
+        raise ConfigError(f"curvature must be >= 0 in every coordinate, not {h.min()}")
     origin = np.ones(h.size) if start is None else _vector("start", start)
     if origin.size != h.size:
-        msg = f"start must have {h.size} numbers, one per curvature, not {origin.size}"
-        raise ConfigError(msg)
+        raise ConfigError(f"start must have {h.size} numbers, one per curvature, not {origin.size}")
     return Quadratic(h, check_number("noise", noise, at_least=0.0), origin)
 
 
@@ -119,6 +117,5 @@ def _vector(name: str, values: Any) -> Floats:  # noqa: ANN401 # whatever NumPy 
     except (TypeError, ValueError):
         vector = np.empty((0, 0))
     if vector.ndim != 1 or vector.size == 0 or not np.isfinite(vector).all():
-        msg = f"{name} must be a list of finite numbers, one per coordinate, not {values!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be a list of finite numbers, one per coordinate, not {values!r}")
     return vector

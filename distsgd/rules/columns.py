@@ -134,7 +134,8 @@ class Symbol(NDArrayOperatorsMixin):
             self.graph.refuse(f"uses {name}.{method}, {_NORM}")
         if ufunc not in _UFUNCS or options:
             self.graph.refuse(_REFUSED.get(ufunc, f"uses {name}, {_ROUNDED}"))
-        return _UFUNCS[ufunc](self.graph, *given)
+        kind, text = _UFUNCS[ufunc]
+        return kind(self.graph, self.graph.result(text, *map(_no_condition, given)))
 
     def __array_function__(
         self, function: Callable[..., Any], types: object, given: Sequence[Any], options: object
@@ -167,14 +168,6 @@ _INSTEAD = {
 }
 
 
-def _number(text: str) -> Callable[..., Column]:
-    return lambda graph, *given: Column(graph, graph.result(text, *map(_no_condition, given)))
-
-
-def _comparison(text: str) -> Callable[..., Condition]:
-    return lambda graph, *given: Condition(graph, graph.result(text, *map(_no_condition, given)))
-
-
 def _no_condition(value: Any) -> Any:  # noqa: ANN401 # whatever a rule computes with
     if isinstance(value, Condition):
         value.graph.refuse("computes with a condition; use where(condition, then, otherwise)")
@@ -190,24 +183,24 @@ def _where(graph: Graph, condition: Any, then: Any, otherwise: Any) -> Any:  # n
     return Column(graph, graph.result("where({}, {}, {})", condition, *branches))
 
 
-_UFUNCS: Mapping[np.ufunc, Callable[..., Any]] = {
-    np.add: _number("({} + {})"),
-    np.subtract: _number("({} - {})"),
-    np.multiply: _number("({} * {})"),
-    np.divide: _number("divide({}, {})"),
-    np.negative: _number("(-{})"),
-    np.positive: _number("(+{})"),
-    np.absolute: _number("abs({})"),
-    np.fabs: _number("abs({})"),
-    np.sqrt: _number("sqrt({})"),
-    np.minimum: _number("minimum({}, {})"),
-    np.maximum: _number("maximum({}, {})"),
-    np.less: _comparison("({} < {})"),
-    np.less_equal: _comparison("({} <= {})"),
-    np.greater: _comparison("({} > {})"),
-    np.greater_equal: _comparison("({} >= {})"),
-    np.equal: _comparison("({} == {})"),
-    np.not_equal: _comparison("({} != {})"),
+_UFUNCS: Mapping[np.ufunc, tuple[type[Symbol], str]] = {
+    np.add: (Column, "({} + {})"),
+    np.subtract: (Column, "({} - {})"),
+    np.multiply: (Column, "({} * {})"),
+    np.divide: (Column, "divide({}, {})"),
+    np.negative: (Column, "(-{})"),
+    np.positive: (Column, "(+{})"),
+    np.absolute: (Column, "abs({})"),
+    np.fabs: (Column, "abs({})"),
+    np.sqrt: (Column, "sqrt({})"),
+    np.minimum: (Column, "minimum({}, {})"),
+    np.maximum: (Column, "maximum({}, {})"),
+    np.less: (Condition, "({} < {})"),
+    np.less_equal: (Condition, "({} <= {})"),
+    np.greater: (Condition, "({} > {})"),
+    np.greater_equal: (Condition, "({} >= {})"),
+    np.equal: (Condition, "({} == {})"),
+    np.not_equal: (Condition, "({} != {})"),
 }
 _REFUSED: Mapping[np.ufunc, str] = {
     np.power: "uses **, which has other bits elsewhere; write products",

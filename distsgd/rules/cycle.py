@@ -81,13 +81,11 @@ def check_cycle(cycle: Cycle) -> None:
     """Raise a `ConfigError` unless `cycle` has one Pull, Step and Push, and whole periods."""
     kinds = sorted(type(one).__name__ for one in cycle if not isinstance(one, Start))
     if kinds != ["Pull", "Push", "Step"]:
-        msg = f"a cycle must have one Pull, one Step and one Push, not {kinds}"
-        raise ConfigError(msg)
+        raise ConfigError(f"a cycle must have one Pull, one Step and one Push, not {kinds}")
     pull, push = verb(cycle, Pull), verb(cycle, Push)
     for name, every in (("Pull.every", pull.every), ("Push.every", push.every)):
         if check_count(name, every) > MOST_STEPS:
-            msg = f"{name} must be at most {MOST_STEPS:,} steps, not {every}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{name} must be at most {MOST_STEPS:,} steps, not {every}")
     check_number("Start.others_after", verb(cycle, Start).others_after, at_least=0, finite=False)
     check_count("Push.backup", push.backup, at_least=0)
     if pull.bound is not None:

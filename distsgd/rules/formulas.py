@@ -70,35 +70,16 @@ class Traced(NamedTuple):
 
 
 def trace(place: str, rule: Callable[..., Any], arguments: Sequence[Argument], returns: Sequence[Returned]) -> Traced:
-    """Return the formula of a rule.
+    """Return the formula of a rule, which errors call `place`, for example ``"mine: rule apply"``.
 
-    Parameters
-    ----------
-    place : str
-        What an error calls the rule, for example ``"mine: rule apply"``.
-    rule : callable
-        The rule.
-    arguments : sequence of Argument
-        What it takes.
-    returns : sequence of Returned
-        What it returns; several stand for a tuple.
-
-    Returns
-    -------
-    Traced
-        The formula.
-
-    Raises
-    ------
-    ConfigError
-        If the rule has none, or returns something else.
+    It `returns` one part, or a tuple of several. A rule that has no formula, or returns something
+    else, is a `ConfigError`.
     """
     first, second = (_called(place, rule, arguments, returns) for _ in range(2))
     effect = _effect(rule)
     if first.formula != second.formula or effect:
         why = effect or "gives another formula at each call: random numbers, a clock or a counter"
-        msg = f"{place} {why}; a rule is a function of its arguments, so pass what it needs in them"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} {why}; a rule is a function of its arguments, so pass what it needs in them")
     return first
 
 
@@ -133,14 +114,12 @@ def _refused(place: str, graph: Graph) -> ConfigError:
 def _parts(place: str, returned: Any, returns: Sequence[Returned]) -> Iterator[Any]:  # noqa: ANN401 # whatever a rule returned
     if len(returns) > 1 and not (type(returned) is tuple and len(returned) == len(returns)):
         found = type(returned).__name__
-        msg = f"{place} must return {len(returns)} values, a state and a message, not {found}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} must return {len(returns)} values, a state and a message, not {found}")
     for part, one in zip(returned if len(returns) > 1 else (returned,), returns, strict=True):
         expected = one.kind.__name__ if one.kind else "a NamedTuple"
         is_right = type(part) is one.kind if one.kind else hasattr(type(part), "_fields")
         if one.role and not is_right:
-            msg = f"{place} must return {expected}, not {type(part).__name__}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{place} must return {expected}, not {type(part).__name__}")
         yield part
 
 
@@ -191,17 +170,8 @@ def takes_at(place: str, rule: Callable[..., Any], arguments: int) -> bool:
         needed = sum(one.default is one.empty for one in own)
         has_at = [one.name for one in own[needed : needed + 1]] == ["at"]
     if needed not in {arguments, arguments + 1}:
-        msg = f"{place} must take {arguments} arguments, or `at` behind them, not {needed}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} must take {arguments} arguments, or `at` behind them, not {needed}")
     return needed == arguments + 1 or has_at
-
-
-def _minimum(one: Any, other: Any) -> Any:  # noqa: ANN401 # numbers or arrays
-    return np.minimum(one, other) + 0.0  # which of -0.0 and 0.0 it returns depends on the machine
-
-
-def _maximum(one: Any, other: Any) -> Any:  # noqa: ANN401 # numbers or arrays
-    return np.maximum(one, other) + 0.0
 
 
 _NUMPY: Mapping[str, Any] = {
@@ -209,8 +179,9 @@ _NUMPY: Mapping[str, Any] = {
     "divide": np.divide,
     "sqrt": np.sqrt,
     "where": np.where,
-    "minimum": _minimum,
-    "maximum": _maximum,
+    # which of -0.0 and 0.0 they return alone depends on the machine
+    "minimum": lambda one, other: np.minimum(one, other) + 0.0,
+    "maximum": lambda one, other: np.maximum(one, other) + 0.0,
     "nan": np.nan,
     "inf": np.inf,
 }
@@ -221,11 +192,11 @@ def whole(column: Any, dimension: int) -> Any:  # noqa: ANN401 # a number or an 
     return column if np.shape(column) else np.full(dimension, column, dtype=np.float64)
 
 
-def _as_it_is(column: Any) -> Any:  # noqa: ANN401 # a symbolic column
-    return column
-
-
-SYMBOLIC = (("float", _as_it_is), ("minimum", np.minimum), ("maximum", np.maximum))
+SYMBOLIC: tuple[tuple[str, Any], ...] = (
+    ("float", lambda column: column),
+    ("minimum", np.minimum),
+    ("maximum", np.maximum),
+)
 """Kinds for a formula of symbolic columns."""
 
 

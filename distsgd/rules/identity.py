@@ -47,41 +47,15 @@ class UnidentifiedError(Exception):
 
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of what `value` does, as hexadecimal digits.
-
-    Parameters
-    ----------
-    value : object
-        A callable, a class or any other object.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Raises
-    ------
-    UnidentifiedError
-        If a part of it has no stable value: the error names it.
-    """
+    """Return the hexadecimal SHA-256 of what `value` does, or raise an `UnidentifiedError`."""
     return _Walk().text((value,))
 
 
 def identified(place: str, value: object) -> dict[str, Any]:
-    """Return what identifies `value` in the settings of a run, as JSON.
+    """Return what identifies `value` in the settings of a run, as JSON: ``identity``, its digest.
 
-    Parameters
-    ----------
-    place : str
-        What a sentence calls it, for example ``"the schedule of mine"``.
-    value : object
-        A callable, a class or any other object.
-
-    Returns
-    -------
-    dict
-        Its ``identity``, a digest; or why it has none, ``unidentified``, and a random ``token``, so
-        that the run is equal to no other.
+    If it has none, why it is ``unidentified``, and a random ``token``, so that the run is equal to
+    no other. A sentence calls it `place`, for example ``"the schedule of mine"``.
     """
     try:
         return {"identity": digest(value)}
@@ -270,13 +244,9 @@ def array_digest(array: NDArray[Any]) -> str:
     known = _digests.get(id(array))
     sample = array.reshape(-1)[:: max(1, array.size // 64)].tobytes()
     if known is None or known[0]() is not array or known[1] != sample:
-        forget = functools.partial(_forget, id(array))
+        forget = functools.partial(_digests.pop, id(array))
         _digests[id(array)] = known = (weakref.ref(array, forget), sample, _hashed(array))
     return known[2]
-
-
-def _forget(key: int, _: object) -> None:
-    _digests.pop(key, None)
 
 
 def _hashed(array: NDArray[Any]) -> str:

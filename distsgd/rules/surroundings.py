@@ -33,18 +33,13 @@ class Names(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def names_of(code: CodeType) -> Names:
     """Return the names of globals and attributes that `code` uses, each once and sorted."""
-    found: dict[str, set[str]] = {"global": set(), "attribute": set()}
-    for line in dis.get_instructions(code):
-        if line.opname in {"LOAD_GLOBAL", "LOAD_NAME"}:
-            found["global"].add(str(line.argval))
-        elif line.opname in {"LOAD_ATTR", "LOAD_METHOD"}:
-            found["attribute"].add(str(line.argval))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = names_of(constant)
-            found["global"].update(inner.globals)
-            found["attribute"].update(inner.attributes)
-    return Names(*(tuple(sorted(names)) for names in found.values()))
+    lines = list(dis.get_instructions(code))
+    inner = [names_of(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    own = {str(line.argval) for line in lines if line.opname in {"LOAD_GLOBAL", "LOAD_NAME"}}
+    attributes = {str(line.argval) for line in lines if line.opname in {"LOAD_ATTR", "LOAD_METHOD"}}
+    own.update(*(one.globals for one in inner))
+    attributes.update(*(one.attributes for one in inner))
+    return Names(tuple(sorted(own)), tuple(sorted(attributes)))
 
 
 def looked_up(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -52,14 +52,11 @@ class Data:
         _check_samples("x", self.x, "y", self.y)
         _check_samples("test_x", self.test_x, "test_y", self.test_y)
         if self.x.shape[0] == 0 or self.x.shape[1] == 0:
-            msg = f"x must have samples and features, not the shape {self.x.shape}"
-            raise ConfigError(msg)
+            raise ConfigError(f"x must have samples and features, not the shape {self.x.shape}")
         if isinstance(self.x, Sparse) != isinstance(self.test_x, Sparse):
-            msg = "x and test_x must both be dense or both be sparse"
-            raise ConfigError(msg)
+            raise ConfigError("x and test_x must both be dense or both be sparse")
         if self.x.shape[1] != self.test_x.shape[1]:
-            msg = f"test_x must have {self.x.shape[1]} features like x, not {self.test_x.shape[1]}"
-            raise ConfigError(msg)
+            raise ConfigError(f"test_x must have {self.x.shape[1]} features like x, not {self.test_x.shape[1]}")
 
     @property
     def samples(self) -> int:
@@ -75,9 +72,11 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of every number, as hexadecimal digits: equal content, equal digest."""
         content = hashlib.sha256()
-        for array in _arrays(self.x, self.y, self.test_x, self.test_y):
-            content.update(f"{array.dtype}{array.shape}".encode())
-            content.update(array.data)
+        for table in (self.x, self.y, self.test_x, self.test_y):
+            arrays = (*table[:3], np.array([table.features])) if isinstance(table, Sparse) else (table,)
+            for array in arrays:
+                content.update(f"{array.dtype}{array.shape}".encode())
+                content.update(array.data)
         return content.hexdigest()
 
     @cached_property
@@ -91,22 +90,11 @@ class Data:
         return statistics(self.x)
 
 
-def _arrays(*tables: NDArray[Any] | Sparse) -> list[NDArray[Any]]:
-    parts: list[NDArray[Any]] = []
-    for table in tables:
-        if isinstance(table, Sparse):
-            parts += [table.values, table.columns, table.starts, np.array([table.features])]
-        else:
-            parts.append(table)
-    return parts
-
-
 def _check_samples(name: str, x: Floats | Sparse, label: str, y: Integers | Floats) -> None:
     _check_sparse(name, x) if isinstance(x, Sparse) else _check_array(name, x, 2, ("float64",))
     _check_array(label, y, 1, ("float64", "int64"))
     if y.size != x.shape[0]:
-        msg = f"{label} must have {x.shape[0]} labels, one per row of {name}, not {y.size}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{label} must have {x.shape[0]} labels, one per row of {name}, not {y.size}")
 
 
 def _check_array(name: str, array: NDArray[Any], dimensions: int, dtypes: tuple[str, ...]) -> None:
@@ -118,11 +106,10 @@ def _check_array(name: str, array: NDArray[Any], dimensions: int, dtypes: tuple[
         or not array.flags.c_contiguous
     ):
         found = f"{array.dtype}{array.shape}" if isinstance(array, np.ndarray) else type(array)
-        msg = (
+        raise ConfigError(
             f"{name} must be a contiguous {dimensions}-dimensional array of {kind}, not {found}; "
             "distsgd.data.from_arrays converts lists, arrays and SciPy matrices"
         )
-        raise ConfigError(msg)
     check_finite(name, array)
 
 
@@ -131,8 +118,7 @@ def check_finite(name: str, array: NDArray[Any]) -> None:
     if not np.isfinite(array).all():
         place = tuple(np.argwhere(~np.isfinite(array))[0])
         at = ", ".join(map(str, place))
-        msg = f"{name} must be finite, but {name}[{at}] is {array[place]} (counted from 0)"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be finite, but {name}[{at}] is {array[place]} (counted from 0)")
 
 
 def _check_sparse(name: str, rows: Sparse) -> None:
@@ -141,23 +127,19 @@ def _check_sparse(name: str, rows: Sparse) -> None:
     _check_array(f"{name}.starts", rows.starts, 1, ("uint64",))
     starts, nonzeros = rows.starts, rows.values.size
     if not starts.size or starts[0] or starts[-1] != nonzeros or (starts[1:] < starts[:-1]).any():
-        msg = f"{name}.starts must ascend from 0 to the number of values, {nonzeros}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}.starts must ascend from 0 to the number of values, {nonzeros}")
     if rows.columns.size != nonzeros:
         found = rows.columns.size
-        msg = f"{name}.columns must have {nonzeros} entries like {name}.values, not {found}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}.columns must have {nonzeros} entries like {name}.values, not {found}")
     _check_columns(name, rows)
 
 
 def _check_columns(name: str, rows: Sparse) -> None:
     if rows.columns.size and rows.columns.max() >= rows.features:
-        msg = f"{name}.columns must be < {rows.features} (features), not {rows.columns.max()}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}.columns must be < {rows.features} (features), not {rows.columns.max()}")
     ascends = rows.columns[1:] > rows.columns[:-1]
     inner = rows.starts[(rows.starts > 0) & (rows.starts < rows.values.size)].astype(np.int64)
     ascends[inner - 1] = True
     if not ascends.all():
         place = np.searchsorted(rows.starts, np.argmin(ascends), side="right") - 1
-        msg = f"{name}.columns must be distinct and ascend within each row; row {place} does not"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name}.columns must be distinct and ascend within each row; row {place} does not")

@@ -56,7 +56,8 @@ def _most_neighbours(x: Sparse) -> tuple[int, int, bool]:
     bound = np.minimum(work, n)
     # among equal bounds the row with the most occurrences is the most promising one
     order = np.lexsort((-work, -bound))
-    owners, first = _rows_by_column(x), np.concatenate([[0], np.cumsum(counts)])
+    owners = np.repeat(np.arange(n), x.lengths)[np.argsort(x.columns, kind="stable")]  # the rows of each column
+    first = np.concatenate([[0], np.cumsum(counts)])
     most, budget = 0, _WORK
     for searched, row in enumerate(order):
         if bound[row] <= most or budget < 0:
@@ -64,11 +65,6 @@ def _most_neighbours(x: Sparse) -> tuple[int, int, bool]:
         most = max(most, _neighbours(x.columns[starts[row] : starts[row + 1]], owners, first, n))
         budget -= work[row] + n
     return most, n, True
-
-
-def _rows_by_column(x: Sparse) -> Integers:
-    rows = np.repeat(np.arange(x.shape[0]), x.lengths)
-    return rows[np.argsort(x.columns, kind="stable")]
 
 
 def _neighbours(columns: NDArray[np.uint32], owners: Integers, first: Integers, n: int) -> int:

@@ -51,12 +51,8 @@ def scaled(x: Floats | Sparse, test_x: Floats | Sparse, scale: Scale) -> tuple[F
     """Return training and test samples whose features have the scale that is asked for.
 
     "standard" is fitted on the training samples: for dense ones mean 0 and deviation 1; sparse ones
-    are divided by the greatest value of each feature, so that they stay sparse.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such scale.
+    are divided by the greatest value of each feature, so that they stay sparse. Another name is a
+    `ConfigError`.
     """
     if scale is None:
         return x, test_x
