@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distsgd.experiment.file import Experiment
 from distsgd.experiment.tables import Described, ExactStaleness, LiveRuns, SampledStaleness
 
 ROOT = Path(__file__).parent.parent
