@@ -91,7 +91,7 @@ NASTY: tuple[Any, ...] = (
     dt.datetime(2020, 1, 1, 1, 1),
     dt.time(1, 1),
 )
-"""Values that somebody may give where they do not belong."""
+"""Values that a user may give where they do not belong."""
 
 NEW = (
     "problem",

@@ -37,5 +37,5 @@ BY_HAND = [  # time, sent, done, worker, verb, step, version, read
 
 
 def by_hand() -> Trace:
-    """Return two synchronous rounds of three workers, one of whom is away when the first closes."""
+    """Return two synchronous rounds of three workers, one away when the first closes."""
     return Trace(np.array(BY_HAND, ROW), 3)

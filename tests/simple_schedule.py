@@ -90,7 +90,7 @@ class Simulation:
         return [version for step, version in self.pulls[w] if step <= last][-1]
 
     def push(self, w: int, sent: float, step: int) -> dict[int, int]:
-        """Serve a push; return whom it releases, and the rows of their pushes."""
+        """Serve a push; return the workers that it releases, and the rows of their pushes."""
         push = verb(self.cycle, Push)
         time = self.receive(sent, self.push_s)
         is_late = push.quorum is None and push.backup > 0 and self.joins[w] < self.version
@@ -125,7 +125,7 @@ class Simulation:
         version, slowest = self.version, min(self.pushed)
         released = self.push(w, sent, step)
         is_over = self.version >= updates
-        # A round of one push holds nobody; only a dropped one is answered.
+        # A round of one push holds no worker; only a dropped one is answered.
         is_held = verb(self.cycle, Push).quorum_of(self.fleet.workers) > 1
         is_late = self.rows[-1][4] == DROP
         told = self.busy + self.fleet.latency if is_held or is_late else sent

@@ -26,7 +26,7 @@ class Small(NamedTuple):
 
 @cache
 def small() -> Small:
-    """Return the comparison; everybody shares it."""
+    """Return the comparison; all tests share it."""
     machines = {"compute": exponential(1.0), "latency": 0.05, "service": 0.02}
     fleets = {"2 machines": Fleet(2, **machines), "6 machines": Fleet(6, **machines), "far behind": fixed_staleness(20)}
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), NAME: downpour(1.7)}

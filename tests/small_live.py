@@ -19,7 +19,7 @@ TWO, FIVE = "2 machines", "5 machines"
 
 @cache
 def small_live() -> Small:
-    """Return the comparison; everybody shares it."""
+    """Return the comparison; all tests share it."""
     fleets = {TWO: Fleet(2, constant(1.0)), FIVE: Fleet(5, lognormal(1.0, 0.5))}
     algorithms = {"together": synchronous(0.2), "alone": downpour(0.2), "racing": hogwild(0.2)}
     setup = setup_of(

@@ -114,7 +114,7 @@ class SmallServer:
         self.threads.append(thread)
 
     def peer(self, number: int) -> Peer:
-        """Return somebody who may speak to the servers."""
+        """Return a peer that may speak to the servers."""
         return Peer(
             number,
             self.sessions[number],

@@ -44,7 +44,7 @@ def gradients(problem: Problem, batch: int = BATCH) -> Iterator[object]:
 
 
 def serial_loop(problem: Problem, updates: int = UPDATES) -> np.ndarray:
-    """SGD as everybody writes it."""
+    """SGD as textbooks write it."""
     x = problem.start(SEED)
     for _, gradient in zip(range(updates), gradients(problem), strict=False):
         x = x - RATE * gradient(x)
@@ -169,7 +169,7 @@ def test_adagrad_divides_by_the_root_of_all_squares(problem: Problem) -> None:
 
 
 def test_warm_start_is_one_replica_alone(problem: Problem) -> None:
-    """Until the warm start is over only worker 0 works; then everybody does."""
+    """Until the warm start is over only worker 0 works; then all do."""
     # After Dean et al. 2012, warm start: one replica trains, then the others begin.
     result = run(algorithms.downpour(RATE, warm_start=20), problem, MANY)
     pushes = result.trace.rows[result.trace.rows["verb"] == PUSH]
@@ -365,19 +365,19 @@ def test_bound_zero_is_synchronous_with_the_sum(problem: Problem) -> None:
 
 
 def test_an_infinite_bound_is_asynchronous(problem: Problem) -> None:
-    """SSP with a bound that nobody reaches has the bits of Downpour."""
+    """SSP with a bound that no worker reaches has the bits of Downpour."""
     # Derived: with s = infinity no pull waits.
     far = run(algorithms.stale_synchronous(RATE, 10**6), problem, MANY)
     assert np.array_equal(far.x, run(algorithms.downpour(RATE), problem, MANY).x)
 
 
 def test_no_backup_is_synchronous(problem: Problem) -> None:
-    """Without backups a round waits for everybody, drops nothing, and is a quorum of W."""
+    """Without backups a round waits for all workers, drops nothing, and is a quorum of W."""
     # Derived: the first N of N + b are all, where b = 0.
     algorithm = algorithms.synchronous(RATE, backup=0)
     trace = schedule(algorithm.cycle, MANY, updates=30)
     assert trace.n_dropped == 0
     result = run(algorithm, problem, MANY)
     assert result.trace.n_updates == UPDATES
-    everybody = algorithm._replace(cycle=(Pull(), Step(), Push(quorum=5)))
-    assert np.array_equal(result.x, run(everybody, problem, MANY).x)
+    all_of_them = algorithm._replace(cycle=(Pull(), Step(), Push(quorum=5)))
+    assert np.array_equal(result.x, run(all_of_them, problem, MANY).x)

@@ -6,13 +6,13 @@ import pytest
 from distsgd.errors import ConfigError
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name, Segment
-from distsgd.live.server.records import Memory
+from distsgd.live.server.records import ServiceMemory
 from distsgd.trace import ROW
 
 
 def described(shards: int, segments: list[Segment], version: int) -> Description:
     """Return what a lead writes."""
-    memory = Memory(version, 0, 0, 0.0, [])
+    memory = ServiceMemory(version, 0, 0, 0.0, [])
     return Description(FORMAT, shards, is_last=False, status="done", memory=memory, segments=segments, evaluations=[])
 
 

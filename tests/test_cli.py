@@ -135,7 +135,7 @@ def test_a_bar_is_shown_on_a_terminal_only(file: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=secondary, env=environment)
     os.close(secondary)
     shown = b""
-    with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+    with contextlib.suppress(OSError):  # a terminal that is not written to any more
         while part := os.read(primary, 65536):
             shown += part
     os.close(primary)

@@ -73,7 +73,7 @@ ALGORITHMS = {
 
 
 def free_ports(n: int) -> int:
-    """Return the first of some ports in a row that nobody listens at."""
+    """Return the first of some ports in a row that are free."""
     for first in range(20_000 + os.getpid() % 10_000, 60_000, n):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + n):
@@ -110,7 +110,7 @@ def reason(label: str, place: Place) -> str:
     if label == "serial" and place.workers > 1:
         return "serial SGD has one worker"
     if verb(algorithm.cycle, Push).backup >= place.workers:
-        return "somebody has to be waited for"
+        return "a worker has to be waited for"
     return ""
 
 

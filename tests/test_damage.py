@@ -21,7 +21,7 @@ from distsgd.experiment.runs import Place, run_folder
 from distsgd.files import sealed
 from distsgd.live.server import checkpoint
 from distsgd.live.server.checkpoint import FORMAT, Description, Name
-from distsgd.live.server.records import Memory, WorkerMemory
+from distsgd.live.server.records import ServiceMemory, WorkerMemory
 from distsgd.report.comparison import load_comparison
 from distsgd.run import Run, load
 from distsgd.trace import ROW
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_the_same_or_refused(tmp_path: Path, name: str) 
     """Whatever happens to a byte of a checkpoint, loading gives it or one sentence."""
     one = Name(0, 1)
     segment = checkpoint.save_rows(tmp_path, one, 0, np.zeros(3, ROW))
-    memory = Memory(3, 2, 1, 0.5, [WorkerMemory(is_alive=True, has_rows=True, step=2, pushed=3, n_pulls=4)])
+    memory = ServiceMemory(3, 2, 1, 0.5, [WorkerMemory(is_alive=True, has_rows=True, step=2, pushed=3, n_pulls=4)])
     described = Description(
         FORMAT, 1, is_last=False, status="done", memory=memory, segments=[segment], evaluations=[(3, 0.5, None, None)]
     )
@@ -187,7 +187,7 @@ def test_a_damaged_run_is_named_and_made_again(
 
 
 def test_an_edited_record_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
-    """A record that somebody has edited by hand is no record of the run any more."""
+    """A record that was edited by hand is no record of the run any more."""
     path = make_run([2.0, 1.0]).save(tmp_path / "run") / "run.json"
     path.write_text(path.read_text().replace('"status": "done"', '"status": "diverged"'))
     with pytest.raises(ConfigError, match=r"run\.json is damaged \(its digest does not fit"):

@@ -181,7 +181,7 @@ sys.exit(128 + asked[0])
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still does anything; whoever inherits it may be slow to see it."""
+    """Return whether a process still does anything; its heir may be slow to see it."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False

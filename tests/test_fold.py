@@ -135,7 +135,7 @@ def aware(period: int) -> Algorithm:
 
 
 def aware_loop(problem: Problem, period: int) -> np.ndarray:
-    """Return what `aware` computes on one worker, for whom version = step / period."""
+    """Return what `aware` computes on one worker, where version = step / period."""
     stream, x, schedule_ = Stream(problem.samples, 4, 1), problem.start(1), lambda e: 1 / (1 + e)
     for version in range(UPDATES):
         local, sent = x + 0.01 * (period * version) + 0.001 * version, 0.0
@@ -270,7 +270,7 @@ def test_gradients_in_flight_are_one_batch(driver: str, dense: Problem) -> None:
 
 @pytest.mark.parametrize("driver", ["interpreted", "compiled"])
 def test_dropped_gradients_are_not_evaluated(driver: str, dense: Problem) -> None:
-    """A gradient that arrives after its round has closed costs nothing, for nobody would see it."""
+    """A gradient that arrives after its round has closed costs nothing, as no rule sees it."""
     counting, algorithm = Counting(dense, []), TABLE["synchronous, backup"]
     parameters(algorithm, counting, driver, stops=(20,))
     assert sum(counting.asked) == 20 * 4

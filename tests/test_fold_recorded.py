@@ -181,7 +181,7 @@ class Server:
         self.write(worker, PUSH, read)
 
     def close(self) -> None:
-        """Apply the round if nobody else is waited for."""
+        """Apply the round if no other worker is waited for."""
         if not self.held or len(self.held) < min(self.quorum, len(self.alive)):
             return
         members = sorted(self.held, key=lambda one: one.worker)

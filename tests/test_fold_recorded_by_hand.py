@@ -102,7 +102,7 @@ def test_who_goes_on_while_its_push_is_held_has_sent_it() -> None:
 
 
 def test_a_read_ends_in_its_push_or_with_its_life() -> None:
-    """Every pull that somebody uses begins one read, which ends where it was used or lost."""
+    """Every pull that is used begins one read, which ends where it was used or lost."""
     lives = Lives(by_hand().rows)
     opens, ends = lives.reads(lives.claims)
     found = dict(zip(opens.tolist(), ends.tolist(), strict=True))

@@ -19,7 +19,7 @@ from distsgd.kernels.fold.rules import RuleSet, loops
 from distsgd.kernels.lock_free.gather import exchange_source
 from distsgd.kernels.lock_free.steps import epoch_order, fill_order
 from distsgd.live.lock_free.launch import epochs_of
-from distsgd.live.lock_free.workers import Epoch, Job, Tools, is_gathered
+from distsgd.live.lock_free.workers import Epoch, LockFreeJob, Tools, is_gathered
 from distsgd.live.options import LiveRequest
 
 pytestmark = pytest.mark.long
@@ -115,7 +115,7 @@ def processes() -> list[psutil.Process]:
 
 
 def private_kb(process: psutil.Process) -> int:
-    """Return the memory that a process has written and shares with nobody."""
+    """Return the memory that a process has written and shares with no other."""
     text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
     return int(text.split("Private_Dirty:")[1].split()[0])
 
@@ -137,7 +137,7 @@ def private_kb(process: psutil.Process) -> int:
 def test_one_worker_has_the_bits_of_a_serial_loop(problem: str, writes: str, batch: int, algorithm: Algorithm) -> None:
     """One worker computes what a plain loop over the same order does, bit by bit."""
     request = request_of(PROBLEMS[problem], writes=writes, batch=batch, algorithm=algorithm)
-    job = Job(request, epochs_of(request), block=4)
+    job = LockFreeJob(request, epochs_of(request), block=4)
     tools = Tools.of(job)
     for epoch in job.epochs:
         tools.begin()
@@ -159,7 +159,7 @@ def test_gathered_changes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     finals = []
     for writes in ("racy", "gathered"):
         request = request_of(problem, algorithm=algorithm, workers=3, writes=writes)
-        job = Job(request, epochs_of(request), block=4)
+        job = LockFreeJob(request, epochs_of(request), block=4)
         tools = Tools.of(job)
         for epoch in job.epochs:
             tools.begin()
@@ -243,19 +243,19 @@ def test_a_killed_worker_is_replaced() -> None:
     assert set(psutil.Process().children()) <= set(before)
 
 
-def test_whoever_takes_a_place_finds_no_locks() -> None:
-    """The locks of a worker that has ended are free, and nobody else's are."""
+def test_a_worker_that_takes_a_place_finds_no_locks() -> None:
+    """The locks of a worker that has ended are free, and those of others are not."""
     request = request_of(PROBLEMS["logistic"], writes="locked")
-    tools = Tools.of(Job(request, epochs_of(request), block=4))
+    tools = Tools.of(LockFreeJob(request, epochs_of(request), block=4))
     tools.memory.locks[:4] = [0, 1, 2, 1]
     tools.free(0)
     assert tools.memory.locks[:4].tolist() == [0, 0, 2, 0]
 
 
-def test_whoever_takes_a_place_knows_its_steps() -> None:
+def test_a_worker_that_takes_a_place_knows_its_steps() -> None:
     """A process goes on from the count that was told, or from the turns that are over."""
     request = request_of(PROBLEMS["logistic"], workers=3, writes="round_robin")
-    tools = Tools.of(Job(request, epochs_of(request), block=4))
+    tools = Tools.of(LockFreeJob(request, epochs_of(request), block=4))
     for turn in range(10):
         tools.memory.turn[0] = turn
         expected = [len(range(worker, turn, 3)) for worker in range(3)]

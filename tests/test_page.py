@@ -206,7 +206,7 @@ Probed = Callable[..., dict[str, Any]]
 
 
 def test_the_page_loads_without_error(probed: Probed) -> None:
-    """The page runs without an error or a warning, and asks nobody for anything."""
+    """The page runs without an error or a warning, and asks no server for anything."""
     found = probed(WIDE)
     assert found["troubles"] == []
     assert found["requests"] == []

@@ -171,7 +171,7 @@ def test_a_miss_is_seen(outcomes: list[Outcome]) -> None:
 
 
 def test_nobody_meets_a_target_that_is_too_low(outcomes: list[Outcome]) -> None:
-    """A target that nobody met shows all runs as misses."""
+    """A target that no run met shows all runs as misses."""
     picture = target_picture(Subject(summary_of(outcomes, 1e-9), outcomes, CASE))
     assert picture is not None
     tables = picture.views["updates"].tables

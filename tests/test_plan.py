@@ -137,11 +137,11 @@ def test_slots_are_as_many_as_versions_in_use(case: tuple[Algorithm, Trace]) -> 
             assert held.pop(row.worker) == slot
             assert content[slot] == row.read
         most = max(most, len(set(held.values()) | {slot}))
-    assert n_slots <= most + 1  # the newest version is kept for whoever pulls it next
+    assert n_slots <= most + 1  # the newest version is kept for the worker that pulls it next
 
 
 def test_the_schedule_follows_all_workers_together() -> None:
-    """A server's factor counts the gradients of everybody served before an update."""
+    """A server's factor counts the gradients of all workers served before an update."""
     algorithm = algorithms.hogwild(0.1, backoff=0.5)
     trace = schedule(algorithm.cycle, ds.Fleet(workers=4), updates=35)
     factors = [row.factor for row in read_rows(planned(algorithm, trace).rows) if row.members]

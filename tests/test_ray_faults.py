@@ -37,7 +37,7 @@ SYNCHRONOUS = ds.algorithms.synchronous(0.1)
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    """Return a cluster; everybody shares it, and leaves it complete."""
+    """Return a cluster; all tests share it, and leave it complete."""
     with started() as machines:
         yield machines
 

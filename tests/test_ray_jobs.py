@@ -49,7 +49,7 @@ class Head(NamedTuple):
 
 
 def free_ports(count: int) -> list[str]:
-    """Return ports that nobody listens on."""
+    """Return ports that are free."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [str(one.getsockname()[1]) for one in sockets]
     for one in sockets:

@@ -24,7 +24,7 @@ def test_checkpoints_lie_behind_a_uri_as_in_a_folder(folder: Path) -> None:
         name = Name(0, number)
         checkpoint.save_columns(folder, name, 0, {"x": x + number})
         segment = checkpoint.save_rows(folder, name, 0, np.zeros(3, ROW))
-        memory = checkpoint.Memory(number, 0, 0, 0.0, [])
+        memory = checkpoint.ServiceMemory(number, 0, 0, 0.0, [])
         checkpoint.save_description(
             folder, name, checkpoint.Description(checkpoint.FORMAT, 1, False, "done", memory, [segment], [])
         )

@@ -23,7 +23,7 @@ def sequences(parts: list[list[bytes]]) -> list[int]:
 
 
 def heard(shard_end: ShardEnd) -> list[list[bytes]]:
-    """Return all that a shard hears until nobody speaks."""
+    """Return all that a shard hears until no message is left."""
     shard_end.rcvtimeo = 0
     found = []
     while True:
@@ -35,7 +35,7 @@ def heard(shard_end: ShardEnd) -> list[list[bytes]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder that nobody else may enter."""
+    """Return a folder that no other user may enter."""
     tmp_path.chmod(0o700)
     return tmp_path
 
@@ -63,7 +63,7 @@ def test_requests_arrive_in_order(router: zmq.Socket[bytes]) -> None:
 
 
 def test_a_reply_reaches_who_has_asked(router: zmq.Socket[bytes]) -> None:
-    """A reply to the name of a request reaches its worker and nobody else."""
+    """A reply to the name of a request reaches its worker and no other."""
     rings = Rings(workers=2, shards=1)
     shard_end, asking, other = rings.shard_end(0, router), rings.worker_end(0, 0), rings.worker_end(1, 0)
     asking.send_multipart([message(1)])

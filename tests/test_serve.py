@@ -262,7 +262,7 @@ def serve_once(folder: Path) -> None:
 
 
 def hostile(server: SmallServer, n: int, seed: int) -> None:
-    """Send `n` messages that nobody should: garbage, strangers, replays, an insider's nonsense."""
+    """Send `n` messages that no peer should: garbage, strangers, replays, an insider's nonsense."""
     dice = random.Random(seed)
     sockets = [server.context.socket(zmq.DEALER) for _ in range(4)]
     for one in sockets:
@@ -345,7 +345,7 @@ def oversized(server: SmallServer, n: int) -> None:
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "curve"])
 def test_tcp_with_and_without_keys(tmp_path: Path, *, encrypted: bool) -> None:
-    """Over tcp honest workers finish while strangers send, whom keys keep out altogether."""
+    """Over tcp honest workers finish while strangers send, which keys keep out altogether."""
     keys = make_keys(1, [*range(4), LAUNCHER, LEAD]) if encrypted else None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -366,7 +366,7 @@ def test_tcp_with_and_without_keys(tmp_path: Path, *, encrypted: bool) -> None:
 
 
 def stranger_door(server: SmallServer) -> Any:  # noqa: ANN401 # a Door
-    """Return the way in of somebody who knows the server's key, and has another one himself."""
+    """Return the way in of a stranger that knows the server's key, with another key."""
     assert server.keys is not None
     own = make_keys(0, [3]).peers[3]
     return server.peer(3).doors[0]._replace(own=own)

@@ -191,7 +191,7 @@ def drive(
 def test_deaths_never_stop_the_others(
     case: tuple[Cycle, Fleet], picks: list[int], kills: set[int], *, replace: bool
 ) -> None:
-    """Whoever dies when, the trace verifies and somebody can go on, replaced or alone."""
+    """Whichever workers die, the trace verifies and one can go on, replaced or alone."""
     cycle, fleet = case
     workers = fleet.workers
     # a round and a bound can wait for each other, in any engine
@@ -300,7 +300,7 @@ def test_a_worker_that_begins_again_joins() -> None:
 @settings(deadline=None, max_examples=50)
 @given(clocks=st.lists(st.tuples(*[st.floats(0.0, 100.0)] * 3), min_size=10, max_size=40), case=cases())
 def test_clocks_that_lie_are_put_right(clocks: list[tuple[float, float, float]], case: tuple[Cycle, Fleet]) -> None:
-    """Whatever times peers claim, nobody sends before it goes on, or later than now."""
+    """Whatever times peers claim, none sends before it goes on, or later than now."""
     cycle, fleet = case
     service = service_of(cycle, fleet.workers)
     fakes = [Fake(w, cycle, fleet.workers) for w in range(fleet.workers)]

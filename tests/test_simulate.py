@@ -26,7 +26,7 @@ def problem() -> Problem:
 
 
 def test_an_epoch_is_shared_by_all_workers(problem: Problem) -> None:
-    """Two epochs are two passes of everybody together, not of each worker."""
+    """Two epochs are two passes of all workers together, not of each worker."""
     run = ds.simulate(algorithms.downpour(0.1), problem, FLEET, epochs=2, batch=32)
     last = run.history.row(-1, named=True)
     assert last["gradients"] == int(np.ceil(2 * problem.samples / 32))
@@ -99,7 +99,7 @@ def test_divergence_is_a_result(driver: str) -> None:
     assert not np.isfinite(run.history["loss"][-1])
 
 
-def test_whoever_asks_to_stop_gets_the_run_so_far() -> None:
+def test_a_caller_that_asks_to_stop_gets_the_run_so_far() -> None:
     """`stop` is asked at points of evaluation; the run until there is whole."""
     answers = iter([False, False, True])
     run = ds.simulate(

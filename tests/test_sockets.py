@@ -9,7 +9,7 @@ from distsgd.live.messages.sockets import Door, doors, endpoints, gates, knock, 
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    """A port that somebody listens at is refused by the address, before anything starts."""
+    """A port that is in use is refused by the address, before anything starts."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -61,7 +61,7 @@ def test_only_what_can_be_overheard_needs_keys() -> None:
 
 
 def test_only_known_keys_are_heard(tmp_path: Path) -> None:
-    """With keys, a shard hears its peers; nobody else, with other keys or with none."""
+    """With keys, a shard hears its peers; no other, with other keys or with none."""
     keys, others = make_keys(1, [0]), make_keys(1, [0])
     listening = endpoints(None, 1, tmp_path)
     strangers = [doors(listening, 0, others)[0]._replace(server=keys.shards[0].public), Door(listening[0])]

@@ -26,7 +26,7 @@ def close(version: int) -> Decision:
 def test_rounds_have_the_bits_of_a_fold(
     algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch, *, compiled: bool
 ) -> None:
-    """A round is added in worker order, divided, and given to the rule, whoever calls the rule."""
+    """A round is added in worker order, divided, and given to the rule, whichever code calls it."""
     monkeypatch.setattr(store, "COMPILED_FROM", 0 if compiled else 10**9)
     random, n = np.random.default_rng(0), len(message_columns(algorithm))
     x, h, rules = random.normal(size=7), algorithm.hyper, Rules.of(algorithm)
@@ -64,7 +64,7 @@ def test_past_versions_are_kept(monkeypatch: pytest.MonkeyPatch, *, compiled: bo
 
 
 def test_a_detached_push_outlasts_its_box() -> None:
-    """What a lost worker has pushed stays as it was, whoever writes its out-box."""
+    """What a lost worker has pushed stays as it was, also where its out-box is written again."""
     one = Store(algorithms.downpour(0.1), np.zeros(2), 2)
     boxes = np.ones(2), np.ones(2)
     one.hold(0, [boxes[0]])

@@ -73,7 +73,7 @@ def test_a_worker_that_hangs_is_lost_once() -> None:
 
 
 def test_the_lead_is_told_who_is_gone() -> None:
-    """Where workers may shrink, the lead is told of a loss, and nobody is started."""
+    """Where workers may shrink, the lead is told of a loss, and no worker is started."""
     supervision, processes = started("shrink")
     supervision.heed(ended(W1))
     supervision.heed(told(Instruction(Kind.GONE, 1, 1), lost=[1]))
@@ -122,7 +122,7 @@ def test_a_failure_keeps_its_kind(kind: type[DistsgdError]) -> None:
     assert f"In worker 1:\ndistsgd.errors.{kind.__name__}" in caught.value.__notes__[0]
 
 
-def test_whoever_ends_at_the_end_is_not_missed() -> None:
+def test_a_process_that_ends_at_the_end_is_not_missed() -> None:
     """Workers that leave, or are killed when the run is ending, are not replaced."""
     supervision, processes = started()
     supervision.heed(ended(W1, End(0)))

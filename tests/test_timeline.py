@@ -75,7 +75,7 @@ def test_the_server_serves_one_message_at_a_time() -> None:
 
 
 def test_a_worker_is_held_for_others() -> None:
-    """Pulls are held until a round closes or a bound allows them, and never where nobody waits."""
+    """Pulls are held until a round closes or a bound allows them, never where none waits."""
     for name, is_held in (("synchronous", True), ("bounded", True), ("asynchronous", False)):
         trace = ordered(CYCLES[name])
         held = spans(trace, KNOWN).filter(pl.col("kind") == "held")
@@ -106,7 +106,7 @@ def test_what_queues_meets_a_busy_server() -> None:
 
 
 def test_nothing_queues_at_an_idle_server() -> None:
-    """A message that meets nobody spends its time in flight and being served."""
+    """A message that meets no other spends its time in flight and being served."""
     trace = schedule(CYCLES["asynchronous"], Fleet(1, constant(1.0), latency=0.5), updates=5)
     found = spans(trace, Delays(0.5, 0.0))
     # The pull that follows a push arrives at the same instant.

@@ -17,7 +17,7 @@ _WAVE_GRADIENTS, _WAVE_NUMBERS = 256, 2**20
 """Gradients in a wave, and numbers in them, at most: more do not stay near the cores."""
 
 
-class Case(NamedTuple):
+class FoldCase(NamedTuple):
     """One fold, before it begins."""
 
     algorithm: Algorithm
@@ -69,7 +69,7 @@ class Waves:
     be given that gradient.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: FoldCase) -> None:
         rows, dimension = case.plan.rows, case.start.size
         self._rows, self._stream = rows, case.stream
         self._steps = np.where((rows["verb"] == DROP) & case.is_memoryless, 0, rows["steps"])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Rules
-from distsgd.fold.case import Case, Level, Waves
+from distsgd.fold.case import FoldCase, Level, Waves
 from distsgd.kernels.fold import dense as folds
 from distsgd.kernels.fold import sparse
 from distsgd.kernels.fold.plan import share_versions
@@ -26,7 +26,7 @@ from distsgd.sparse import Support
 class Dense:
     """Folds any algorithm on any problem."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: FoldCase) -> None:
         self._case, self._waves = case, Waves(case)
         self._held: folds.Shared | folds.Private
         rules = RuleSet.of(case.algorithm)
@@ -56,7 +56,7 @@ class Dense:
         self._kernels.steps(self._held, self._case.plan, level.rows, level.number, self._gradients)
 
 
-def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
+def _shared(case: FoldCase, numbers: NDArray[np.int64]) -> folds.Shared:
     kinds = columns(RuleSet.of(case.algorithm))
     slot, fills, n_slots = share_versions(case.plan.rows, case.workers)
     return folds.Shared(
@@ -70,7 +70,7 @@ def _shared(case: Case, numbers: NDArray[np.int64]) -> folds.Shared:
     )
 
 
-def _private(case: Case) -> folds.Private:
+def _private(case: FoldCase) -> folds.Private:
     kinds = columns(RuleSet.of(case.algorithm))
     first = Rules.of(case.algorithm).init(case.hyper, case.start)
     return folds.Private(
@@ -84,7 +84,7 @@ def _private(case: Case) -> folds.Private:
 class OnSupport:
     """Folds memoryless algorithms on sparse problems at the cost of the batches' supports."""
 
-    def __init__(self, case: Case, support: Support) -> None:
+    def __init__(self, case: FoldCase, support: Support) -> None:
         rules, dimension = RuleSet.of(case.algorithm), case.start.size
         self._space = sparse.workspace(case.workers, support.rows, case.stream.batch_size)
         kinds, most = columns(rules), self._space.most
@@ -117,7 +117,7 @@ def _filled(kind: Any, first: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN4
     return kind(*(np.full(shape, column) for column in first))
 
 
-def server_columns(case: Case, kinds: Columns) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
+def server_columns(case: FoldCase, kinds: Columns) -> Any:  # noqa: ANN401 # a NamedTuple of arrays
     """Return the server's state before the first update."""
     first = Rules.of(case.algorithm).server_init(case.hyper, case.start)
     return _filled(kinds.state, first, case.start.shape)

@@ -19,7 +19,7 @@ from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, check_name
-from distsgd.fold.case import Case, Driver
+from distsgd.fold.case import Driver, FoldCase
 from distsgd.fold.compiled import Dense, OnSupport
 from distsgd.fold.interleaved import Interleaved
 from distsgd.fold.interpreted import Interpreted
@@ -78,7 +78,7 @@ def fold(
     parts = partition.divide(data, trace.workers, seed)
     stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
-    case = Case(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
+    case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
     check_driver(driver, reads)
     if reads == "interleaved":
         _check_plain(planned, "reads='consistent'")
@@ -123,21 +123,25 @@ def _check_plain(planned: Plan, instead: str) -> None:
         )
 
 
-def _interpreted(case: Case) -> Driver:
+def _interpreted(case: FoldCase) -> Driver:
     return Interpreted(case) if case.plan.is_plain else Recorded(case)
 
 
-def _compiled(case: Case) -> Driver:
+def _compiled(case: FoldCase) -> Driver:
     _check_plain(case.plan, "driver='auto'")
     support = on_support(case.algorithm, case.problem)
     return Dense(case) if support is None else OnSupport(case, support)
 
 
-def _fastest(case: Case) -> Driver:
+def _fastest(case: FoldCase) -> Driver:
     is_long = case.plan.rows.size > INTERPRETED_ROWS
     is_thin = on_support(case.algorithm, case.problem) is not None
     is_compiled = case.plan.is_plain and (is_long or is_thin)
     return _compiled(case) if is_compiled else _interpreted(case)
 
 
-_DRIVERS: dict[str, Callable[[Case], Driver]] = {"auto": _fastest, "interpreted": _interpreted, "compiled": _compiled}
+_DRIVERS: dict[str, Callable[[FoldCase], Driver]] = {
+    "auto": _fastest,
+    "interpreted": _interpreted,
+    "compiled": _compiled,
+}

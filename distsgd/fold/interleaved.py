@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
-from distsgd.fold.case import Case
+from distsgd.fold.case import FoldCase
 from distsgd.fold.compiled import server_columns
 from distsgd.kernels.fold import interleave as kernels
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 class Interleaved:
     """Folds the steps of a trace access by access."""
 
-    def __init__(self, case: Case, trace: Trace, *, is_atomic: bool) -> None:
+    def __init__(self, case: FoldCase, trace: Trace, *, is_atomic: bool) -> None:
         support = check_interleavable(case.algorithm, case.problem)
         space, sampling = workspace(case.workers, support.rows, case.stream.batch_size), case.stream.sampling
         self._memory = _memory(case, space.most)
@@ -118,9 +118,9 @@ def steps_of(trace: Trace, n_rows: int) -> kernels.Steps:
     return kernels.Steps(pull, push, start, end, first)
 
 
-def _memory(case: Case, most: int) -> kernels.Memory:
+def _memory(case: FoldCase, most: int) -> kernels.InterleavedMemory:
     kinds = columns(RuleSet.of(case.algorithm))
-    return kernels.Memory(
+    return kernels.InterleavedMemory(
         h=kinds.hyper(*case.hyper),
         server=server_columns(case, kinds),
         loaded=empty_columns(kinds.state, case.workers),

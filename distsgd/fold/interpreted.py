@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import At, Rules, State
-from distsgd.fold.case import Case, Level, Waves
+from distsgd.fold.case import FoldCase, Level, Waves
 from distsgd.fold.plan import Row, read_rows
 from distsgd.rules.formulas import whole
 from distsgd.trace import PULL, PUSH
@@ -23,7 +23,7 @@ from distsgd.trace import PULL, PUSH
 class Interpreted:
     """Folds any algorithm on any problem, without compiling its rules."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: FoldCase) -> None:
         self._case, self._h = case, case.hyper
         self._rules = Rules.of(case.algorithm)
         self._waves = Waves(case)

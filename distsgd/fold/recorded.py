@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distsgd.algorithm import State
-from distsgd.fold.case import Case
+from distsgd.fold.case import FoldCase
 from distsgd.fold.interpreted import Interpreted
 from distsgd.fold.plan import Row
 from distsgd.trace import JOIN, LEAVE, PULL
@@ -21,7 +21,7 @@ from distsgd.trace import JOIN, LEAVE, PULL
 class Recorded(Interpreted):
     """Folds any algorithm on any problem, in any order that `Trace.verify` accepts."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: FoldCase) -> None:
         super().__init__(case)
         pulls = case.plan.rows[case.plan.rows["verb"] == PULL]
         self._n_pulls = np.bincount(pulls["version"], minlength=case.plan.ends.size + 1)

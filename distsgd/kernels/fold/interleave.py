@@ -25,7 +25,7 @@ from distsgd.kernels.order.heap import pop, push, replace
 from distsgd.sparse import Sparse
 
 
-class Memory(NamedTuple):
+class InterleavedMemory(NamedTuple):
     """The numbers that cores share, and those that they hold."""
 
     h: Any
@@ -58,7 +58,7 @@ class Steps(NamedTuple):
     """First step of each worker, int64[workers + 1]."""
 
 
-class Progress(NamedTuple):
+class WorkerProgress(NamedTuple):
     """Where the cores have come to."""
 
     step: NDArray[np.int64]
@@ -76,11 +76,11 @@ class Progress(NamedTuple):
     """int64[1]"""
 
 
-def progress(n_workers: int, dimension: int, heap: NDArray[np.void]) -> Progress:
+def progress(n_workers: int, dimension: int, heap: NDArray[np.void]) -> WorkerProgress:
     """Return cores that have not begun, and will find their first steps in the heap."""
     cores = [np.zeros(n_workers, dtype=np.int64) for _ in range(3)]
     numbers = [np.zeros(1, dtype=np.int64) for _ in range(2)]
-    return Progress(
+    return WorkerProgress(
         step=cores[0],
         access=cores[1],
         kept=np.zeros(dimension, dtype=np.int64),
@@ -133,7 +133,13 @@ def next_time(worker, steps, space, progress, is_atomic):
 
 @compiled
 def start(
-    plan: Plan, steps: Steps, data: Sparse, space: Workspace, sampling: Sampling, progress: Progress, is_atomic: bool
+    plan: Plan,
+    steps: Steps,
+    data: Sparse,
+    space: Workspace,
+    sampling: Sampling,
+    progress: WorkerProgress,
+    is_atomic: bool,
 ) -> None:
     """Put the first access of every core into the heap."""
     for worker in range(plan.workers):

@@ -40,7 +40,7 @@ VALUES_PER_LINE, COLUMNS_PER_LINE = np.uint64(8), np.uint64(16)
 """In 64 bytes."""
 
 
-class Memory(NamedTuple):
+class SharedMemory(NamedTuple):
     """What all workers see."""
 
     server: Any

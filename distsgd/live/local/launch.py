@@ -14,9 +14,9 @@ from distsgd.algorithm import Push, verb
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import Point, history
 from distsgd.fold.request import Hooks
-from distsgd.live.local.processes import Job, supervise
+from distsgd.live.local.processes import LocalJob, supervise
 from distsgd.live.local.roles import layout_of, stream_of
-from distsgd.live.local.supervision import Outcome
+from distsgd.live.local.supervision import LiveOutcome
 from distsgd.live.machine.folder import run_folder
 from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveRequest
@@ -38,12 +38,12 @@ def launch_local(request: LiveRequest, hooks: Hooks) -> Run:
         what = f"a run of {request.fleet.workers} workers on {request.problem.dimension} parameters"
         check_memory(layout_of(request).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
-        with launcher(supervise, Job(request, folder)) as pipe:
-            outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
+        with launcher(supervise, LocalJob(request, folder)) as pipe:
+            outcome: LiveOutcome = follow(pipe, hooks.stop, hooks.watch)
         return run_of(request, outcome, folder)
 
 
-def run_of(request: LiveRequest, outcome: Outcome, folder: Path) -> Run:
+def run_of(request: LiveRequest, outcome: LiveOutcome, folder: Path) -> Run:
     """Return the run of the servers' last checkpoint.
 
     Where an evaluation has ended the run, it is cut there: target and divergence act at evaluations

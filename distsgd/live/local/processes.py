@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsgd.live.local.roles import Plan, Roles
-from distsgd.live.local.supervision import Events, Outcome, Processes, Role, Supervision
+from distsgd.live.local.roles import Assignments, Roles
+from distsgd.live.local.supervision import Events, LiveOutcome, Processes, Role, Supervision
 from distsgd.live.machine import forking
 from distsgd.live.machine.channel import Channel
 from distsgd.live.machine.forking import End
@@ -21,7 +21,7 @@ from distsgd.live.options import LiveRequest
 _LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 
 
-class Job(NamedTuple):
+class LocalJob(NamedTuple):
     """A run, and where it may write."""
 
     request: LiveRequest
@@ -29,7 +29,7 @@ class Job(NamedTuple):
     """Private, and short enough for socket files."""
 
 
-def supervise(job: Job, pipe: Connection) -> Outcome:
+def supervise(job: LocalJob, pipe: Connection) -> LiveOutcome:
     """Run `job` in the launcher.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`. If no server
@@ -51,9 +51,9 @@ def supervise(job: Job, pipe: Connection) -> Outcome:
 class ForkedProcesses(Processes):
     """Processes of this machine; the pipe goes to the parent."""
 
-    def __init__(self, job: Job, pipe: Connection) -> None:
+    def __init__(self, job: LocalJob, pipe: Connection) -> None:
         super().__init__((*range(job.request.fleet.workers), EVALUATOR, LEAD))
-        self._roles = Roles(Plan(job.request, job.folder, self.sessions), job.folder)
+        self._roles = Roles(Assignments(job.request, job.folder, self.sessions), job.folder)
         self._n_shards = job.request.fleet.shards
         self.origin = self._roles.origin
         self._parent, self._messages = pipe, list[bool]()

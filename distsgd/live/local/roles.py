@@ -40,7 +40,7 @@ def stream_of(request: LiveRequest) -> Stream:
     return Stream(problem.samples, request.config.batch, request.seed, parts=parts, sampler=partition.sampler)
 
 
-class Plan:
+class Assignments:
     """What the processes of a run are told, wherever they are.
 
     The folder is for checkpoints. The sessions of the peers change: a process is told those of when
@@ -95,10 +95,10 @@ class Roles:
     `ConfigError`.
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._request = plan, plan.request
-        fleet, layout = self._request.fleet, plan.layout
-        plan.listen(endpoints(fleet.address, fleet.shards, folder), is_secret=needs_keys(fleet.address))
+    def __init__(self, assignments: Assignments, folder: Path) -> None:
+        self._assignments, self._request = assignments, assignments.request
+        fleet, layout = self._request.fleet, assignments.layout
+        assignments.listen(endpoints(fleet.address, fleet.shards, folder), is_secret=needs_keys(fleet.address))
         self._vectors = (
             SharedVectors(layout, memoryview(forking.shared(layout.shared_bytes)))
             if fleet.address is None
@@ -112,29 +112,29 @@ class Roles:
     def _compile(self) -> None:
         """Compile once what all processes would compile."""
         with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
-            self._request.problem.gradient(self._plan.start, self._plan.worker_case.stream.batch(0, 0))
-        prepare(self._request.algorithm, self._plan.layout)
+            self._request.problem.gradient(self._assignments.start, self._assignments.worker_case.stream.batch(0, 0))
+        prepare(self._request.algorithm, self._assignments.layout)
 
     def serve(self, shard: int, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
-        post = self._plan.post(shard, self.origin)
+        post = self._assignments.post(shard, self.origin)
         serve(post, self._vectors, life=life, rings=self._rings, control=control)
 
     def work(self, worker: int) -> None:
         """Be a worker."""
         _call_it(f"worker {worker}")
         delay, heartbeat_s = self._request.fleet.delays[worker], self._request.fleet.heartbeat
-        peer = self._plan.peer(worker, self.origin)
+        peer = self._assignments.peer(worker, self.origin)
         if self._rings is not None:
             shards = range(self._request.fleet.shards)
             peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
-        work(self._plan.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
+        work(self._assignments.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
     def evaluate(self, pipe: Connection, is_again: bool) -> None:
         """Be the evaluator."""
         _call_it("evaluator")
-        peer = self._plan.peer(EVALUATOR, self.origin)
+        peer = self._assignments.peer(EVALUATOR, self.origin)
         evaluate(self._request, self._vectors, peer, pipe, is_again=is_again)
 
 

@@ -41,7 +41,7 @@ class Role(NamedTuple):
 _SERVERS = Role("a server")
 
 
-class Outcome(NamedTuple):
+class LiveOutcome(NamedTuple):
     """What a run leaves beside its last checkpoint."""
 
     status: str
@@ -173,10 +173,10 @@ class Supervision:
             state.saved,
         )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> LiveOutcome:
         """Return what the run leaves."""
         costs_s = sum(one.cost_s for one in self._judged)
-        return Outcome(
+        return LiveOutcome(
             self._state.status,
             self._judged,
             {

@@ -37,7 +37,7 @@ from distsgd.errors import ConfigError
 from distsgd.fold.history import EVALUATIONS
 from distsgd.fold.interleaved import needs_no_server
 from distsgd.fold.request import Hooks
-from distsgd.live.lock_free.workers import Epoch, Job, Outcome, Point, is_gathered, keep
+from distsgd.live.lock_free.workers import Epoch, LockFreeJob, LockFreeOutcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveFleet, LiveRequest
 from distsgd.run import HISTORY, Run
@@ -63,14 +63,14 @@ def launch_lock_free(request: LiveRequest, hooks: Hooks, *, block: int | None = 
     workers that are lost again and again, a `WorkerLost`.
     """
     support = check_lock_free(request)
-    job = Job(request, epochs_of(request), block or block_of(request.problem.samples))
+    job = LockFreeJob(request, epochs_of(request), block or block_of(request.problem.samples))
     check_memory(
         needed_bytes(request, support),
         f"{request.algorithm.name} on {request.problem.name}",
         "use fewer samples or features, or another machine",
     )
     with launcher(keep, job) as pipe:
-        outcome: Outcome = follow(pipe, hooks.stop, hooks.watch)
+        outcome: LockFreeOutcome = follow(pipe, hooks.stop, hooks.watch)
     return _run(request, outcome)
 
 
@@ -161,7 +161,7 @@ def needed_bytes(request: LiveRequest, support: Support) -> float:
     return 8.0 * request.problem.dimension * (n_columns + 1) + samples
 
 
-def _run(request: LiveRequest, outcome: Outcome) -> Run:
+def _run(request: LiveRequest, outcome: LockFreeOutcome) -> Run:
     points = outcome.points
     return Run(
         x=outcome.x,

@@ -54,7 +54,7 @@ class Epoch(NamedTuple):
         return first, self.steps * (worker + 1) // workers - first
 
 
-class Job(NamedTuple):
+class LockFreeJob(NamedTuple):
     """A run, cut into epochs."""
 
     request: LiveRequest
@@ -71,7 +71,7 @@ class Point(NamedTuple):
     evaluation: Evaluation
 
 
-class Outcome(NamedTuple):
+class LockFreeOutcome(NamedTuple):
     """What a run leaves."""
 
     x: NDArray[np.float64]
@@ -81,28 +81,28 @@ class Outcome(NamedTuple):
     """Workers that were replaced."""
 
 
-def keep(job: Job, pipe: Connection) -> Outcome:
+def keep(job: LockFreeJob, pipe: Connection) -> LockFreeOutcome:
     """Run `job` in the launcher, or raise a `WorkerLost` if workers fail.
 
     Each message of the parent says whether to stop, and is answered with a `Progress`.
     """
-    crew = Crew(job, pipe)
-    status = crew.judge(0)
+    group = WorkerGroup(job, pipe)
+    status = group.judge(0)
     for epoch in job.epochs:
         if status != "done":
             break
-        crew.work(epoch)
-        if epoch.is_evaluated or crew.is_stopped:
-            status = crew.judge(epoch.end)
-    return Outcome(crew.tools.x.copy(), status, crew.points, crew.lost)
+        group.work(epoch)
+        if epoch.is_evaluated or group.is_stopped:
+            status = group.judge(epoch.end)
+    return LockFreeOutcome(group.tools.x.copy(), status, group.points, group.lost)
 
 
 @dataclass(frozen=True)
 class Tools:
     """What workers compute with. All of it exists before the first of them is forked."""
 
-    job: Job
-    memory: kernels.Memory
+    job: LockFreeJob
+    memory: kernels.SharedMemory
     own: kernels.Own | Gathered
     support: Support
     steps: Any
@@ -111,7 +111,7 @@ class Tools:
     """Where each coordinate stands in the memory, uint32[d], if not at its number."""
 
     @classmethod
-    def of(cls, job: Job) -> "Tools":
+    def of(cls, job: LockFreeJob) -> "Tools":
         """Return the tools for `job`, compiled."""
         request, support = job.request, job.request.problem.support
         assert support is not None  # checked by the launcher
@@ -122,14 +122,14 @@ class Tools:
         return tools
 
     @classmethod
-    def _sharing(cls, job: Job, support: Support) -> "Tools":
+    def _sharing(cls, job: LockFreeJob, support: Support) -> "Tools":
         request = job.request
         kernel = kernels.row_kernel if request.config.batch == 1 else kernels.batch_kernel
         steps = kernel(RuleSet.of(request.algorithm), request.fleet.writes)
         return cls(job, _memory(request), _own(request, support), support, steps)
 
     @classmethod
-    def _gathering(cls, job: Job, support: Support) -> "Tools":
+    def _gathering(cls, job: LockFreeJob, support: Support) -> "Tools":
         request, period = job.request, period_of(job.request.fleet.workers)
         layout, memory = popular_first(support, period), _memory(request)
         for column in memory.server:
@@ -197,7 +197,7 @@ def is_gathered(request: LiveRequest) -> bool:
     return request.fleet.writes == "gathered" and request.fleet.workers > 1
 
 
-def _memory(request: LiveRequest) -> kernels.Memory:
+def _memory(request: LiveRequest) -> kernels.SharedMemory:
     kinds = columns(RuleSet.of(request.algorithm))
     first = Rules.of(request.algorithm).server_init(request.hyper, request.problem.start(request.seed))
     state = [np.frombuffer(shared(8 * request.problem.dimension)) for _ in first]
@@ -205,7 +205,7 @@ def _memory(request: LiveRequest) -> kernels.Memory:
         column[:] = value
     sizes = request.problem.dimension, 1, request.fleet.workers
     locks, turn, taken = (np.frombuffer(shared(8 * n), np.int64) for n in sizes)
-    return kernels.Memory(kinds.state(*state), locks, turn, taken)
+    return kernels.SharedMemory(kinds.state(*state), locks, turn, taken)
 
 
 def _own(request: LiveRequest, support: Support) -> kernels.Own:
@@ -221,10 +221,10 @@ def _own(request: LiveRequest, support: Support) -> kernels.Own:
     )
 
 
-class Crew:
+class WorkerGroup:
     """The workers and their barrier; the pipe goes to the parent."""
 
-    def __init__(self, job: Job, pipe: Connection) -> None:
+    def __init__(self, job: LockFreeJob, pipe: Connection) -> None:
         self.tools = Tools.of(job)
         self.points: list[Point] = []
         self.lost, self.is_stopped = 0, False

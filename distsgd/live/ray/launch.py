@@ -17,7 +17,7 @@ from distsgd.algorithm import Push, verb
 from distsgd.fold.request import Hooks
 from distsgd.live.local.launch import run_of
 from distsgd.live.local.roles import stream_of
-from distsgd.live.local.supervision import Outcome, Supervision
+from distsgd.live.local.supervision import LiveOutcome, Supervision
 from distsgd.live.machine.forking import ASK_S
 from distsgd.live.options import LiveRequest
 from distsgd.live.ray.nodes import kept, reserved
@@ -48,7 +48,7 @@ def launch_ray(request: LiveRequest, hooks: Hooks) -> Run:
         return run_of(request, outcome, folder)
 
 
-def _watched(supervision: Supervision, actors: Actors, hooks: Hooks) -> Outcome:
+def _watched(supervision: Supervision, actors: Actors, hooks: Hooks) -> LiveOutcome:
     """Supervise the run until it is over."""
     supervision.start()
     due_at = 0.0

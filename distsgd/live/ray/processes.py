@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from distsgd.errors import WorkerLost
 from distsgd.fold.history import message_bytes
-from distsgd.live.local.roles import Plan
+from distsgd.live.local.roles import Assignments
 from distsgd.live.local.supervision import Events, Processes, Role
 from distsgd.live.machine.failure import Failure
 from distsgd.live.machine.forking import End
@@ -58,9 +58,9 @@ class Actors(Processes):
         super().__init__((*range(request.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
         self._request, self._run = request, run
-        self._plan = Plan(request, folder, self.sessions)
+        self._assignments = Assignments(request, folder, self.sessions)
         sizes = message_bytes(request.algorithm, request.problem, request.config.batch)
-        common = Common(run, request, self._plan.worker_case, self._plan.layout, sizes)
+        common = Common(run, request, self._assignments.worker_case, self._assignments.layout, sizes)
         self._sent = [self._ray.put(common)]
         self._actors: dict[Role, Any] = {}
         self._n_started: Counter[Role] = Counter()
@@ -86,9 +86,9 @@ class Actors(Processes):
         if life == 0:
             self.origin = time.monotonic()
         for shard, ahead_s in enumerate(offsets):
-            role, post = Role("server", shard), self._plan.post(shard, self.origin + ahead_s)
+            role, post = Role("server", shard), self._assignments.post(shard, self.origin + ahead_s)
             self._working[self._actors[role].serve.remote(post, life)] = role
-        self._relay.start(self._plan.peer(LAUNCHER, self.origin), self.control.renew())
+        self._relay.start(self._assignments.peer(LAUNCHER, self.origin), self.control.renew())
         self._start(_EVALUATOR)
         self._move_workers()
 
@@ -193,7 +193,7 @@ class Actors(Processes):
                 is_alone = is_one_machine(self._session)
                 endpoints = [actor.open.remote(is_alone) for actor in actors]
                 listening = self._answers(endpoints)
-                self._plan.listen(listening, is_secret=any(map(needs_keys, listening)))
+                self._assignments.listen(listening, is_secret=any(map(needs_keys, listening)))
                 return [self._ahead(*one) for one in zip(actors, met, strict=True)]
             except errors.GetTimeoutError:
                 raise self._no_room(Role("server")) from None
@@ -217,7 +217,7 @@ class Actors(Processes):
         return offset(lambda: float(self._ray.get(actor.now.remote())))
 
     def _peer(self, number: int, ahead_s: float) -> Peer:
-        return self._plan.peer(number, self.origin + ahead_s)
+        return self._assignments.peer(number, self.origin + ahead_s)
 
     def _move_workers(self) -> None:
         """Tell the workers where the servers are; those that start are told when they do."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.files import damaged, digest, sealed, unsealed
-from distsgd.live.server.records import Memory
+from distsgd.live.server.records import ServiceMemory
 from distsgd.status import Status
 from distsgd.trace import ROW
 
@@ -63,7 +63,7 @@ class Description(msgspec.Struct):
     shards: int
     is_last: bool
     status: Status
-    memory: Memory
+    memory: ServiceMemory
     segments: list[Segment]
     evaluations: list[Evaluation]
 

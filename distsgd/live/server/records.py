@@ -22,7 +22,7 @@ class WorkerMemory(msgspec.Struct):
     n_pulls: int
 
 
-class Memory(msgspec.Struct):
+class ServiceMemory(msgspec.Struct):
     """What a checkpoint keeps of the service, beside the rows."""
 
     version: int

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from distsgd.live.messages.wire import REQUESTS, Header, Kind, State
 from distsgd.live.server.config import ServiceConfig
 from distsgd.live.server.decisions import Action, Decision
-from distsgd.live.server.records import Held, Memory, Rows, WorkerMemory, WorkerRecord
+from distsgd.live.server.records import Held, Rows, ServiceMemory, WorkerMemory, WorkerRecord
 from distsgd.trace import DROP, JOIN, LEAVE, PULL, PUSH
 
 _LATEST = 1000
@@ -37,7 +37,7 @@ class Service:
     """
 
     def __init__(
-        self, config: ServiceConfig, memory: Memory | None = None, rows: NDArray[np.void] | None = None
+        self, config: ServiceConfig, memory: ServiceMemory | None = None, rows: NDArray[np.void] | None = None
     ) -> None:
         self._config, self._sync, self.rows = config, config.sync, Rows(rows)
         self._workers = [WorkerRecord(w) for w in range(config.workers)]
@@ -80,12 +80,12 @@ class Service:
         opened = (one.row for one in self._workers if one.row >= 0 and one.is_alive)
         return min(opened, default=self.rows.n)
 
-    def memory(self) -> Memory:
+    def memory(self) -> ServiceMemory:
         """Return what a checkpoint keeps beside the rows; no push may be held."""
         workers = [
             WorkerMemory(one.is_alive, one.has_rows, one.served, one.pushed, one.n_pulls) for one in self._workers
         ]
-        return Memory(self.version, self.gradients, self._closed_gradients, self._closed_at, workers)
+        return ServiceMemory(self.version, self.gradients, self._closed_gradients, self._closed_at, workers)
 
     def serve(self, header: Header, now: float) -> list[Decision]:
         """Take a JOIN, PULL, PUSH or EXCHANGE at `now` [s], and return what follows from it.
@@ -174,7 +174,7 @@ class Service:
             self._finish()
         return self._taken()
 
-    def _remember(self, memory: Memory) -> None:
+    def _remember(self, memory: ServiceMemory) -> None:
         self.version, self.gradients = memory.version, memory.gradients
         self._closed_gradients, self._closed_at = memory.closed_gradients, memory.closed_at
         self._time = memory.closed_at
