@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from distsgd import algorithms
@@ -181,7 +181,11 @@ def drive(
     return [fake for fake in fakes if fake.number not in dead]
 
 
+STUCK = (Start(2), Push(2, quorum=None, backup=1), Step(), Pull(bound=0)), Fleet(2)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
+@example(case=STUCK, picks=[0] * 20, kills={3}, replace=True)  # a bound and a warm start waited for each other
 @given(
     case=cases(),
     picks=st.lists(st.integers(0, 999), min_size=20, max_size=80),
@@ -201,6 +205,7 @@ def test_deaths_never_stop_the_others(
     except ConfigError:
         assume(False)
     service = service_of(cycle, workers, shrinks=not replace)
+    kills = {turn for turn in kills if turn < len(picks)}  # behind them lost workers are replaced
     picks = [*picks, *[0] * (8 * replace)]
     alive = drive(service, cycle, workers, picks, kills, replace=replace)
     Trace(service.rows.since(0), workers).verify()

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm, message_columns
 from distsgd.errors import ConfigError, check_count
 from distsgd.fold.fold import on_support
+from distsgd.fold.request import EVALUATIONS
 from distsgd.problem import Problem
 from distsgd.run import HISTORY, Settings, is_live
 from distsgd.trace import DROP, JOIN, PULL, PUSH, Trace
-
-EVALUATIONS = 50
-"""Points of a history where the caller says nothing else."""
 
 
 class Point(NamedTuple):

@@ -20,6 +20,8 @@ from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem, problem_settings
 
 ReadsName: TypeAlias = Literal["consistent", "interleaved"]
+EVALUATIONS = 50
+"""Points of a history where the caller says nothing else."""
 ModelFleet: TypeAlias = Fleet | StaleReads
 """Machines of a model, or an order that is given without them."""
 

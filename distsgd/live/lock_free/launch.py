@@ -34,9 +34,8 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
-from distsgd.fold.history import EVALUATIONS
 from distsgd.fold.interleaved import needs_no_server
-from distsgd.fold.request import Hooks
+from distsgd.fold.request import EVALUATIONS, Hooks
 from distsgd.live.lock_free.workers import Epoch, LockFreeJob, LockFreeOutcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, follow, launcher
 from distsgd.live.options import LiveFleet, LiveRequest

@@ -17,15 +17,13 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from distsgd.fold.request import EVALUATIONS
 from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.wire import LOSSES, Kind, State
 from distsgd.live.options import LiveRequest
 from distsgd.problem import Evaluation
 from distsgd.status import status_after
-
-EVALUATIONS = 50
-"""Points of a history where the caller says nothing else."""
 
 
 class Judged(NamedTuple):

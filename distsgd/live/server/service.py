@@ -12,6 +12,8 @@
    have served: no worker sends before it went on, nor after it was served.
 6. The evaluator is shown a model between two updates: the first that is as far as it has asked for,
    or else the last one.
+7. A worker is not waited for that waits for its start, where nothing else would raise the version:
+   after a loss a bound and a warm start can wait for each other. A schedule refuses such cycles.
 """
 
 from collections import deque
@@ -206,12 +208,16 @@ class Service:
             self._release_waiting()  # steps that were lost are not waited for
 
     def _may_start(self, worker: WorkerRecord) -> bool:
-        if self.version >= self._sync.others_after:
+        if self.version >= self._sync.others_after or self._is_stuck():
             return True
         first = 0
         if self._config.shrinks:
             first = next((one.number for one in self._workers if one.is_alive), 0)
         return worker.number == first
+
+    def _is_stuck(self) -> bool:
+        """Return whether all workers wait for slower ones, or for their start (rule 7)."""
+        return {"slower workers"} < {one.waits for one in self._workers} <= {"slower workers", "its start"}
 
     def _start(self, worker: WorkerRecord) -> None:
         worker.waits, worker.is_started, worker.has_left = "", True, False
@@ -233,6 +239,7 @@ class Service:
     def _pull(self, worker: WorkerRecord) -> None:
         if worker.pushed - self._slowest > self._sync.bound:
             worker.waits = "slower workers"
+            self._start_others()  # rule 7
             return
         worker.waits = ""
         lag = self._config.staleness.lag_of(worker.number, worker.n_pulls)
