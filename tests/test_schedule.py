@@ -15,6 +15,7 @@ from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import READS
 from distsgd.kernels.order.machines import STEP, next_verb, pulls_at, pushes_at
 from distsgd.order import laws
+from distsgd.order import schedule as module
 from distsgd.order.budget import Limits
 from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.order.schedule import _constants, schedule
@@ -280,6 +281,17 @@ def test_each_budget_ends_where_it_says() -> None:
     longer = schedule(cycle, fleet, seconds=40.0).rows
     assert longer["time"][len(seconds.rows)] > 20.0
     assert longer[: len(seconds.rows)]["time"].tolist() == seconds.rows["time"].tolist()
+
+
+def test_messages_that_find_no_room_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget whose messages fill the memory on the way is an error of the caller."""
+
+    def no_room(*_: object) -> None:
+        raise MemoryError("Allocation failed (probably too large).")
+
+    monkeypatch.setattr(module, "run", no_room)
+    with pytest.raises(ConfigError, match="messages of the budget find no room in memory; give a smaller budget"):
+        schedule(PLAIN, Fleet(2), updates=10)
 
 
 @pytest.mark.parametrize(

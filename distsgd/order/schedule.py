@@ -101,7 +101,10 @@ def _constants(cycle: Cycle, fleet: Fleet, limits: Limits, pull_bytes: float, pu
 def _serve(const: Constants, fleet: Fleet, seed: int) -> Trace:
     """Run the event heap, and turn its status into a trace or an error."""
     state = _state(const, fleet, seed)
-    rows = run(const, state, np.empty(_capacity(const, fleet), kernel.ROWS))
+    try:
+        rows = run(const, state, np.empty(_capacity(const, fleet), kernel.ROWS))
+    except MemoryError:  # the array of rows is doubled where it is too small
+        raise ConfigError("the messages of the budget find no room in memory; give a smaller budget") from None
     status = state.server.status  # rule 1
     if status == kernel.ENOUGH:
         # rule 2: times never fall, so that the last row tells of all
