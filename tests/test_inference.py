@@ -208,6 +208,14 @@ def test_few_seeds_say_which_ratio_they_would_settle() -> None:
     assert compared.least_ratio > ratio.median
 
 
+def test_absurd_ratios_are_no_advice() -> None:
+    """Where only ratios above 1,000 would be settled, the reason names none and asks for seeds."""
+    compared = compare_all({"a": exact(1.0, 1e9), "b": exact(1e9, 1.0)})
+    assert compared.least_ratio > 1_000.0
+    assert "hardly any ratio is settled: not even one of 1,000; give more seeds" in compared.reason
+    assert "e+" not in compared.reason
+
+
 def test_a_number_without_a_logarithm_is_left_out() -> None:
     """A time of 0 has no ratio, and its seed counts for the others."""
     compared = compare_all({"a": exact(0.0, 0.0), "b": exact(1.0, 2.0), "c": exact(1.5, 3.1)})

@@ -48,6 +48,8 @@ class Factors(NamedTuple):
 
 
 SAME = Factors(1.0, 1.0)
+ABSURD = 1_000.0
+"""A ratio that no comparison is made for."""
 
 
 class Ratio(NamedTuple):
@@ -133,10 +135,10 @@ class Comparisons:
         if self.least_ratio is None:
             return "Too few runs have a number to say how far others differ from them."
         n_algorithms = len({one for one, _ in self.ratios})
-        return (
-            f"With {self.n_seeds} seeds of {n_algorithms} algorithms, a ratio is settled only if it"
-            f" is above about {self.least_ratio:.3g}."
-        )
+        those = f"With {self.n_seeds} seeds of {n_algorithms} algorithms"
+        if self.least_ratio > ABSURD:
+            return f"{those}, hardly any ratio is settled: not even one of {ABSURD:,.0f}; give more seeds."
+        return f"{those}, a ratio is settled only if it is above about {self.least_ratio:.3g}."
 
 
 def compare_all(table: Table, noise: Mapping[str, Factors] | None = None) -> Comparisons:
