@@ -133,7 +133,7 @@ def test_a_killed_server_starts_again(
     assert (run.counts["lost_workers"], run.counts["server_restarts"]) == (0, 1)
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
     assert list(tmp_path.iterdir()) == []
-    assert (launched[-1]._plan.keys is not None) == is_secret
+    assert (launched[-1]._assignments.keys is not None) == is_secret
 
 
 def test_a_killed_node_is_done_without(machines: Machines, launched: list[Actors]) -> None:
