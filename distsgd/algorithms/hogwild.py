@@ -61,8 +61,7 @@ def hogwild(learning_rate: float, backoff: float = 0.9) -> Algorithm:
     """
     factor = check_number("backoff", backoff, above=0)
     if factor > 1:
-        msg = f"backoff must be > 0 and <= 1, not {backoff!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"backoff must be > 0 and <= 1, not {backoff!r}")
     return Algorithm(
         name="hogwild",
         hyper=Rate(check_number("learning_rate", learning_rate, above=0)),

@@ -155,8 +155,7 @@ def _target(setup: Setup) -> float:
     if isinstance(setup.target, float):
         return setup.target
     given = "none" if setup.target is None else "that of another algorithm"
-    msg = f"--until-target needs a loss as target, not {given}; give it with --set target=0.2"
-    raise ConfigError(msg)
+    raise ConfigError(f"--until-target needs a loss as target, not {given}; give it with --set target=0.2")
 
 
 def _job(setup: Setup, label: str, seed: int) -> Job:
@@ -166,8 +165,7 @@ def _job(setup: Setup, label: str, seed: int) -> Job:
     algorithm = setup.algorithms[label]
     if isinstance(algorithm, Tunable):
         names = listed(list(algorithm.ranges))
-        msg = f"{label} is to be tuned; give a value: --set 'algorithms.\"{label}\".{names}=0.1'"
-        raise ConfigError(msg)
+        raise ConfigError(f"{label} is to be tuned; give a value: --set 'algorithms.\"{label}\".{names}=0.1'")
     place = (next(iter(setup.problems)), next(iter(setup.sites)), label)
     for one in setup.left_out:
         if one[:3] == place:
@@ -258,6 +256,5 @@ def whole_numbers(name: str, text: str, *, at_least: int = 1) -> list[int]:
     parts = [part.strip() for part in text.split(",")] if text else []
     wrong = [part for part in parts if not part.isdecimal() or int(part) < at_least]
     if wrong:
-        msg = f"{name} must be whole numbers >= {at_least} such as 4 or 4,16, not {wrong[0]!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be whole numbers >= {at_least} such as 4 or 4,16, not {wrong[0]!r}")
     return list(dict.fromkeys(int(part) for part in parts))

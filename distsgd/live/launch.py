@@ -157,8 +157,7 @@ def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
     """Make a live run, on what its fleet says, as `launch` does with its arguments."""
     if request.fleet.shards > request.problem.dimension:
         most = request.problem.dimension
-        msg = f"shards must be <= {most}, the number of parameters, not {request.fleet.shards}"
-        raise ConfigError(msg)
+        raise ConfigError(f"shards must be <= {most}, the number of parameters, not {request.fleet.shards}")
     module, name = _ENGINES[request.fleet.kind]
     run: Run = getattr(importlib.import_module(module), name)(request, hooks)
     return run
@@ -172,16 +171,14 @@ def _kind(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> Kind:
     if on == "local" and algorithm.lock_free:
         return "shared_memory"
     if algorithm.lock_free:
-        msg = (
+        raise ConfigError(
             f"{algorithm.name} needs memory that workers share without locks; use on='local', or downpour on a cluster"
         )
-        raise ConfigError(msg)
     if writes != "racy" and writes in get_args(Writes):
-        msg = (
+        raise ConfigError(
             f"writes={writes!r} has a meaning for lock-free algorithms only, which have no server; "
             f"leave it out for {algorithm.name}, or use hogwild"
         )
-        raise ConfigError(msg)
     return on
 
 
@@ -189,6 +186,5 @@ def _ray(options: RayOptions | None, on: LiveEngine) -> RayOptions:
     if options is None:
         return RayOptions()
     if on != "ray" or not isinstance(options, RayOptions):
-        msg = f"ray must be a RayOptions, and has a meaning for on='ray' only, not {options!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"ray must be a RayOptions, and has a meaning for on='ray' only, not {options!r}")
     return options

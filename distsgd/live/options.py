@@ -147,19 +147,17 @@ def _checked_delay(of: str, delay: Delay) -> Law | tuple[Law, ...] | None:
 
 def _check_delays(of: str, delay: object, workers: int) -> None:
     if isinstance(delay, tuple) and len(delay) != workers:
-        msg = f"{of}delay must have one law per worker ({workers}), not {len(delay)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{of}delay must have one law per worker ({workers}), not {len(delay)}")
 
 
 def _compute_times(fleet: Fleet | StaleReads) -> Law | tuple[Law, ...]:
     """Return the laws of a step's time on each machine, whose speeds divide them."""
     plain = isinstance(fleet, Fleet) and Fleet(fleet.workers, fleet.compute, speeds=fleet.speeds)
     if not isinstance(fleet, Fleet) or fleet != plain:
-        msg = (
+        raise ConfigError(
             'live.delay = "fleet" needs a fleet of workers, compute and speeds only; latency,'
             " bandwidth, service, shards, failures and a sampled staleness cannot be slept"
         )
-        raise ConfigError(msg)
     if fleet.speeds is None:
         return fleet.laws[0] if len(fleet.laws) == 1 else fleet.laws
     laws = fleet.laws * fleet.workers if len(fleet.laws) == 1 else fleet.laws
@@ -192,11 +190,10 @@ class LiveFleet:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.kind != "ray" and self.workers > MOST_PROCESSES:
-            msg = (
+            raise ConfigError(
                 f"workers must be <= {MOST_PROCESSES} on one machine, where each is a process, not"
                 f" {self.workers}; use fewer (live.workers in an experiment), Ray, or simulate"
             )
-            raise ConfigError(msg)
         _check_delays("", self.delay, self.workers)
 
     def of(self, algorithm: Algorithm) -> "LiveFleet":

@@ -60,10 +60,8 @@ class RayOptions:
 
 def _checked(role: str, resources: Any) -> dict[str, float]:  # noqa: ANN401 # what a caller gives
     if not isinstance(resources, Mapping) or not resources:
-        msg = f"{role} must be resources such as {{'CPU': 1}}, not {resources!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{role} must be resources such as {{'CPU': 1}}, not {resources!r}")
     for name in resources:
         if not isinstance(name, str) or not name:
-            msg = f"{role} must have names of resources such as 'CPU', not {name!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{role} must have names of resources such as 'CPU', not {name!r}")
     return {name: check_number(f"{role}[{name!r}]", amount, above=0) for name, amount in resources.items()}

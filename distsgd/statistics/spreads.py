@@ -142,5 +142,4 @@ def _quantiles(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
 def check_any(n_values: int) -> None:
     """Raise a `ConfigError` if there are no values to take statistics of."""
     if n_values == 0:
-        msg = "statistics need at least one finished run, not 0"
-        raise ConfigError(msg)
+        raise ConfigError("statistics need at least one finished run, not 0")

@@ -51,8 +51,7 @@ def run_of(request: LiveRequest, outcome: LiveOutcome, folder: Path) -> Run:
     """
     checkpoint = load(folder)
     if checkpoint is None:
-        msg = "the servers have ended without a checkpoint; see whether the disk is full"
-        raise WorkerLost(msg)
+        raise WorkerLost("the servers have ended without a checkpoint; see whether the disk is full")
     found = {one.update: one for one in outcome.judged}
     versions = {version for version, *_ in checkpoint.description.evaluations}
     judged = [found[version] for version in sorted(versions)]

@@ -230,8 +230,7 @@ class Supervision:
         if self._request.fleet.on_loss == "shrink":
             self._processes.tell(Instruction(Kind.GONE, worker, session))
             if len(self._given_up) == self._request.fleet.workers:
-                msg = f"all workers are lost, the last one {how}; use on_loss='replace'"
-                raise WorkerLost(msg)
+                raise WorkerLost(f"all workers are lost, the last one {how}; use on_loss='replace'")
         else:
             self._check_losses(role, how)
             self._processes.tell(Instruction(Kind.ADMIT, worker, self._processes.renew(worker)))
@@ -249,11 +248,10 @@ class Supervision:
 
     def _check_losses(self, role: Role, how: str) -> None:
         if self._losses[role] > MOST_LOSSES:
-            msg = (
+            raise WorkerLost(
                 f"{role} was lost {self._losses[role]} times, the last time it {how}; see whether"
                 " memory runs out, or use fewer workers"
             )
-            raise WorkerLost(msg)
 
 
 def _asks_for_restart(role: Role, failure: Failure) -> bool:

@@ -276,8 +276,7 @@ class WorkerGroup:
         worker = self._workers.pop(process)
         self.lost += 1
         if end.failure or self.lost > MOST_LOSSES:
-            msg = f"worker {worker} {end}"
-            raise WorkerLost(msg)
+            raise WorkerLost(f"worker {worker} {end}")
         self.tools.free(worker)
         self._pipes[worker].close()
         self._hire(worker)

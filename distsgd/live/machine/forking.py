@@ -118,8 +118,7 @@ def launcher(main: Callable[[Any, Connection], Any], job: Any) -> Iterator[Conne
             yield pipe
     except (EOFError, BrokenPipeError, ConnectionResetError):
         how = described(_ended(process))
-        msg = f"the process that keeps the workers ended {how} before the run was done"
-        raise WorkerLost(msg) from None
+        raise WorkerLost(f"the process that keeps the workers ended {how} before the run was done") from None
     finally:
         _ended(process)
 

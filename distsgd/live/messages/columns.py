@@ -77,8 +77,7 @@ class SharedVectors:
     def message(self, shard: int, worker: int, push: int, frames: Frames) -> Columns:
         """Return a shard's slice of a push: views of the out-box; frames are a `WireError`."""
         if frames:
-            msg = f"a push through shared memory must have no frames, not {len(frames)}"
-            raise WireError(msg)
+            raise WireError(f"a push through shared memory must have no frames, not {len(frames)}")
         return self._outboxes[shard][worker][push % 2]
 
     def answer(self, shard: int, worker: int | None, columns: Columns) -> Frames:
@@ -122,8 +121,7 @@ class FrameVectors:
         expected = 8 * (own.stop - own.start)
         sizes = [len(frame) for frame in frames]
         if sizes != [expected] * n_columns:
-            msg = f"shard {shard}: expected {n_columns} frames of {expected} bytes, not {sizes}"
-            raise WireError(msg)
+            raise WireError(f"shard {shard}: expected {n_columns} frames of {expected} bytes, not {sizes}")
         return [np.frombuffer(frame, "<f8") for frame in frames]
 
 

@@ -167,8 +167,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     except ValueError:
         host, port = "", None
     if not host or not port or not address.startswith("tcp://"):
-        msg = f"address must look like 'tcp://127.0.0.1:5555', not {address!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"address must look like 'tcp://127.0.0.1:5555', not {address!r}")
     return host, port
 
 

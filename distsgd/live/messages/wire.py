@@ -162,22 +162,17 @@ def decode(frames: Frames) -> Message:
     """
     if not frames or len(frames[0]) != HEADER.size:
         found = f"{len(frames[0])} bytes" if frames else "nothing"
-        msg = f"a message must begin with a header of {HEADER.size} bytes, not {found}"
-        raise WireError(msg)
+        raise WireError(f"a message must begin with a header of {HEADER.size} bytes, not {found}")
     magic, protocol, *fields = HEADER.unpack(frames[0])
     if magic != MAGIC or protocol != PROTOCOL:
-        msg = f"a header must begin with {MAGIC!r} and {PROTOCOL}, not {magic!r} and {protocol}"
-        raise WireError(msg)
+        raise WireError(f"a header must begin with {MAGIC!r} and {PROTOCOL}, not {magic!r} and {protocol}")
     header = Header(*fields)
     if header.kind not in _KINDS:
-        msg = f"kind must be one of {sorted(_KINDS)}, not {header.kind}"
-        raise WireError(msg)
+        raise WireError(f"kind must be one of {sorted(_KINDS)}, not {header.kind}")
     if header.step < 0 or header.version < 0:
-        msg = f"step and version must be >= 0, not {header.step} and {header.version}"
-        raise WireError(msg)
+        raise WireError(f"step and version must be >= 0, not {header.step} and {header.version}")
     if not (_is_time(header.sent) and _is_time(header.resumed)):
-        msg = f"times must be >= 0 s and finite, not {header.sent} and {header.resumed}"
-        raise WireError(msg)
+        raise WireError(f"times must be >= 0 s and finite, not {header.sent} and {header.resumed}")
     return Message(header, frames[1:])
 
 
@@ -185,8 +180,7 @@ def unpack(layout: struct.Struct, frames: Frames) -> tuple[Any, ...]:
     """Return the numbers in the only one of `frames`, or raise a `WireError` if it has others."""
     sizes = [len(frame) for frame in frames]
     if sizes != [layout.size]:
-        msg = f"one frame of {layout.size} bytes must stand behind the header, not {sizes}"
-        raise WireError(msg)
+        raise WireError(f"one frame of {layout.size} bytes must stand behind the header, not {sizes}")
     return layout.unpack(frames[0])
 
 

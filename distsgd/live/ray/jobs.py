@@ -122,12 +122,11 @@ def check_size(file: Path) -> None:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
     named = ", ".join(f"{one.relative_to(folder)} ({sizes[one] / 1e6:,.1f} MB)" for one in largest)
-    msg = (
+    raise ConfigError(
         f"{folder} has {sum(sizes.values()) / 1e6:,.1f} MB, and Ray takes"
         f" {LARGEST_BYTES / 1e6:.0f} MB; the largest files are {named}. Keep the experiment in a"
         " folder of its own, and large data where every node can read them, with an absolute path"
     )
-    raise ConfigError(msg)
 
 
 def _is_left_behind(path: Path) -> bool:
@@ -164,19 +163,17 @@ def _unset(*names: str) -> Iterator[None]:
 def _probe(address: str) -> None:
     """Raise a `ConfigError` if no dashboard of Ray answers at `address`; its client would wait."""
     if urlsplit(address).scheme not in {"http", "https"} or not urlsplit(address).hostname:
-        msg = f"address must be http://HOST:8265, where Ray's dashboard listens, not {address}"
-        raise ConfigError(msg)
+        raise ConfigError(f"address must be http://HOST:8265, where Ray's dashboard listens, not {address}")
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PROBE_S) as page:
             json.load(page)["ray_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code in {401, 403}:
             return  # its client will say that it wants a token
-        msg = (
+        raise ConfigError(
             f"no dashboard of Ray answers at {address}; give that of the head, which listens on port"
             " 8265 by default (ray start --head --dashboard-host 0.0.0.0), or forward its port"
-        )
-        raise ConfigError(msg) from None
+        ) from None
 
 
 def follow(client: Any, job: str, say: Callable[[str], None]) -> str:  # noqa: ANN401 # a class of ray
@@ -202,14 +199,12 @@ def fetch(client: Any, job: str) -> dict[str, bytes]:  # noqa: ANN401 # a class 
     """Return a job's files of `REPORT`, by name, or raise a `ConfigError` if there are none."""
     folder = (client.get_job_info(job).metadata or {}).get("folder")
     if folder is None:
-        msg = f"job {job} was not sent by distsgd submit, so that its folder is not known"
-        raise ConfigError(msg)
+        raise ConfigError(f"job {job} was not sent by distsgd submit, so that its folder is not known")
     text: list[str] = []
     follow(client, client.submit_job(entrypoint=delivery(folder)), text.append)
     found = received("".join(text))
     if not found:
-        msg = f"job {job} has written no report; distsgd submit --logs {job} says how far it came"
-        raise ConfigError(msg)
+        raise ConfigError(f"job {job} has written no report; distsgd submit --logs {job} says how far it came")
     return found
 
 

@@ -50,11 +50,10 @@ def reserved(session: Session, request: LiveRequest, run: str) -> Iterator[Any]:
     group = groups.placement_group(bundles, strategy="SPREAD", name=run)
     try:
         if not group.wait(math.ceil(patience_s)):
-            msg = (
+            raise ConfigError(
                 f"{shortage(session, request)}: that was not enough for {patience_s:g} s; wait until"
                 " others have ended, use fewer workers, or add nodes"
             )
-            raise ConfigError(msg)
         yield group
     finally:
         groups.remove_placement_group(group)
@@ -65,17 +64,15 @@ def check_room(session: Session, request: LiveRequest) -> None:
     needs = request.fleet.ray.total(request.fleet.shards, request.fleet.workers)
     has = session.ray.cluster_resources()
     if any(has.get(name, 0.0) < amount for name, amount in needs.items()):
-        msg = f"{shortage(session, request)}; use fewer workers or shards, or add nodes"
-        raise ConfigError(msg)
+        raise ConfigError(f"{shortage(session, request)}; use fewer workers or shards, or add nodes")
     nodes = [node["Resources"] for node in _alive(session)]
     for role in ("server", "worker", "evaluator"):
         bundle = getattr(request.fleet.ray, role)
         if not any(_fits(bundle, node) for node in nodes):
-            msg = (
+            raise ConfigError(
                 f"a process of the kind {role} needs {_listed(bundle)} on one node, which none of"
                 f" the {len(nodes)} nodes has; ask for less, or add a node"
             )
-            raise ConfigError(msg)
 
 
 def shortage(session: Session, request: LiveRequest) -> str:
@@ -147,11 +144,10 @@ def check_nodes(session: Session, folder: Path, patience_s: float) -> None:
         for name, ours in versions().items():
             theirs = found.versions.get(name, "none")
             if theirs != ours:
-                msg = (
+                raise ConfigError(
                     f"node {node} has {name} {theirs}, and this process {ours}: the run could not"
                     " be replayed; install the same versions"
                 )
-                raise ConfigError(msg)
 
 
 def _visited(session: Session, folder: Path, token: bytes, patience_s: float) -> dict[str, Found]:
@@ -163,8 +159,7 @@ def _visited(session: Session, folder: Path, token: bytes, patience_s: float) ->
         asked[task.options(scheduling_strategy=on_it).remote(folder, token)] = name
     done, late = session.ray.wait(list(asked), num_returns=len(asked), timeout=patience_s)
     if late:
-        msg = f"node {asked[late[0]]} has not answered for {patience_s:g} s; remove or restart it"
-        raise ConfigError(msg)
+        raise ConfigError(f"node {asked[late[0]]} has not answered for {patience_s:g} s; remove or restart it")
     return {asked[one]: _answer(session, one, asked[one]) for one in done}
 
 

@@ -77,11 +77,10 @@ def package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        msg = (
+        raise ConfigError(
             "Ray needs the package ray, which is not installed; install it with"
             " pip install 'ray[default]', or work without it: on this machine"
-        )
-        raise ConfigError(msg) from None
+        ) from None
 
 
 def _start_own(processes: int | None, folder: str) -> None:
@@ -134,22 +133,20 @@ def _probe(address: str) -> None:
     """Raise a `ConfigError` if no server of Ray's kind answers at `address`."""
     grpc = package("grpc")
     if "://" in address:
-        msg = (
+        raise ConfigError(
             f"address must be HOST:PORT of a cluster that this machine is a node of, not {address};"
             " from elsewhere, use distsgd submit"
         )
-        raise ConfigError(msg)
     if os.environ.get("RAY_USE_TLS", "0") == "1":
         return  # an unencrypted question would not be answered
     with contextlib.closing(grpc.insecure_channel(address)) as channel:
         try:
             grpc.channel_ready_future(channel).result(PROBE_S)
         except grpc.FutureTimeoutError:
-            msg = (
+            raise ConfigError(
                 f"no Ray cluster answers at {address}; start one there with"
                 " ray start --head, or unset RAY_ADDRESS to use this machine"
-            )
-            raise ConfigError(msg) from None
+            ) from None
 
 
 def _refused(address: str, reason: str) -> ConfigError:

@@ -84,8 +84,7 @@ def opened(storage: str | Path) -> Path:
     try:
         return cast("Path", RemoteFolder(*_file_system(str(storage))))
     except (ImportError, ValueError, OSError) as error:
-        msg = f"storage {storage} cannot be opened: {error}; use a folder that all nodes share"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"storage {storage} cannot be opened: {error}; use a folder that all nodes share") from None
 
 
 def remove(folder: Path) -> None:

@@ -77,11 +77,10 @@ def _in_flight(n_cpus: int, most: int | None) -> int:
 def _finished(session: Session, running: list[Any]) -> list[Any]:
     """Wait for one, and return all that are done."""
     if not session.ray.wait(running, timeout=PATIENCE_S)[0] and session.n_cpus < 1:
-        msg = (
+        raise ConfigError(
             f"the Ray cluster has had no CPU for {PATIENCE_S:g} s; add a node to it, or give its"
             " head some with ray start --head --num-cpus"
         )
-        raise ConfigError(msg)
     found: list[Any] = session.ray.wait(running, num_returns=len(running), timeout=0)[0]
     return found
 
@@ -94,11 +93,10 @@ def _result(session: Session, done: Any) -> Any:  # noqa: ANN401 # what `do` ret
         # what the task raised, or a sentence about a package that its node lacks
         raise (missing_package("a node of the Ray cluster", error) or error.cause or error) from None
     except errors.RayError as error:
-        msg = (
+        raise ConfigError(
             f"Ray ended a task ({type(error).__name__}), perhaps for lack of memory; run the same"
             " command again to go on, with fewer processes"
-        )
-        raise ConfigError(msg) from None
+        ) from None
 
 
 def _done(sent: list[Any], piece: bytes) -> bytes:

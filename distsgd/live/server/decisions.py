@@ -77,13 +77,11 @@ def encode_decisions(decisions: Iterable[Decision]) -> bytes:
 def decode_decisions(frame: bytes | memoryview) -> list[Decision]:
     """Return what `encode_decisions` wrote, or raise a `WireError` if it cannot have."""
     if len(frame) % DECISION.size:
-        msg = f"decisions must be a multiple of {DECISION.size} bytes, not {len(frame)}"
-        raise WireError(msg)
+        raise WireError(f"decisions must be a multiple of {DECISION.size} bytes, not {len(frame)}")
     decisions = [Decision(*fields) for fields in DECISION.iter_unpack(frame)]
     for decision in decisions:  # of an unknown action, shards would do nothing, and then differ
         if decision.action not in _ACTIONS:
-            msg = f"action must be one of {sorted(_ACTIONS)}, not {decision.action}"
-            raise WireError(msg)
+            raise WireError(f"action must be one of {sorted(_ACTIONS)}, not {decision.action}")
     return decisions
 
 

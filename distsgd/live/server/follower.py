@@ -56,11 +56,10 @@ class Follower:
         has_left = any(one.action == Action.LEAVE and one.worker == worker for one in self._queue)
         # rule 3: the frames of a worker that lives may still be on their way
         if has_left and now - self._waits_since > _PATIENCE * self._heartbeat_s:
-            msg = (
+            raise WorkerLost(
                 f"shard {self._shard.number}: a push of worker {worker} has come to the lead alone;"
                 " start the servers again"
             )
-            raise WorkerLost(msg)
 
     def _take(self, request: Request) -> None:
         if self._shard.is_over:

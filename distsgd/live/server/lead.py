@@ -209,8 +209,7 @@ class Lead:
         """Give up a worker that has ended, or admit another in its place."""
         kind, worker, session = told
         if worker >= self._shard.n_workers:
-            msg = f"worker must be < {self._shard.n_workers}, not {worker}"
-            raise WireError(msg)
+            raise WireError(f"worker must be < {self._shard.n_workers}, not {worker}")
         is_same = self._shard.sessions[worker].number == session  # rule 5
         if kind == Kind.GONE and is_same:
             self._carry_out(self._service.leave(worker, now))

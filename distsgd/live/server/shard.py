@@ -81,8 +81,7 @@ class Shard:
             if not self.vectors.is_shared:
                 self.sessions[header.peer].pushes[header.sequence] = columns
         elif frames:
-            msg = f"a {Kind(header.kind).name.lower()} must have no frames, not {len(frames)}"
-            raise WireError(msg)
+            raise WireError(f"a {Kind(header.kind).name.lower()} must have no frames, not {len(frames)}")
 
     def report(self, session: Session, sequence: int, state: State) -> None:
         """Answer the launcher or the evaluator: say how the run is going."""
