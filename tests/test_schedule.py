@@ -8,26 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from random_cycles import cycles
 from simple_schedule import simple_schedule
 
 from distsgd.algorithm import Cycle, Pull, Push, Start, Step
 from distsgd.errors import ConfigError
 from distsgd.kernels.draws.random import READS
-from distsgd.kernels.order.machines import STEP, next_verb, pulls_at, pushes_at
 from distsgd.order import laws
 from distsgd.order import schedule as module
-from distsgd.order.budget import Limits
 from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
-from distsgd.order.schedule import _constants, schedule
-from distsgd.rules.cycle import SyncProtocol
+from distsgd.order.schedule import schedule
 from distsgd.trace import DROP, PULL, PUSH
 
 PLAIN = (Pull(), Step(), Push())
 SERIAL = (Start(others_after=inf), *PLAIN)
 
 
-periods = st.integers(1, 3)
-orders = st.permutations([0, 1, 2])
+STARTS = (0, 0, 0, 2, inf)
 compute = st.sampled_from(
     [
         laws.constant(1.0),
@@ -60,20 +57,10 @@ def fleets(draw: Any) -> Fleet:  # noqa: ANN401 # hypothesis does not name this 
 
 
 @st.composite
-def cycles(draw: Any, workers: int) -> Cycle:  # noqa: ANN401 # hypothesis does not name this type
-    """Draw a cycle in any order of verbs, with any periods, quorum, bound and start."""
-    quorum = draw(st.none() | st.integers(1, workers) | st.just(1))
-    backup = draw(st.integers(0, workers - 1)) if quorum is None else 0
-    verbs = (Pull(draw(periods), draw(st.none() | st.integers(0, 3))), Step(), Push(draw(periods), quorum, backup))
-    start = Start(draw(st.sampled_from([0, 0, 0, 2, inf])))
-    return (start, *(verbs[place] for place in draw(orders)))
-
-
-@st.composite
 def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does not name this type
     """Draw a fleet and a cycle that fits its number of workers."""
     fleet = draw(fleets())
-    return draw(cycles(fleet.workers)), fleet
+    return draw(cycles(fleet.workers, *STARTS)), fleet
 
 
 @pytest.mark.quick
@@ -235,7 +222,7 @@ def test_a_held_push_waits_for_its_round_and_a_late_one_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
-def test_nobody_gets_further_ahead_than_the_bound(bound: int) -> None:
+def test_no_worker_gets_further_ahead_than_the_bound(bound: int) -> None:
     """SSP: a pull is served only while its worker is at most `bound` pushed steps ahead."""
     trace = schedule((Pull(bound=bound), Step(), Push()), Fleet(5, laws.exponential(1.0)), updates=500)
     pushed = np.zeros(5, int)
@@ -385,27 +372,3 @@ def test_stale_reads_refuse_other_cycles(cycle: Cycle) -> None:
     """An order without machines has no periods, rounds or bounds: the error says what has."""
     with pytest.raises(ConfigError, match="use fixed_staleness"):
         schedule(cycle, stale_reads(laws.constant(1.0)), updates=5)
-
-
-@pytest.mark.jit_off
-@given(cycle=cycles(3), step=st.integers(0, 40))
-def test_the_kernel_has_the_cycle_of_the_rules(cycle: Cycle, step: int) -> None:
-    """What compiled code does in front of a step, and what first, is what the protocol says."""
-    const = _constants(cycle, Fleet(3), Limits(updates=1), 0.0, 0.0)
-    due = const.sync.due(step, is_first=step == 0)
-    assert (pulls_at(const, step), pushes_at(const, step)) == (Pull in due, Push in due)
-    assert next_verb(const, step) == {(): STEP, (Pull,): PULL, (Push,): PUSH}[due[:1]]
-
-
-@given(cycle=cycles(3), step=st.integers(0, 40))
-def test_verbs_behind_a_step_come_before_those_in_front_of_the_next(cycle: Cycle, step: int) -> None:
-    """A protocol has the verbs that a cycle says, in its order, and none before they are due."""
-    place = [type(one) for one in cycle].index(Step)
-    between = (*cycle[place + 1 :], *cycle[:place])
-    sync = SyncProtocol.of(cycle, 3)
-    for is_first, verbs in ((False, between), (True, cycle[:place])):
-        expected = [one for one in verbs if isinstance(one, Pull | Push) and step % one.every == 0]
-        assert sync.due(step, is_first=is_first) == tuple(map(type, expected))
-    later = sync.next_due(step)
-    assert sync.due(later, is_first=False)
-    assert not any(sync.due(between_them, is_first=False) for between_them in range(step + 1, later))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from random_cycles import cycles
 
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, Cycle, Pull, Push, Start, Step, verb
@@ -12,7 +13,7 @@ from distsgd.errors import ConfigError, WireError
 from distsgd.live.messages.wire import REQUESTS, Header, Kind
 from distsgd.live.options import LiveFleet
 from distsgd.live.server.config import ServiceConfig
-from distsgd.live.server.decisions import Action, Decision, decode_decisions, encode_decisions
+from distsgd.live.server.decisions import Action, Decision
 from distsgd.live.server.service import Service
 from distsgd.live.server.staleness import DRAWS, InjectedStaleness
 from distsgd.order import laws
@@ -84,19 +85,7 @@ def tell(fakes: list[Fake], decisions: list[Decision]) -> None:
             fakes[decision.worker].hear(decision)
 
 
-orders = st.permutations([0, 1, 2])
-periods = st.integers(1, 3)
 compute = st.sampled_from([laws.constant(1.0), laws.exponential(1.0), laws.uniform(0.5, 1.5)])
-
-
-@st.composite
-def cycles(draw: Any, workers: int) -> Cycle:  # noqa: ANN401 # hypothesis does not name this type
-    """Draw a cycle in any order of verbs, with any periods, quorum, bound and start."""
-    quorum = draw(st.none() | st.integers(1, workers) | st.just(1))
-    backup = draw(st.integers(0, workers - 1)) if quorum is None else 0
-    verbs = (Pull(draw(periods), draw(st.none() | st.integers(0, 3))), Step(), Push(draw(periods), quorum, backup))
-    start = Start(draw(st.sampled_from([0, 0, 0, 2])))
-    return (start, *(verbs[place] for place in draw(orders)))
 
 
 @st.composite
@@ -104,7 +93,7 @@ def cases(draw: Any) -> tuple[Cycle, Fleet]:  # noqa: ANN401 # hypothesis does n
     """Draw a fleet and a cycle that fits its number of workers."""
     workers = draw(st.integers(1, 5))
     fleet = Fleet(workers, draw(compute), latency=draw(st.sampled_from([0.0, 0.3])))
-    return draw(cycles(workers)), fleet
+    return draw(cycles(workers, 0, 0, 0, 2)), fleet
 
 
 def served_again(cycle: Cycle, trace: Trace, **budget: float) -> Service:
@@ -337,8 +326,8 @@ def test_snapshots_wait_for_their_version() -> None:
     service = service_of(cycle, 1, updates=3)
     fake = Fake(0, cycle, 1)
     assert service.show(Header(Kind.SNAPSHOT, 9, version=2, sequence=5)) == []
-    for now in range(3):
-        decisions = service.serve(fake.request(float(now)), float(now))
+    for seconds in (0.0, 1.0, 2.0):
+        decisions = service.serve(fake.request(seconds), seconds)
         tell([fake], decisions)
     decisions = service.serve(fake.request(7.0), 7.0)
     tell([fake], decisions)
@@ -357,35 +346,6 @@ def test_seconds_end_the_run() -> None:
     decisions = service.serve(Header(Kind.PULL, 0, sequence=2), 5.5)
     assert [one.action for one in decisions] == [Action.END]
     assert service.rows.n == 0
-
-
-count = st.integers(0, 2**63 - 1)
-decisions = st.builds(
-    Decision,
-    st.sampled_from(Action),
-    st.integers(0, 2**32 - 1),
-    count,
-    count,
-    count,
-    count,
-    count,
-    st.floats(allow_nan=False),
-    st.floats(allow_nan=False),
-    count,
-    count,
-)
-
-
-@given(decisions=st.lists(decisions, max_size=5))
-@settings(max_examples=20)
-def test_decisions_survive_the_wire(decisions: list[Decision]) -> None:
-    """What one shard decides is what another reads, and anything else is refused."""
-    frame = encode_decisions(decisions)
-    assert decode_decisions(frame) == decisions
-    with pytest.raises(WireError, match="multiple of"):
-        decode_decisions(frame + b"x")
-    with pytest.raises(WireError, match="action must be one of"):
-        decode_decisions(encode_decisions([Decision(99)]))
 
 
 def test_a_service_goes_on_from_its_memory() -> None:
