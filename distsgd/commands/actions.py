@@ -12,7 +12,7 @@ from rich.console import Console
 from distsgd import files, problems
 from distsgd.algorithms import registry
 from distsgd.commands.progress import Terminated, live_progress, progress, stop_asked, terminable
-from distsgd.errors import ConfigError, TraceError, check_seed, unknown_name
+from distsgd.errors import ConfigError, TraceError, check_name, check_seed, unknown_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
 from distsgd.experiment.execution import Execution
@@ -160,8 +160,7 @@ def _target(setup: Setup) -> float:
 
 def _job(setup: Setup, label: str, seed: int) -> Job:
     """Return the run of the algorithm `label` on the only site, or say why there is none."""
-    if label not in setup.algorithms:
-        raise unknown_name("algorithm", label, setup.algorithms)
+    check_name("algorithm", label, setup.algorithms)
     algorithm = setup.algorithms[label]
     if isinstance(algorithm, Tunable):
         names = listed(list(algorithm.ranges))

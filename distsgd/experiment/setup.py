@@ -11,7 +11,7 @@ import msgspec
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import class_histogram
-from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seeds, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seeds
 from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.sites import (
@@ -118,12 +118,12 @@ class Setup:
             self.target is None or check_number("target", self.target)
             return
         check_name("target.reference", self.target.reference, self.algorithms)
-        if self.target.fleet not in {None, *self.sites}:
-            raise unknown_name("target.fleet", str(self.target.fleet), self.sites)
+        if self.target.fleet is not None:
+            check_name("target.fleet", self.target.fleet, self.sites)
 
     def _check_tuning(self) -> None:
-        if self.tuning.fleet not in {None, *self.fleets}:
-            raise unknown_name("tuning.fleet", str(self.tuning.fleet), self.fleets)
+        if self.tuning.fleet is not None:
+            check_name("tuning.fleet", self.tuning.fleet, self.fleets)
         shared = set(self.seeds) & set(self.tuning.seed_list)
         if self.tunables and shared:
             msg = f"tuning.seeds must not hold seeds of the comparison, such as {min(shared)}; choose others"

@@ -6,7 +6,7 @@ from typing import get_args
 
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, unknown_name, warn
+from distsgd.errors import ConfigError, check_name, warn
 from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunConfig, RunRequest
 from distsgd.fold.settings_check import doubts
 from distsgd.live.options import Kind, LiveEngine, LiveFleet, LiveRequest, OnLoss, Writes
@@ -166,8 +166,7 @@ def launched(request: LiveRequest, hooks: Hooks = NO_HOOKS) -> Run:
 def _kind(algorithm: Algorithm, on: LiveEngine, writes: Writes) -> Kind:
     """Return what `algorithm` runs on there, or raise a `ConfigError` with another place."""
     check_algorithm(algorithm)
-    if on not in get_args(LiveEngine):
-        raise unknown_name("on", str(on), get_args(LiveEngine))
+    check_name("on", on, get_args(LiveEngine))
     if on == "local" and algorithm.lock_free:
         return "shared_memory"
     if algorithm.lock_free:

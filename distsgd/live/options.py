@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from distsgd.algorithm import Algorithm, Start
-from distsgd.errors import ConfigError, check_count, check_number, unknown_name
+from distsgd.errors import ConfigError, check_count, check_name, check_number
 from distsgd.fold.request import RunRequest
 from distsgd.live.ray_options import RayOptions
 from distsgd.order.fleet import Fleet, StaleReads
@@ -126,8 +126,7 @@ def _checked(of: str, given: "Live | LiveFleet") -> dict[str, Any]:
     if stale is not None and not isinstance(stale, Law):
         stale = check_count(f"{of}staleness", stale, at_least=0)
     for name, kinds in (("on_loss", OnLoss), ("writes", Writes)):
-        if getattr(given, name) not in get_args(kinds):
-            raise unknown_name(f"{of}{name}", str(getattr(given, name)), get_args(kinds))
+        check_name(f"{of}{name}", getattr(given, name), get_args(kinds))
     times = ("heartbeat", "checkpoint_every")
     checked = {name: check_number(f"{of}{name}", getattr(given, name), above=0, unit=" s") for name in times}
     return {**checked, "shards": check_count(f"{of}shards", given.shards), "staleness": stale}

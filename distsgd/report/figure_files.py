@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import polars as pl
 import vl_convert
 
-from distsgd.errors import unknown_name
+from distsgd.errors import check_name
 from distsgd.experiment.outcome import Outcome
 from distsgd.files import check_writable, unwritable
 from distsgd.report.numbers.summary import Summary
@@ -65,8 +65,7 @@ def write(summary: Summary, outcomes: Sequence[Outcome], folder: str | Path, kin
     ConfigError
         If `kind` is unknown, or the folder cannot be written.
     """
-    if kind not in FORMATS:
-        raise unknown_name("kind of figure", kind, FORMATS)
+    check_name("kind of figure", kind, FORMATS)
     target = Path(folder)
     check_writable(target)
     written = []
