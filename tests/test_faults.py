@@ -13,6 +13,7 @@ import psutil
 import pytest
 import soak
 from disturbance import Disturbance
+from disturbed_problem import DisturbedProblem
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
@@ -134,23 +135,15 @@ def test_a_push_that_comes_again_is_applied_once() -> None:
     assert run.counts["lost_workers"] == 0
 
 
-class Deadly:
+class Deadly(DisturbedProblem):
     """A problem that kills a worker that evaluates its gradient a third time."""
 
-    def __init__(self) -> None:
-        self._steps, self._home = 0, os.getpid()
+    problem = PROBLEM
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(PROBLEM, name)
-
-    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Return the gradient, or nothing ever again."""
-        self._steps += os.getpid() != self._home  # here it is only checked
-        if self._steps == 3:
+    def disturb(self, step: int) -> None:
+        """Kill the worker."""
+        if step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return PROBLEM.gradient(x, batch)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import math
-import os
 import socket
 import tempfile
 import threading
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from disturbed_problem import DisturbedProblem
 
 import distsgd as ds
 from distsgd.errors import ConfigError, DistsgdError
@@ -108,23 +108,15 @@ def test_a_run_can_be_stopped() -> None:
     assert_replays(run)
 
 
-class Standing:
-    """A problem whose gradient is never found from the third call in a worker on."""
+class Standing(DisturbedProblem):
+    """A problem whose gradient is never found from the fourth call in a worker on."""
 
-    def __init__(self) -> None:
-        self._steps, self._home = 0, os.getpid()
+    problem = PROBLEM
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(PROBLEM, name)
-
-    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Return the gradient, or nothing."""
-        self._steps += os.getpid() != self._home  # here it is only checked
-        if self._steps > 3:
+    def disturb(self, step: int) -> None:
+        """Wait for ever."""
+        if step > 3:
             threading.Event().wait()
-        return PROBLEM.gradient(x, batch)
 
 
 def test_a_run_that_stands_still_can_be_stopped() -> None:
@@ -208,24 +200,15 @@ def test_what_evaluation_cost_is_counted() -> None:
     assert (counts["lost_workers"], counts["server_restarts"]) == (0, 0)
 
 
-class Failing:
+class Failing(DisturbedProblem):
     """A problem whose gradient fails at the fifth call in a worker."""
 
-    def __init__(self) -> None:
-        self._steps, self._home = 0, os.getpid()
+    problem = PROBLEM
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(PROBLEM, name)
-
-    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Return the gradient, a few times."""
-        self._steps += os.getpid() != self._home  # here it is only checked
-        if self._steps == 5:
-            msg = "divided by zero"
-            raise ZeroDivisionError(msg)
-        return PROBLEM.gradient(x, batch)
+    def disturb(self, step: int) -> None:
+        """Fail once."""
+        if step == 5:
+            raise ZeroDivisionError("divided by zero")
 
 
 def test_a_worker_that_fails_is_named() -> None:

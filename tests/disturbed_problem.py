@@ -1,0 +1,31 @@
+"""A problem that counts the gradients of a worker, so that one of them can be another one."""
+
+import os
+
+import numpy as np
+
+from distsgd.problem import Problem
+
+
+class DisturbedProblem:
+    """The members of `problem`, with gradients of its own; it is checked where it is made."""
+
+    problem: Problem
+
+    def __init__(self) -> None:
+        self._steps, self._home = 0, os.getpid()
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.problem, name)
+
+    def disturb(self, step: int) -> None:
+        """Do what disturbs a worker in its gradient number `step`, from 1 on."""
+        raise NotImplementedError
+
+    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Return the gradient, unless something comes in between."""
+        self._steps += os.getpid() != self._home  # here it is only checked
+        self.disturb(self._steps)
+        return self.problem.gradient(x, batch)
