@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from distsgd.order.laws import pareto as pareto
     from distsgd.order.laws import shifted_exponential as shifted_exponential
     from distsgd.order.laws import uniform as uniform
+    from distsgd.problem import Evaluation as Evaluation
+    from distsgd.problem import Problem as Problem
     from distsgd.report.comparison import Comparison as Comparison
     from distsgd.report.comparison import compare as compare
     from distsgd.run import Run as Run
@@ -56,6 +58,7 @@ _NAMES = {
     "live.options": "Live",
     "live.launch": "launch",
     "live.ray_options": "RayOptions",
+    "problem": "Evaluation Problem",
     "experiment.target": "Reference",
     "run": "Run load",
     "experiment.values": "Range Tunable Tuning",

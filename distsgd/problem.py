@@ -1,7 +1,9 @@
 """The contract of a problem: an objective, its gradients, and what compiled sparse loops need."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +15,17 @@ from distsgd.sparse import Floats, Support
 
 Settings: TypeAlias = Mapping[str, Any]
 """Names and numbers that identify a problem, ready for JSON."""
+Vector: TypeAlias = NDArray[Any]
+"""Numbers of the problem's type: float64 or float32."""
+Batch: TypeAlias = NDArray[np.uint32]
+"""Sample indices of one gradient, uint32[b]."""
 Batches: TypeAlias = NDArray[np.uint32]
 """Sample indices, one row per gradient, uint32[m, b]."""
+Exactness: TypeAlias = Literal["bits", "close"]
+"""Whether equal arguments give equal bits on one machine and library, or only close numbers."""
 
+MANY = 256
+"""Gradients evaluated together: more do not stay near the cores."""
 _CHUNK_BYTES = 2e6
 """Working memory of gradients that are evaluated together: small enough to stay in the cache."""
 
@@ -31,54 +41,153 @@ class Evaluation(NamedTuple):
     """Share of the test samples that are classified correctly."""
 
 
-class Problem(Protocol):
-    """An objective over `samples` samples and its mini-batch gradients.
+class Layer(NamedTuple):
+    """A block of parameters: its name, its shape, and its place in the vector."""
 
+    name: str
+    shape: tuple[int, ...]
+    first: int
+    """Where its numbers begin; they stand in C order."""
+
+    @property
+    def place(self) -> slice:
+        """Where its numbers stand in a vector of all parameters."""
+        return slice(self.first, self.first + math.prod(self.shape))
+
+
+def layers_of(shapes: Mapping[str, Sequence[int]]) -> tuple[Layer, ...]:
+    """Return layers of these names and shapes, one behind the other."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    starts = accumulate(sizes, initial=0)
+    return tuple(Layer(name, tuple(shape), first) for (name, shape), first in zip(shapes.items(), starts, strict=False))
+
+
+class _ClassName:
+    """An attribute that is the name of the class, unless a class gives another."""
+
+    def __get__(self, problem: object, kind: type) -> str:
+        return kind.__name__
+
+
+class Problem:
+    """An objective over samples, and its mini-batch gradients: the base of every problem.
+
+    A class of your own gives `dimension`, `samples`, `loss` and `gradient`; the rest has defaults.
     Every array that is returned is a new one, and the same for the same arguments; none that is
     given is changed. `distsgd.fold.problem_check.check_problem` tries all of this before a run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import distsgd as ds
+    >>> class Mean(ds.Problem):
+    ...     dimension, samples = 1, 100
+    ...     def loss(self, x):
+    ...         return float(np.mean((x - np.arange(100)) ** 2) / 2)
+    ...     def gradient(self, x, batch):
+    ...         return x - np.mean(batch)
+    >>> run = ds.simulate(ds.algorithms.synchronous(0.5), Mean(), ds.Fleet(workers=4), updates=50)
+    >>> bool(abs(run.x[0] - 49.5) < 5)
+    True
     """
 
-    @property
-    def name(self) -> str:
-        """Name of the constructor in `distsgd.problems`."""
+    if TYPE_CHECKING:  # at run time a class may set them as it likes: attributes, fields, properties
+
+        @property
+        def name(self) -> str:
+            """What reports call the problem."""
+
+        @property
+        def dimension(self) -> int:
+            """Number of parameters. The papers' d."""
+
+        @property
+        def samples(self) -> int:
+            """Number of training samples, from which streams draw."""
+
+        @property
+        def data(self) -> Data | None:
+            """The samples and their labels, None where distsgd does not know them."""
+
+        @property
+        def support(self) -> Support | None:
+            """What sparse loops need, None when gradients are dense."""
+
+        @property
+        def dtype(self) -> np.dtype[Any]:
+            """The type of parameters, gradients and messages: float64 or float32."""
+
+        @property
+        def is_random(self) -> bool:
+            """Whether gradients draw random numbers; they get a key then."""
+
+        @property
+        def exactness(self) -> Exactness:
+            """Whether a gradient has the same bits whenever it is asked for on this machine."""
+    else:
+        name, data, support = _ClassName(), None, None
+        dtype, is_random, exactness = np.dtype(np.float64), False, "bits"
 
     @property
-    def dimension(self) -> int:
-        """Number of parameters. The papers' d."""
+    def at_once(self) -> int:
+        """How many gradients are best evaluated together: 1 if one at a time, in place.
+
+        More are evaluated by `gradients`, one by `gradient_into`.
+        """
+        return 1
 
     @property
-    def samples(self) -> int:
-        """Number of training samples, from which streams draw."""
+    def layers(self) -> tuple[Layer, ...]:
+        """Names, shapes and places of the parameters, one behind the other."""
+        return layers_of({"x": (self.dimension,)})
 
     @property
     def settings(self) -> Settings:
         """What identifies the problem: its name and numbers, and the digest of its data."""
+        return {"name": self.name}
 
-    @property
-    def data(self) -> Data | None:
-        """The samples and their labels, None when samples are virtual."""
+    def start(self, seed: int) -> Vector:  # noqa: ARG002 # for those who draw
+        """Return the starting point, float[d]: zeros."""
+        return np.zeros(self.dimension, self.dtype)
 
-    @property
-    def support(self) -> Support | None:
-        """What sparse loops need, None when gradients are dense."""
+    def loss(self, x: Vector) -> float:
+        """Return the objective at `x`, float[d]; not finite where the objective is not."""
+        raise NotImplementedError
 
-    def start(self, seed: int) -> Floats:
-        """Return the starting point, float64[d]."""
+    def gradient(self, x: Vector, batch: Any) -> Vector:  # noqa: ANN401 # uint32[b], or a list
+        """Return the mean gradient of the samples `batch`, int[b], at `x`, float[d].
 
-    def loss(self, x: ArrayLike) -> float:
-        """Return the objective at `x`, float64[d]; not finite where the objective is not."""
+        A problem that is random takes one more argument, ``key``: a number that depends on (seed,
+        worker, step). All that it draws depends on the key and on nothing else.
+        """
+        raise NotImplementedError
 
-    def gradient(self, x: ArrayLike, batch: ArrayLike) -> Floats:
-        """Return the mean gradient of the samples `batch`, int[b], at `x`, float64[d]."""
+    def gradients(self, xs: Any, batches: Any, keys: Any = None) -> Vector:  # noqa: ANN401 # arrays, or lists
+        """Return m gradients, float[m, d], each at its own point: the bits of one at a time.
 
-    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
-        """Return m gradients, float64[m, d], each at its own point: the bits of one at a time."""
+        Points are float[m, d], batches int[m, b], and keys, of a problem that is random, uint64[m].
+        """
+        points = np.asarray(xs, self.dtype)
+        out = np.empty((len(points), self.dimension), self.dtype)
+        for n, (x, batch) in enumerate(zip(points, batches, strict=True)):
+            self.gradient_into(x, batch, out[n], 0 if keys is None else int(keys[n]))
+        return out
 
-    def evaluate(self, x: ArrayLike) -> Evaluation:
-        """Return what is known of `x`, float64[d]."""
+    def gradient_into(self, x: Vector, batch: Batch, out: Vector, key: int = 0) -> None:
+        """Write the gradient at `x` into `out`, both float[d], without a copy of either.
 
-    def message_bytes(self, columns: int, batch: int) -> float:
+        What engines call where gradients are large; `key` counts only if the problem is random.
+        """
+        given = {"key": key} if self.is_random else {}
+        out[...] = self.gradient(x, batch, **given)
+
+    def evaluate(self, x: Vector) -> Evaluation:
+        """Return what is known of `x`, float[d]."""
+        return Evaluation(self.loss(x), math.nan, math.nan)
+
+    def message_bytes(self, columns: int, batch: int) -> float:  # noqa: ARG002 # sparse ones depend on it
         """Return the expected size [bytes] of a message that carries `columns` vectors."""
+        return float(self.dtype.itemsize) * self.dimension * columns
 
 
 def check_point(x: ArrayLike, dimension: int) -> Floats:
@@ -121,6 +230,8 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
     not count.
     """
     known = dict(problem.settings)
+    if problem.dtype != np.float64:
+        known["dtype"] = problem.dtype.name
     if type(problem).__module__.partition(".")[0] == "distsgd":
         return known
     return known | identified(f"the problem {problem.name}", problem)
@@ -129,8 +240,3 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
 def data_settings(data: Data) -> Settings:
     """Return what identifies `data`, ready for JSON."""
     return {"name": data.name, "digest": data.digest}
-
-
-def dense_bytes(dimension: int, columns: int) -> float:
-    """Return the size of `columns` whole vectors [bytes]."""
-    return 8.0 * dimension * columns

@@ -9,13 +9,13 @@ import distsgd as ds
 from distsgd import ConfigError, DistsgdWarning
 from distsgd.fold import problem_check as checks
 from distsgd.fold.problem_check import check_problem
-from distsgd.problem import Evaluation
+from distsgd.problem import Problem
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 Y = X @ [1.0, -2.0, 0.5]
 
 
-class Regression:
+class Regression(Problem):
     """A user's own problem: least squares with a regulariser, from nothing but NumPy."""
 
     name, dimension, samples, data, support = "mine", 3, 40, None, None
@@ -36,18 +36,6 @@ class Regression:
     def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Return that of one batch."""
         return X[batch].T @ (X[batch] @ x - Y[batch]) / len(batch) + 0.1 * x
-
-    def gradients(self, xs: np.ndarray, batches: np.ndarray) -> np.ndarray:
-        """Return those of several."""
-        return np.stack([self.gradient(*one) for one in zip(xs, batches, strict=True)])
-
-    def evaluate(self, x: np.ndarray) -> Evaluation:
-        """Return the loss: there is nothing to test on."""
-        return Evaluation(self.loss(x), float("nan"), float("nan"))
-
-    def message_bytes(self, columns: int, batch: int) -> float:  # noqa: ARG002 # dense
-        """Return the size of whole vectors."""
-        return 8.0 * self.dimension * columns
 
 
 def changed(**members: object) -> Regression:
@@ -96,9 +84,9 @@ BROKEN = {
     "NaN loss": (changed(loss=lambda *_: np.nan), "loss returned nan, expected a finite number"),
     "evaluate": (changed(evaluate=lambda *_: 1.0), r"evaluate returned 1.0, expected Evaluation\("),
     "other loss": (worse("evaluate", lambda e, _: e._replace(loss=e.loss + 1.0)), "evaluate .* the loss"),
-    "float32": (both(np.float32), r"returned float32\[2, 3\], expected float64\[2, 3\]"),
-    "shape": (both(lambda g: g[:2]), r"gradients returned float64\[2, 2\], expected"),
-    "NaN gradient": (both(lambda g: g * np.nan), r"gradients returned nan at \[0, 0\]"),
+    "float32": (both(np.float32), r"gradient returned float32\[3\], expected float64\[3\]"),
+    "shape": (both(lambda g: g[:2]), r"gradient returned float64\[2\], expected"),
+    "NaN gradient": (both(lambda g: g * np.nan), r"gradient returned nan at \[0\]"),
     "one gradient": (worse("gradients", lambda g, *_: g * (1 + 1e-15)), "must have the same bits"),
     "noise": (worse("gradients", lambda g, *_: g + NOISE.normal()), "other numbers when it"),
     "in place": (worse("gradients", add_in_place), "gradients changed the points or the batches"),
@@ -176,7 +164,7 @@ def test_a_right_problem_is_not_doubted(problem: ds.problems.Problem) -> None:
         (Regression, r"Regression was not called; write Regression\(\)"),
         ("softmax", r"such as distsgd.problems.softmax\(data\), not 'softmax'"),
         (DATA, "not an object of the type Data"),
-        (type("Half", (), {"loss": 1, "gradients": 2})(), "Half lacks name, dimension, samples, se"),
+        (type("Half", (Problem,), {"loss": 1, "dimension": 2})(), "Half lacks samples, gradient"),
     ],
 )
 @pytest.mark.parametrize("engine", ["simulate", "launch", "compare"])

@@ -16,7 +16,7 @@ from distsgd.errors import ConfigError
 from distsgd.experiment.outcome import Outcome
 from distsgd.experiment.runs import Place, run_jobs
 from distsgd.experiment.setup import Job
-from distsgd.problem import Evaluation, Problem, problem_settings
+from distsgd.problem import Problem, problem_settings
 from distsgd.report.numbers.summary import summarise
 from distsgd.report.warnings import warnings
 
@@ -76,7 +76,7 @@ def test_two_algorithms_of_one_factory_have_runs_of_their_own() -> None:
         ds.replay(runs["large"], both["small"], QUADRATIC)
 
 
-class Mine:
+class Mine(Problem):
     """A user's problem, whose settings say nothing but its name."""
 
     name, samples, data, support = "mine", 8, None, None
@@ -101,18 +101,6 @@ class Mine:
     def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:  # noqa: ARG002 # all alike
         """Return a gradient."""
         return self.curvature * x
-
-    def gradients(self, xs: np.ndarray, batches: np.ndarray) -> np.ndarray:
-        """Return several gradients."""
-        return np.stack([self.gradient(x, batch) for x, batch in zip(xs, batches, strict=True)])
-
-    def evaluate(self, x: np.ndarray) -> Evaluation:
-        """Return the loss."""
-        return Evaluation(self.loss(x), np.nan, np.nan)
-
-    def message_bytes(self, columns: int, batch: int) -> float:  # noqa: ARG002 # dense
-        """Return the size of a message."""
-        return 8.0 * self.dimension * columns
 
 
 class Half(Mine):

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distsgd.data.partition import SAMPLERS, Parts
 from distsgd.errors import ConfigError, check_count, check_name, check_number, check_seed
-from distsgd.kernels.draws.stream import Sampling, fill_batches
+from distsgd.kernels.draws.stream import Sampling, fill_batches, fill_keys
 
 
 class Stream:
@@ -48,4 +48,15 @@ class Stream:
             raise ConfigError(f"workers must be < {self._workers}, the number of parts, not {who.max()}")
         out = np.empty((who.size, self.batch_size), dtype=np.uint32)
         fill_batches(self.sampling, who, when, out)
+        return out
+
+    def key(self, worker: int, step: int) -> int:
+        """Return what random layers of one worker's step draw from."""
+        return int(self.keys([worker], [step])[0])
+
+    def keys(self, workers: ArrayLike, steps: ArrayLike) -> NDArray[np.uint64]:
+        """Return what random layers draw from in m steps, uint64[m]: streams of their own."""
+        who, when = (np.asarray(given, dtype=np.int64) for given in (workers, steps))
+        out = np.empty(who.size, dtype=np.uint64)
+        fill_keys(self.seed, who, when, out)
         return out

@@ -12,13 +12,13 @@ import math
 import operator
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.errors import ConfigError, raised, shown, wrong_kind
-from distsgd.problem import Batches, Evaluation, Problem
+from distsgd.problem import Batches, Evaluation, Exactness, Layer, Problem, Vector
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Support
 
@@ -34,7 +34,17 @@ MOST_WORK = 1e7
 """Samples times parameters up to which differences are taken: some milliseconds to a gradient."""
 EXAMPLE = "distsgd.problems.softmax(data)"
 
-_MEMBERS = [name for name in vars(Problem) if not name.startswith("_")]
+_OWN = ("dimension", "samples", "loss", "gradient")
+"""What a problem must give; the base has defaults for all other members."""
+_MEMBERS = (*_OWN, *(name for name in vars(Problem) if not name.startswith("_") and name not in _OWN))
+_ROUNDING = {"float64": 1e-9, "float32": 1e-3}
+"""How far sums in another order are apart, relative to the largest number of a gradient."""
+_STEPS = {"float64": 1e-5, "float32": 1e-2}
+"""Steps of differences, relative to the scale of a point: roots of the rounding."""
+
+
+_KEYS = (1, 2)
+"""What problems that are random draw from when they are tried."""
 
 
 class _Known(NamedTuple):
@@ -71,12 +81,18 @@ def _error(problem: Problem, what: str) -> ConfigError:
 
 
 def _check_members(problem: Problem, name: str) -> None:
-    missing = [member for member in _MEMBERS if not hasattr(problem, member)]
-    if isinstance(problem, type) or {"loss", "gradients"} <= set(missing):
+    missing = [member for member in _MEMBERS if not _has(problem, member)]
+    if isinstance(problem, type) or {"loss", "gradient"} <= set(missing):
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:
         lacks = f"{type(problem).__name__} lacks {', '.join(missing)}"
-        raise ConfigError(f"{name} must have the members of distsgd.problems.Problem; {lacks}")
+        raise ConfigError(f"{name} must be a distsgd.Problem with {', '.join(_OWN)} of its own; {lacks}")
+
+
+def _has(problem: object, member: str) -> bool:
+    """Return whether a problem has a member, which is not what the base leaves open."""
+    is_base = member in _OWN and getattr(type(problem), member, None) is vars(Problem).get(member, problem)
+    return hasattr(problem, member) and not is_base
 
 
 def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: ANN401 # anything
@@ -107,7 +123,28 @@ def _check_values(problem: Problem) -> None:
         raise _wrong(problem, "data", data, "Data, or None where samples are virtual")
     if not isinstance(support, (Support, type(None))):
         raise _wrong(problem, "support", support, "Support, or None for dense gradients")
+    dtype, exactness = (_asked(problem, key) for key in ("dtype", "exactness"))
+    if not isinstance(dtype, np.dtype) or dtype.name not in _ROUNDING:
+        raise _wrong(problem, "dtype", dtype, "numpy.dtype('float64') or numpy.dtype('float32')")
+    if support is not None and dtype != np.float64:
+        raise _wrong(problem, "dtype", dtype, "float64, as compiled loops over a support take it")
+    if exactness not in get_args(Exactness):
+        raise _wrong(problem, "exactness", exactness, "'bits' or 'close'")
+    if not _is_count(_asked(problem, "at_once")):
+        raise _wrong(problem, "at_once", problem.at_once, "a whole number >= 1")
+    _check_layers(problem)
     _check_settings(problem)
+
+
+def _check_layers(problem: Problem) -> None:
+    layers = _asked(problem, "layers")
+    is_right = isinstance(layers, tuple) and all(isinstance(layer, Layer) for layer in layers)
+    ends = [0, *(layer.place.stop for layer in layers)] if is_right else []
+    if not is_right or [layer.first for layer in layers] != ends[:-1] or ends[-1] != problem.dimension:
+        raise _wrong(problem, "layers", layers, f"Layers one behind the other, {problem.dimension} numbers in all")
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names):
+        raise _wrong(problem, "layers", names, "a name of its own for each layer")
 
 
 def _is_count(value: object) -> bool:
@@ -127,8 +164,9 @@ def _check_settings(problem: Problem) -> None:
 def _check_methods(problem: Problem) -> tuple[str, ...]:
     start = _check_start(problem)
     noise = np.random.default_rng(0).standard_normal(start.size)
-    near = start + 1e-3 * _scale(start) * noise
+    near = (start + 1e-3 * _scale(start) * noise).astype(problem.dtype)
     _check_gradients(problem, np.stack([start, near]), _batches(problem.samples, 2, BATCH))
+    _check_mean(problem, near)
     _check_losses(problem, start)
     size = _asked(problem, "message_bytes", 1, BATCH)
     if not _is_number(size) or not 0 < size < math.inf:
@@ -163,8 +201,8 @@ def _check_start(problem: Problem) -> Floats:
 
 
 def _check_array(problem: Problem, method: str, got: object, shape: tuple[int, ...]) -> None:
-    expected = f"float64[{', '.join(map(str, shape))}]"
-    if not isinstance(got, np.ndarray) or got.dtype != np.float64 or got.shape != shape:
+    expected = f"{problem.dtype}[{', '.join(map(str, shape))}]"
+    if not isinstance(got, np.ndarray) or got.dtype != problem.dtype or got.shape != shape:
         raise _wrong(problem, method, got, expected)
     if not np.isfinite(got[0] if got.ndim > 1 else got).all():
         place = tuple(np.argwhere(~np.isfinite(got))[0].tolist())
@@ -180,10 +218,15 @@ def _same(one: object, other: object) -> bool:
 
 def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
     given = xs.copy(), batches.copy()
-    first, again = (_asked(problem, "gradients", xs, batches) for _ in range(2))
-    _check_array(problem, "gradients", first, xs.shape)
-    singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, strict=True)]
+    keys = _KEYS if problem.is_random else ()
+    many = (xs, batches, np.array(keys, np.uint64)) if keys else (xs, batches)
+    singles = [_asked(problem, "gradient", *one) for one in zip(xs, batches, *((keys,) if keys else ()), strict=True)]
     _check_array(problem, "gradient", singles[0], xs.shape[1:])
+    first, again = (_asked(problem, "gradients", *many) for _ in range(2))
+    _check_array(problem, "gradients", first, xs.shape)
+    placed = np.full_like(first, np.nan)
+    for n, (x, batch) in enumerate(zip(xs, batches, strict=True)):
+        _asked(problem, "gradient_into", x, batch, placed[n], keys[n] if keys else 0)
     wrong = {
         "changed the points or the batches that it was given; work on a copy": not (
             _same(xs, given[0]) and _same(batches, given[1])
@@ -191,15 +234,35 @@ def _check_gradients(problem: Problem, xs: Floats, batches: Batches) -> None:
         "returned the memory of its points or of an earlier call; return a new array": any(
             np.shares_memory(first, one) for one in (xs, again)
         ),
-        "returned other numbers when it was asked again; use no random numbers but the batch": not _same(first, again),
+        "returned other numbers when it was asked again; use no random numbers but the batch, and the key where"
+        " is_random": not _alike(problem, first, again),
     }
     for what, applies in wrong.items():
         if applies:
             raise _error(problem, f"gradients {what}")
-    if not _same(first, np.stack(singles)):
-        difference = float(np.nanmax(np.abs(first - np.stack(singles))))
-        what = f"gradient and gradients of the same points and batches differ, by up to {difference:.3g}"
-        raise _error(problem, f"{what}; they must have the same bits, however many are asked for")
+    for name, other in (("gradient", np.stack(singles)), ("gradient_into", placed)):
+        if not _alike(problem, first, other):
+            difference = float(np.nanmax(np.abs(first - other)))
+            what = f"{name} and gradients of the same points and batches differ, by up to {difference:.3g}"
+            raise _error(problem, f"{what}; they must have the same bits, however many are asked for")
+
+
+def _alike(problem: Problem, one: Vector, other: object) -> bool:
+    """Return whether two arrays are equal, as exactly as the problem says that it is."""
+    if problem.exactness == "bits" or not isinstance(other, np.ndarray) or one.shape != other.shape:
+        return _same(one, other)
+    return bool(np.allclose(one, other, rtol=0.0, atol=_ROUNDING[problem.dtype.name] * float(np.abs(one).max())))
+
+
+def _check_mean(problem: Problem, x: Vector) -> None:
+    """Refuse a sum over the batch: repeated twice, a batch has the same mean."""
+    if problem.is_random or (problem.data is None and problem.samples > VIRTUAL):
+        return  # each sample draws noise of its own
+    batch = _batches(problem.samples, 1, 4)[0]
+    once, twice = (_asked(problem, "gradient", x, one) for one in (batch, np.tile(batch, 2)))
+    if np.allclose(twice, 2.0 * once, rtol=1e-3) and np.abs(once).max() > 0.0:
+        what = "gradient doubles when its batch is repeated, so that it is a sum"
+        raise _error(problem, f"{what}; it must be the mean over the batch")
 
 
 def _check_losses(problem: Problem, start: Floats) -> None:
@@ -209,7 +272,7 @@ def _check_losses(problem: Problem, start: Floats) -> None:
     if not isinstance(evaluation, Evaluation) or not all(map(_is_number, evaluation)):
         raise _wrong(problem, "evaluate", evaluation, "Evaluation(loss, test_loss, accuracy)")
     # sums in another order, perhaps of float32, may differ by this much
-    if not math.isclose(evaluation.loss, loss, rel_tol=1e-6, abs_tol=1e-12):
+    if not math.isclose(evaluation.loss, loss, rel_tol=1e-5, abs_tol=1e-12):
         raise _wrong(problem, "evaluate", evaluation, f"the loss {loss!r} that loss returned")
 
 
@@ -220,7 +283,7 @@ def _doubt(problem: Problem, x: Floats) -> str:
     left to truncation and rounding, and six standard errors to the samples of the batches.
     """
     n_samples = TRIED if problem.data is None and problem.samples > VIRTUAL else problem.samples
-    if n_samples * x.size > MOST_WORK:
+    if n_samples * x.size > MOST_WORK or problem.is_random:  # a loss without dropout has another slope
         return ""
     directions = np.random.default_rng(1).choice([-1.0, 1.0], size=(3, x.size))
     if problem.support is not None:  # a feature that is in no sample is not regularised
@@ -242,10 +305,12 @@ def _doubt(problem: Problem, x: Floats) -> str:
 def _difference(problem: Problem, x: Floats, direction: Floats) -> tuple[float, float]:
     """Return the central difference of the loss along `direction`, and how sure it is."""
     rises = []
-    for step in (1e-5 * _scale(x), 3e-5 * _scale(x)):
-        ahead, behind = (_asked(problem, "loss", x + way * direction) for way in (step, -step))
+    first = _STEPS[problem.dtype.name] * _scale(x)
+    for step in (first, 3.0 * first):
+        points = ((x + way * direction).astype(problem.dtype) for way in (step, -step))
+        ahead, behind = (_asked(problem, "loss", point) for point in points)
         rises.append((float(ahead) - float(behind)) / (2.0 * step))
-    rounding = 1e-14 * max(1.0, abs(float(ahead))) / step
+    rounding = 50.0 * float(np.finfo(problem.dtype).eps) * max(1.0, abs(float(ahead))) / step
     return rises[0], abs(rises[0] - rises[1]) + rounding
 
 
@@ -256,7 +321,7 @@ def _projected(problem: Problem, x: Floats, directions: Floats) -> tuple[Floats,
         parts = [part for part in np.array_split(np.arange(n, dtype=np.uint32), 2) if part.size]
         slopes = _along(problem, x, [np.arange(n, dtype=np.uint32), *parts], directions)
         mean = np.average(slopes[1:], axis=0, weights=[part.size for part in parts])
-        if np.allclose(mean, slopes[0], rtol=1e-6, atol=1e-9 * float(np.abs(slopes).max())):
+        if np.allclose(mean, slopes[0], rtol=1e-6, atol=_ROUNDING[problem.dtype.name] * float(np.abs(slopes).max())):
             return slopes[0], np.zeros(len(directions))
     # noise of its own, or too many samples: the mean over some batches
     slopes = _along(problem, x, list(_batches(n, TRIED, 8 * BATCH)), directions)

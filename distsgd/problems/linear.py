@@ -17,7 +17,7 @@ Descent", NIPS 2011, equation (2.2).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from distsgd.errors import check_number
 from distsgd.kernels.gradients.linear import batch_gradients, compiled_support, margins
-from distsgd.problem import Evaluation, Settings, check_point, check_points, data_settings, dense_bytes
+from distsgd.problem import MANY, Evaluation, Problem, Settings, check_point, check_points, data_settings
 from distsgd.problems.labels import numbers, signs
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Sparse, Support, explicit
@@ -67,16 +67,18 @@ _SQUARE = MarginLoss(lambda m, y: (m - y) ** 2 / 2.0, square_slope, classifies=F
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(Problem):
     """A linear model on `data`; made by `logistic`, `svm` and `least_squares`."""
 
-    name: str
-    data: Data
+    name: str = field()
+    data: Data = field()
     l2: float
     margin_loss: MarginLoss
     sparse: Support
     test_rows: Sparse
     test_labels: Floats
+
+    at_once = MANY
 
     @property
     def dimension(self) -> int:
@@ -115,7 +117,7 @@ class Linear:
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: object = None) -> Floats:  # noqa: ARG002 # for random ones
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         out = np.empty_like(points)
@@ -138,7 +140,7 @@ class Linear:
     def message_bytes(self, columns: int, batch: int) -> float:
         """Return the expected size [bytes]: for sparse data 4 per index and 8 per number."""
         if self.support is None:
-            return dense_bytes(self.dimension, columns)
+            return super().message_bytes(columns, batch)
         share = self.sparse.rows.counts / self.samples
         return float(np.sum(1.0 - (1.0 - share) ** batch)) * (8 * columns + 4)
 

@@ -9,7 +9,7 @@ where x holds :math:`W_0, b_0, W_1, b_1, ...` one after the other, each in C ord
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import mul
 from typing import NamedTuple
@@ -21,17 +21,31 @@ from distsgd.errors import ConfigError, check_count, check_number, check_room
 from distsgd.kernels.draws.noise import fill_normal
 from distsgd.kernels.draws.random import START
 from distsgd.kernels.gradients.network import rectify, rectify_slopes, shift_logits, softmax_slopes, sum_slopes
-from distsgd.problem import Batches, Evaluation, Settings, check_point, check_points, chunks, data_settings, dense_bytes
+from distsgd.problem import (
+    MANY,
+    Batches,
+    Evaluation,
+    Layer,
+    Problem,
+    Settings,
+    check_point,
+    check_points,
+    chunks,
+    data_settings,
+    layers_of,
+)
 from distsgd.problems.labels import Classes, classes
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Floats, Sparse
 
+_LARGE = 100_000
+"""Parameters from which on gradients are evaluated one at a time."""
 _DENSE_BYTES = 1e9
 """Largest table that sparse data are turned into."""
 
 
-class Layer(NamedTuple):
-    """Where the weights and biases of a layer stand in a parameter vector."""
+class Affine(NamedTuple):
+    """Where the weights and biases of an affine map stand in a parameter vector."""
 
     inputs: int
     outputs: int
@@ -40,6 +54,10 @@ class Layer(NamedTuple):
     middle: int
     """Where the biases begin."""
     end: int
+
+    def shapes(self, number: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Return names and shapes of the weights and biases."""
+        return (f"W_{number}", (self.inputs, self.outputs)), (f"b_{number}", (self.outputs,))
 
     def weights(self, xs: Floats) -> Floats:
         """Return a view, float64[m, inputs, outputs], of `xs`, float64[m, d]."""
@@ -51,13 +69,13 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(Problem):
     """A network on `data`; made by `network`, and by `softmax` without hidden layers."""
 
-    name: str
-    data: Data
+    name: str = field()
+    data: Data = field()
     l2: float
-    layers: tuple[Layer, ...]
+    affines: tuple[Affine, ...]
     table: Floats
     labels: Classes
     test_table: Floats
@@ -66,7 +84,7 @@ class Network:
     @property
     def dimension(self) -> int:
         """Number of weights and biases."""
-        return self.layers[-1].end
+        return self.affines[-1].end
 
     @property
     def samples(self) -> int:
@@ -76,7 +94,7 @@ class Network:
     @property
     def hidden(self) -> tuple[int, ...]:
         """Units of each hidden layer."""
-        return tuple(layer.outputs for layer in self.layers[:-1])
+        return tuple(layer.outputs for layer in self.affines[:-1])
 
     @property
     def settings(self) -> Settings:
@@ -85,8 +103,14 @@ class Network:
         return settings | ({"hidden": list(self.hidden)} if self.hidden else {})
 
     @property
-    def support(self) -> None:
-        """None: gradients are dense."""
+    def layers(self) -> tuple[Layer, ...]:
+        """Weights and biases, as ``W_0, b_0, W_1, b_1`` and so on."""
+        return layers_of({name: shape for n, one in enumerate(self.affines) for name, shape in one.shapes(n)})
+
+    @property
+    def at_once(self) -> int:
+        """Large gradients are evaluated one at a time, since they do not stay near the cores."""
+        return MANY if self.dimension < _LARGE else 1
 
     def start(self, seed: int) -> Floats:
         """Return random weights and zero biases, or all zeros without hidden layers, float64[d].
@@ -95,7 +119,7 @@ class Network:
         """
         x = np.zeros((1, self.dimension))
         if self.hidden:
-            for number, layer in enumerate(self.layers):
+            for number, layer in enumerate(self.affines):
                 draws = np.empty(layer.inputs * layer.outputs)
                 fill_normal(seed, START, number, draws)
                 layer.weights(x)[0].flat = draws * math.sqrt(2.0 / layer.inputs)
@@ -115,17 +139,24 @@ class Network:
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: object = None) -> Floats:  # noqa: ARG002 # for random ones
         """Return m gradients, each at its own point, float64[m, d]."""
+        out = np.empty(np.shape(xs))
+        self._gradients(xs, batches, out)
+        return out
+
+    def gradient_into(self, x: Floats, batch: ArrayLike, out: Floats, key: int = 0) -> None:  # noqa: ARG002 # as above
+        """Write the gradient at `x` into `out`, both float64[d]."""
+        self._gradients(x[None], np.asarray(batch)[None], out[None])
+
+    def _gradients(self, xs: ArrayLike, batches: ArrayLike, out: Floats) -> None:
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
-        out = np.empty_like(points)
-        units = self.data.features + 2 * sum(layer.outputs for layer in self.layers)
+        units = self.data.features + 2 * sum(layer.outputs for layer in self.affines)
         with np.errstate(over="ignore", invalid="ignore"):
             for part in chunks(len(points), 8.0 * chosen.shape[1] * units):
                 self._backward(points[part], chosen[part], out[part])
             if self.l2 > 0.0:
                 out += self.l2 * points
-        return out
 
     def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return training loss, test loss and test accuracy."""
@@ -134,16 +165,12 @@ class Network:
             point = np.asarray(x, dtype=np.float64)
             return Evaluation(loss, *self._judge(point, self.test_table, self.test_labels))
 
-    def message_bytes(self, columns: int, batch: int) -> float:  # noqa: ARG002 # dense
-        """Return the size [bytes] of `columns` whole vectors."""
-        return dense_bytes(self.dimension, columns)
-
     def _forward(self, xs: Floats, inputs: Floats) -> list[Floats]:
         """Return the inputs of every layer, and behind them the logits less their maximum."""
         units = [inputs]
-        for layer in self.layers:
+        for layer in self.affines:
             units.append(np.matmul(units[-1], layer.weights(xs)))
-            activate = shift_logits if layer is self.layers[-1] else rectify
+            activate = shift_logits if layer is self.affines[-1] else rectify
             activate(layer.biases(xs), units[-1])
         return units
 
@@ -152,7 +179,7 @@ class Network:
         *activations, slopes = self._forward(xs, inputs)
         np.exp(slopes, out=slopes)
         softmax_slopes(slopes, self.labels, batches)
-        for layer, activation in zip(self.layers[::-1], activations[::-1], strict=True):
+        for layer, activation in zip(self.affines[::-1], activations[::-1], strict=True):
             sum_slopes(slopes, layer.biases(out))
             np.matmul(activation.transpose(0, 2, 1), slopes, out=layer.weights(out))
             if layer.first > 0:
@@ -164,7 +191,7 @@ class Network:
         if not labels.size:
             return math.nan, math.nan
         total, n_right = 0.0, 0
-        units = sum(layer.outputs for layer in self.layers)
+        units = sum(layer.outputs for layer in self.affines)
         for part in chunks(len(table), 8.0 * units):
             logits = self._forward(x[None], table[None, part])[-1][0]
             n_right += int(np.count_nonzero(logits.argmax(axis=1) == labels[part]))
@@ -217,11 +244,11 @@ def make_network(name: str, data: Data, hidden: Sequence[int], l2: float) -> Net
     return Network(name, data, strength, layers, tables[0], labels, tables[1], test_labels)
 
 
-def _layers(units: Sequence[int]) -> tuple[Layer, ...]:
+def _layers(units: Sequence[int]) -> tuple[Affine, ...]:
     layers, first = [], 0
     for inputs, outputs in pairwise(units):
         middle = first + inputs * outputs
-        layers.append(Layer(inputs, outputs, first, middle, middle + outputs))
+        layers.append(Affine(inputs, outputs, first, middle, middle + outputs))
         first = middle + outputs
     return tuple(layers)
 

@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike
 
 from distsgd.errors import ConfigError, check_number
 from distsgd.kernels.draws.noise import add_noise
-from distsgd.problem import Evaluation, Settings, check_point, check_points, dense_bytes
+from distsgd.problem import MANY, Evaluation, Problem, Settings, check_point, check_points
 from distsgd.sparse import Floats
 
 
 @dataclass(frozen=True, eq=False)
-class Quadratic:
+class Quadratic(Problem):
     """A separable quadratic; made by `quadratic`."""
 
     curvature: Floats
@@ -24,8 +24,7 @@ class Quadratic:
     name = "quadratic"
     samples = 2**32
     """Samples are virtual: each is a key of its own noise."""
-    data = None
-    support = None
+    at_once = MANY
 
     @property
     def dimension(self) -> int:
@@ -58,7 +57,7 @@ class Quadratic:
         one: Floats = self.gradients(np.asarray(x)[None], np.asarray(batch)[None])[0]
         return one
 
-    def gradients(self, xs: ArrayLike, batches: ArrayLike) -> Floats:
+    def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: object = None) -> Floats:  # noqa: ARG002 # for random ones
         """Return m gradients, each at its own point, float64[m, d]."""
         points, chosen = check_points(xs, batches, self.dimension, self.samples)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -70,10 +69,6 @@ class Quadratic:
     def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return the loss; there is nothing to test on."""
         return Evaluation(self.loss(x), math.nan, math.nan)
-
-    def message_bytes(self, columns: int, batch: int) -> float:  # noqa: ARG002 # dense
-        """Return the size [bytes] of `columns` whole vectors."""
-        return dense_bytes(self.dimension, columns)
 
 
 def quadratic(curvature: ArrayLike, noise: float = 0.0, start: ArrayLike | None = None) -> Quadratic:

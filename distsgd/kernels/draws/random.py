@@ -26,7 +26,8 @@ Integer: TypeAlias = int | np.integer[Any]
     START, ROWS, VALUES, WEIGHTS, FLIPS,  # where networks begin; synthetic data
     PARTS, SHARES, BOOSTS,  # which samples a worker has
     DELAY, PASSES,  # of live workers
-) = range(15)  # fmt: skip # groups stand in lines
+    LAYERS,  # random layers of a model, such as dropout
+) = range(16)  # fmt: skip # groups stand in lines
 """Purposes, all of them: each has streams of its own, so that none disturbs another."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

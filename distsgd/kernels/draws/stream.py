@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.kernels import compiled
-from distsgd.kernels.draws.random import SAMPLES, Integer, below, draw, stream_key
+from distsgd.kernels.draws.random import LAYERS, SAMPLES, Integer, below, draw, stream_key
 
 _ROUNDS = 8
 """After 8 rounds all permutations of up to 6 places are equally frequent, after 6 not yet."""
@@ -90,3 +90,10 @@ def fill_batches(
     """Write the batch of ``workers[j]`` at ``steps[j]`` into the row j of `out`, uint32[m, b]."""
     for j in range(workers.size):
         draw_batch(sampling, workers[j], steps[j], out[j])
+
+
+@compiled
+def fill_keys(seed: Integer, workers: NDArray[np.int64], steps: NDArray[np.int64], out: NDArray[np.uint64]) -> None:
+    """Write into ``out[j]`` what random layers draw from in ``steps[j]`` of ``workers[j]``."""
+    for j in range(workers.size):
+        out[j] = draw(stream_key(seed, LAYERS, workers[j]), steps[j])
