@@ -122,15 +122,11 @@ class Problem:
             """Whether gradients draw random numbers; they get a key then."""
 
         @property
-        def is_threaded(self) -> bool:
-            """Whether gradients start threads, as a framework's do: not in a process that forks."""
-
-        @property
         def exactness(self) -> Exactness:
             """Whether a gradient has the same bits whenever it is asked for on this machine."""
     else:
         name, data, support = _ClassName(), None, None
-        dtype, exactness, is_random, is_threaded = np.dtype(np.float64), "bits", False, False
+        dtype, is_random, exactness = np.dtype(np.float64), False, "bits"
 
     @property
     def at_once(self) -> int:

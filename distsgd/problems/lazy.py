@@ -1,12 +1,12 @@
 """What a problem has of a framework: made where it is first used, and never sent.
 
 JAX and TensorFlow have threads, and a process with threads must not fork. The launcher of a live
-run forks its processes with the problem at hand (`distsgd.live.machine.forking`, rule 1), so
+run forks its processes with the problem at hand (`distsgd.live.machine.forking`, rule 1), and these
+evaluate its first gradient. So
 
 1. what a problem has of a framework is made at its first use, in each process anew;
 2. unpickling a problem imports nothing: until the first use, functions of the user are bytes, for
-   their modules import the framework;
-3. a problem with such a part `is_threaded`, and the launcher asks it for no gradient.
+   their modules import the framework.
 """
 
 from collections.abc import Callable

@@ -110,11 +110,9 @@ class Roles:
         """When the run began [s]."""
 
     def _compile(self) -> None:
-        """Compile once what all processes would compile, unless that starts threads."""
-        problem, start = self._request.problem, self._assignments.start
-        if not problem.is_threaded:
-            with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
-                problem.gradient(start, self._assignments.worker_case.stream.batch(0, 0))
+        """Compile once what all processes would compile."""
+        with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
+            self._request.problem.gradient(self._assignments.start, self._assignments.worker_case.stream.batch(0, 0))
         prepare(self._request.algorithm, self._assignments.layout)
 
     def serve(self, shard: int, life: int, control: Connection | None) -> None:
