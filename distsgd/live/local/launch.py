@@ -60,7 +60,7 @@ def run_of(request: LiveRequest, outcome: LiveOutcome, folder: Path) -> Run:
     x, trace = load_model(folder, checkpoint), Trace(checkpoint.rows, request.fleet.workers)
     last = judged[-1]
     if last.last is not None:
-        x, trace = np.frombuffer(last.last).copy(), trace.head(last.update)
+        x, trace = np.frombuffer(last.last, x.dtype).copy(), trace.head(last.update)
     trace.verify()
     status, known = checkpoint.description.status, request.settings
     points = [Point(one.update, *one.evaluation) for one in judged]

@@ -27,9 +27,9 @@ _PR_SET_NAME = 15
 
 def layout_of(request: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
-    algorithm = request.algorithm
+    algorithm, problem, fleet = request.algorithm, request.problem, request.fleet
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(request.problem.dimension, request.fleet.workers, request.fleet.shards, n_reads, n_message)
+    return Layout(problem.dimension, fleet.workers, fleet.shards, n_reads, n_message, problem.dtype)
 
 
 def stream_of(request: LiveRequest) -> Stream:
