@@ -38,7 +38,7 @@ def launch_local(request: LiveRequest, hooks: Hooks) -> Run:
         what = f"a run of {request.fleet.workers} workers on {request.problem.dimension} parameters"
         check_memory(layout_of(request).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
-        with launcher(supervise, LocalJob(request, folder)) as pipe:
+        with launcher(supervise, LocalJob(request, request.problem.start(request.seed), folder)) as pipe:
             outcome: LiveOutcome = follow(pipe, hooks.stop, hooks.watch)
         return run_of(request, outcome, folder)
 
