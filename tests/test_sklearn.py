@@ -73,7 +73,7 @@ def test_a_fit_is_a_simulated_run(
 
 def test_an_algorithm_and_a_staleness_are_taken_as_they_are() -> None:
     """An algorithm of its own rate on sampled staleness has the bits of `simulate`."""
-    algorithm, stale = ds.algorithms.adaptive_revision(0.3), ds.stale_reads(ds.uniform(0, 4), 1)
+    algorithm, stale = ds.algorithms.downpour(0.3), ds.stale_reads(ds.uniform(0, 4), 1)
     found = Classifier(algorithm, fleet=stale, batch=4, epochs=2, l2=0).fit(X, TWO)
     run = ds.simulate(algorithm, problem_of(ds.problems.logistic, X, TWO == "yes", 0.0), stale, batch=4, epochs=2)
     assert found.run_.x.tobytes() == run.x.tobytes()
