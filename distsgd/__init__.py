@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distsgd import algorithms as algorithms
     from distsgd import data as data
     from distsgd import problems as problems
+    from distsgd import sklearn as sklearn
     from distsgd.data.partition import Partition as Partition
     from distsgd.errors import ConfigError as ConfigError
     from distsgd.errors import DistsgdWarning as DistsgdWarning
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-_ROOMS = ("algorithms", "data", "problems")
+_ROOMS = ("algorithms", "data", "problems", "sklearn")
 _NAMES = {
     "report.comparison": "Comparison compare",
     "data.partition": "Partition",

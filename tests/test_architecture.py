@@ -27,7 +27,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"data", "order"},
         {"fold", "problems"},
         {"live"},
-        {"experiment"},
+        {"experiment", "sklearn"},
         {"report"},
         {"__init__", "commands"},
         {"__main__"},
