@@ -3,12 +3,23 @@
 from collections.abc import Callable
 
 from distsgd.problem import Problem
+from distsgd.problems.from_function import from_function
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
 from distsgd.problems.quadratic import quadratic
 from distsgd.problems.softmax import softmax
 
-__all__ = ["Problem", "least_squares", "logistic", "network", "quadratic", "registry", "softmax", "svm"]
+__all__ = [
+    "Problem",
+    "from_function",
+    "least_squares",
+    "logistic",
+    "network",
+    "quadratic",
+    "registry",
+    "softmax",
+    "svm",
+]
 
 registry: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,
@@ -18,4 +29,4 @@ registry: dict[str, Callable[..., Problem]] = {
     "softmax": softmax,
     "network": network,
 }
-"""Name -> constructor."""
+"""Name -> constructor, of what tables of an experiment file can describe."""
