@@ -74,7 +74,7 @@ def function(reference: str, folder: Path) -> Callable[..., Any]:
     if module is None:
         raise unknown_name(f"module in {folder.resolve()}:", name, _names(folder))
     if not hasattr(module, attribute):
-        known = [one for one, value in vars(module).items() if callable(value)]
+        known = [one for one, value in vars(module).items() if getattr(value, "__module__", None) == name]
         raise unknown_name(f"function of {name}:", attribute, known)
     found: Callable[..., Any] = getattr(module, attribute)
     if not callable(found):
