@@ -21,7 +21,7 @@ import joblib  # type: ignore[import-untyped] # same reason
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped] # same reason
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
-from distsgd.errors import ConfigError, check_count
+from distsgd.errors import ConfigError, check_count, raised
 from distsgd.files import open_standard_streams, unwritable
 
 Common = TypeVar("Common")
@@ -73,6 +73,11 @@ def _sent(common: object) -> Iterator[str]:
             file.flush()
         except OSError as error:
             raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from None
+        except Exception as error:  # noqa: BLE001 # what a user's object may raise on its way
+            raise ConfigError(
+                "what is compared cannot be sent to other processes"
+                f" ({raised(error)}); let one do everything: processes=1, or --processes 1"
+            ) from None
         yield file.name
 
 
