@@ -7,6 +7,7 @@ The names below are all that a user needs; each is imported when it is first ask
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distsgd import display
 from distsgd.version import VERSION
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_ROOMS, *_HOMES]  # noqa: PLE0604 # all of them are strings; ruff does not follow the star
+
+
+def _load_display() -> display.Display:
+    from distsgd.report import notebook  # noqa: PLC0415 # a run that is not shown needs no charts
+
+    return notebook
+
+
+display.load = _load_display
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 # whatever the name stands for

@@ -20,7 +20,7 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "lives", "status", "version"},
+        {"display", "errors", "lives", "status", "version"},
         {"files", "rules", "sparse", "statistics", "trace"},
         {"algorithm", "run", "samples"},
         {"algorithms", "kernels", "problem"},
@@ -46,8 +46,9 @@ LAYERS: dict[str, list[set[str]]] = {
         {"numbers", "timeline"},
         {"formatting", "warnings"},
         {"case_conclusions", "pictures", "terminal"},
-        {"conclusions", "figure_files"},
+        {"conclusions", "figure_files", "progress"},
         {"page"},
+        {"notebook"},
         {"comparison"},
     ],
 }

@@ -155,3 +155,10 @@ def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
     os.close(writing)
     os.close(reading)
     os.waitpid(child, 0)
+
+
+def test_work_may_be_left() -> None:
+    """Who takes no more of the work ends it, without a warning."""
+    running = work(scaled, np.arange(20.0), range(20), processes=2)
+    next(running)
+    running.close()
