@@ -22,7 +22,7 @@ import joblib  # type: ignore[import-untyped] # same reason
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped] # same reason
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
-from distsgd.errors import ConfigError, check_count, raised, sendable
+from distsgd.errors import ConfigError, check_count, raised
 from distsgd.files import open_standard_streams, unwritable
 
 Common = TypeVar("Common")
@@ -74,8 +74,7 @@ def _sent(common: object) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="distsgd-", suffix=".pickle"))
-            with sendable():
-                cloudpickle.dump(common, file)
+            cloudpickle.dump(common, file)
             file.flush()
         except OSError as error:
             raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from None
