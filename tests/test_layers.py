@@ -119,3 +119,27 @@ def test_the_history_has_the_norm_of_each_layer() -> None:
     assert np.allclose(norms, [np.linalg.norm(g[layer.place]) for layer in NETWORK.layers], rtol=1e-12)
     assert norms == gradient_norms(NETWORK, found.x)
     assert ds.replay(found, TABLE["downpour"], NETWORK).history.equals(found.history)
+
+
+@pytest.mark.parametrize("name", ["downpour, periods", "adaptive_revision", "elastic_averaging"])
+def test_live_runs_have_rates_and_norms_too(name: str) -> None:
+    """A live run is told the factors of its layers on both sides, and its replay has its bits."""
+    given = {"layer_rates": {"W_0": 2.0, "b_1": 0.0}, "layer_norms": True}
+    live = ds.launch(TABLE[name], NETWORK, workers=2, shards=2, updates=20, batch=4, evaluations=2, **given)
+    assert ds.replay(live, TABLE[name], NETWORK).x.tobytes() == live.x.tobytes()
+    frozen = NETWORK.layers[-1].place
+    assert np.array_equal(live.x[frozen], NETWORK.start(0)[frozen])
+    assert live.history["gradient_norm/W_0"].is_finite().all()
+
+
+def test_lock_free_runs_take_one_rate_for_all_layers() -> None:
+    """Twice the rate of the only layer is twice the learning rate, without a server too."""
+    problem = ds.problems.logistic(ds.data.sparse(60, 20, 4))
+    doubled, plain = (
+        ds.launch(
+            ds.algorithms.hogwild(rate), problem, workers=1, batch=1, epochs=2, layer_norms=True, layer_rates=rates
+        )
+        for rate, rates in ((0.25, {"x": 2.0}), (0.5, None))
+    )
+    assert doubled.x.tobytes() == plain.x.tobytes()
+    assert doubled.history["gradient_norm/x"].to_list() == plain.history["gradient_norm/x"].to_list()

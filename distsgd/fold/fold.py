@@ -85,6 +85,8 @@ def fold(
     case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers, factors)
     check_driver(driver, reads)
     if reads == "interleaved":
+        if case.layer_factors is not None:
+            raise ConfigError("interleaved reads know one learning rate for all layers; give each the same factor")
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
@@ -133,7 +135,7 @@ def _interpreted(case: FoldCase) -> Driver:
 
 def _compiled(case: FoldCase) -> Driver:
     _check_plain(case.plan, "driver='auto'")
-    support = on_support(case.algorithm, case.problem)
+    support = on_support(case.algorithm, case.problem) if case.layer_factors is None else None
     return Dense(case) if support is None else OnSupport(case, support)
 
 

@@ -33,6 +33,7 @@ from distsgd.experiment.target import Reference, Target
 from distsgd.experiment.trials import Trial
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, write
+from distsgd.fold.layers import LayerRates
 from distsgd.fold.request import ModelFleet, ReadsName, RunConfig
 from distsgd.live.machine.folder import locked
 from distsgd.live.options import Live
@@ -286,6 +287,8 @@ def compare(
     partition: Partition = SHARED,
     reads: ReadsName = "consistent",
     atomic: bool = True,
+    layer_rates: LayerRates | None = None,
+    layer_norms: bool = False,
     engine: Engine | Sequence[Engine] = "simulate",
     live: Live | None = None,
     processes: int | None = None,
@@ -323,6 +326,9 @@ def compare(
         See `distsgd.simulate`.
     atomic : bool, default True
         See `distsgd.simulate`.
+    layer_rates, layer_norms : optional
+        Factors on the learning rate by layer, and whether histories have the norm of each layer's
+        gradient, as in `simulate`.
     engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
         Whether runs are simulated, launched on this machine, or on a Ray cluster. With several,
         each fleet is compared on each; live runs are made one at a time, after the others.
@@ -352,7 +358,16 @@ def compare(
         folder cannot be written or is in use.
     """
     budget = Budget.of({"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds})
-    config = RunConfig(budget, batch, evaluations=evaluations, partition=partition, reads=reads, atomic=atomic)
+    config = RunConfig(
+        budget,
+        batch,
+        evaluations=evaluations,
+        partition=partition,
+        reads=reads,
+        atomic=atomic,
+        layer_rates=layer_rates,
+        layer_norms=layer_norms,
+    )
     setup = Setup(
         by_label("algorithms", algorithms),
         problem,
