@@ -135,6 +135,7 @@ def test_a_page_has_answer_table_and_picture() -> None:
     (address,) = page.images
     head, _, image = address.partition(",")
     assert head == "data:image/svg+xml"
+    assert "#" not in image  # an address ends there
     assert unquote(image).startswith("<svg")
     assert "Training loss: machines" in unquote(image)
 
