@@ -69,6 +69,7 @@ OTHERS = {
     "vl_convert": {"report"},
     "zmq": {"live"},
     "ray": {"live"},
+    "jax": {"problems"},
     "time": {"live"},
     "datetime": {"live"},
 }
