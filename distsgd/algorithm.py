@@ -8,8 +8,9 @@ r"""The contract of an algorithm: a few pure scalar rules, and a cycle of verbs.
    called once on symbolic columns, which refuse everything else with a sentence, and both drivers
    run the formula that comes of it (`distsgd.rules.formulas`): NumPy on whole vectors, compiled
    code per coordinate, with equal bits. What a rule computes without columns is a constant of its
-   formula. All numbers are float64, those of `at` too; x / 0 is infinite, and -0.0 out of `minimum`
-   or `maximum` is 0.0.
+   formula. It computes in float64, those numbers of `at` too; x / 0 is infinite, and -0.0 out of
+   `minimum` or `maximum` is 0.0. Where a problem's columns are float32, every column that a rule
+   returns is rounded to that.
 3. Hyper-parameters `h` are arguments, never closed over: a sweep must not compile again.
 4. Any rule may take one more, last argument: `at`, what is known when it is called.
 5. The cycle is data. An engine interprets it, a kernel fuses it, a report prints it.
@@ -24,7 +25,19 @@ import numpy as np
 from distsgd.errors import ConfigError, check_number, wrong_kind
 from distsgd.rules.columns import Graph, Symbol
 from distsgd.rules.cycle import Cycle, Pull, Push, Start, Step, Verb, before_step, check_cycle, verb
-from distsgd.rules.formulas import COLUMN, SYMBOLIC, Argument, Formula, Returned, Traced, for_numpy, takes_at, trace
+from distsgd.rules.formulas import (
+    COLUMN,
+    FLOAT64,
+    SYMBOLIC,
+    Argument,
+    Formula,
+    Returned,
+    Traced,
+    for_numpy,
+    rounding,
+    takes_at,
+    trace,
+)
 from distsgd.rules.identity import identified
 from distsgd.rules.surroundings import MOST_REMEMBERED, Memo
 
@@ -65,8 +78,8 @@ class At(NamedTuple):
     """Workers of the fleet. The papers' p, P, n or M."""
     step: int
     """Steps that this worker has taken so far."""
-    factor: float
-    """The schedule's factor on the learning rate, 1 without a schedule."""
+    factor: Column
+    """The factor on the learning rate, of the schedule and of the coordinate's layer: 1 without."""
 
 
 class Server(NamedTuple):
@@ -166,11 +179,15 @@ class Contract(NamedTuple):
         formulas = (one.formula for one in (begin, init, *rules))
         return cls._make([*formulas, s.kind, w.kind, m.kind])
 
-    def rules(self, *, symbolic: bool = False) -> "Rules":
-        """Return the formulas as functions of numbers and arrays, or of symbolic columns."""
+    def rules(self, dtype: "np.dtype[Any]" = FLOAT64, *, symbolic: bool = False) -> "Rules":
+        """Return the formulas as functions of numbers and arrays, or of symbolic columns.
+
+        They take and return columns of the type `dtype`, float64 or float32.
+        """
         kinds = (("State", self.state), ("Replica", self.replica), ("Message", self.message))
         own = SYMBOLIC if symbolic else ()
-        return Rules(*(for_numpy(one, (*kinds, *own)) for one in self.formulas.values()))
+        found = (for_numpy(one, (*kinds, *own)) for one in self.formulas.values())
+        return Rules(*(found if dtype == FLOAT64 else (rounding(rule, dtype) for rule in found)))
 
     @property
     def formulas(self) -> dict[str, Formula]:
@@ -212,9 +229,12 @@ class Rules(NamedTuple):
     apply: Callable[..., State]
 
     @classmethod
-    def of(cls, algorithm: Algorithm) -> "Rules":
-        """Return the rules of `algorithm`, or raise a `ConfigError` that says what breaks them."""
-        return Contract.of(algorithm).rules()
+    def of(cls, algorithm: Algorithm, dtype: "np.dtype[Any]" = FLOAT64) -> "Rules":
+        """Return the rules of `algorithm`, or raise a `ConfigError` that says what breaks them.
+
+        They take and return columns of the type `dtype`, float64 or float32.
+        """
+        return Contract.of(algorithm).rules(dtype)
 
 
 FIRST = At(version=0, staleness=0, workers=1, step=0, factor=1.0)
@@ -250,6 +270,21 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     pull, push = verb(algorithm.cycle, Pull), verb(algorithm.cycle, Push)
     is_alternating = pull.every == push.every == 1 and not before_step(algorithm.cycle, Push)
     return is_alternating and _forgets(Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads))
+
+
+def point_column(algorithm: Algorithm) -> str | None:
+    """Return the column at which gradients are taken as it stands, None if a rule computes them.
+
+    It is one that a pull returns if the worker remembers nothing else, otherwise one of its state.
+    """
+    graph, contract = Graph(), Contract.of(algorithm)
+    rules, reads = contract.rules(symbolic=True), algorithm.server.reads
+    h, w = (Argument(*one).symbol(graph) for one in (("h", type(algorithm.hyper)), ("w", contract.replica)))
+    at = At._make(map(graph.column, At._fields))
+    if is_memoryless(algorithm):
+        w = rules.receive(h, w, *map(graph.column, reads), at)
+    known = {name: name for name in reads} if is_memoryless(algorithm) else {f"w.{name}": name for name in w._fields}
+    return known.get(graph.operand(rules.at(h, w, at)))
 
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)

@@ -28,6 +28,7 @@ from distsgd.fold.fold import fold
 from distsgd.kernels.fold.dense import server_source
 from distsgd.kernels.fold.rules import RuleSet, columns, loops
 from distsgd.order.schedule import schedule
+from distsgd.rules.formulas import FLOAT64
 
 NASTY = np.array(
     [0.0, -0.0, 1.0, -1.0, 0.1, -3.5, 1e-300, -1e-310, 5e-324, 1e300, -1e308, math.inf, -math.inf, math.nan, 2.0, 7.0]
@@ -39,14 +40,17 @@ def same_bits(one: object, other: object) -> bool:
     """Return whether two columns have equal bits, or are NaN in the same places."""
     pair = [np.array(np.broadcast_to(column, NASTY.shape)) for column in (one, other)]
     are_nan = np.isnan(pair[0]) & np.isnan(pair[1])
-    return bool((are_nan | (pair[0].view(np.int64) == pair[1].view(np.int64))).all())
+    return bool((are_nan | (pair[0] == pair[1]) & (np.signbit(pair[0]) == np.signbit(pair[1]))).all())
 
 
-def applied(algorithm: Algorithm, h: Hyper, s: State, m: Message) -> list[tuple[object, object]]:
-    """Return what both drivers make of a push, column by column."""
+def applied(
+    algorithm: Algorithm, h: Hyper, s: State, m: Message, dtype: np.dtype = FLOAT64
+) -> list[tuple[object, object]]:
+    """Return what both drivers make of a push, column by column of a type."""
     with np.errstate(all="ignore"):
-        whole = Rules.of(algorithm).apply(h, s, m, AT_SOME)
-    rules = RuleSet.of(algorithm)
+        s, m = (type(one)(*(column.astype(dtype) for column in one)) for one in (s, m))
+        whole = Rules.of(algorithm, dtype).apply(h, s, m, AT_SOME)
+    rules = RuleSet.of(algorithm, dtype)
     kinds, compiled = columns(rules), loops(rules, server_source)["apply_one"]
     state = kinds.state(*(column.copy() for column in s))
     compiled(kinds.hyper(*h), state, kinds.message(*m), AT_SOME)
@@ -90,7 +94,20 @@ def test_a_rule_has_the_same_bits_whoever_calls_it(seed: int) -> None:
     """NumPy and compiled code agree on NaN, infinities, signed zeros and subnormal numbers."""
     algorithm = algorithm_of(Writer(seed).source())
     s, m = nasty_columns(seed, State), nasty_columns(seed + 2, Message)
-    assert all(same_bits(*pair) for pair in applied(algorithm, Hyper(0.0, -2.0), s, m))
+    for dtype in (FLOAT64, np.dtype(np.float32)):
+        pairs = applied(algorithm, Hyper(0.0, -2.0), s, m, dtype)
+        assert all(same_bits(*pair) and pair[1].dtype == dtype for pair in pairs)
+
+
+def test_float32_columns_are_computed_in_float64() -> None:
+    """A rule of float32 columns has the bits of its float64 twin, rounded once at the end."""
+    algorithm = ruled(lambda h, s, m: State(s.x * m.g * m.u + s.y, s.x - s.y / 3))
+    narrow = [np.random.default_rng(n).normal(size=NASTY.size).astype(np.float32) for n in range(4)]
+    s, m = State(*narrow[:2]), Message(*narrow[2:])
+    exact = applied(algorithm, Hyper(1.0, 1.0), *(type(one)(*(c.astype(float) for c in one)) for one in (s, m)))
+    for (whole, compiled), (wide, _) in zip(applied(algorithm, Hyper(1.0, 1.0), s, m, s.x.dtype), exact, strict=True):
+        assert same_bits(whole, np.float32(wide))
+        assert same_bits(compiled, np.float32(wide))
 
 
 @pytest.mark.quick

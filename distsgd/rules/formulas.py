@@ -174,7 +174,17 @@ def takes_at(place: str, rule: Callable[..., Any], arguments: int) -> bool:
     return needed == arguments + 1 or has_at
 
 
+FLOAT64: np.dtype[Any] = np.dtype(np.float64)
+"""The type in which rules compute, and that of columns where a problem says nothing else."""
+
+
+def _real(value: Any) -> Any:  # noqa: ANN401 # a number or an array
+    return value if isinstance(value, np.ndarray) else float(value)
+
+
 _NUMPY: Mapping[str, Any] = {
+    # a factor on the learning rate may be one number per coordinate
+    "float": _real,
     # Python's own division raises an error where a whole vector and compiled code give infinity
     "divide": np.divide,
     "sqrt": np.sqrt,
@@ -189,7 +199,7 @@ _NUMPY: Mapping[str, Any] = {
 
 def whole(column: Any, dimension: int) -> Any:  # noqa: ANN401 # a number or an array
     """Return what a formula gives as a vector: one number if it names no column."""
-    return column if np.shape(column) else np.full(dimension, column, dtype=np.float64)
+    return column if np.shape(column) else np.full(dimension, column, getattr(column, "dtype", FLOAT64))
 
 
 SYMBOLIC: tuple[tuple[str, Any], ...] = (
@@ -210,3 +220,24 @@ def for_numpy(formula: Formula, kinds: tuple[tuple[str, Any], ...]) -> Callable[
     exec(formula.source("rule"), namespace)
     found: Callable[..., Any] = namespace["rule"]
     return found
+
+
+def rounding(rule: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """Return a rule that computes in float64, and rounds what it returns to another type."""
+
+    def rounded(*given: Any) -> Any:  # noqa: ANN401 # numbers, arrays, and NamedTuples of them
+        return _each(dtype.type, rule(*(_each(_wide, one) for one in given)))
+
+    return rounded
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:  # noqa: ANN401 # as above
+    """Return `value` with each of its numbers and arrays changed, inside of tuples too."""
+    if not isinstance(value, tuple):
+        return change(value)
+    parts = (_each(change, one) for one in value)
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def _wide(column: Any) -> Any:  # noqa: ANN401 # a number or an array
+    return column.astype(FLOAT64, copy=False) if isinstance(column, (np.ndarray, np.generic)) else column

@@ -8,7 +8,9 @@
    another learning rate.
 4. All loops of one rule set take the same classes, whichever kernel they belong to: the columns
    that a driver makes are those of each kernel.
-5. A sum of messages begins with the first of them, as in the interpreted driver. Begun with 0.0, a
+5. Where columns are float32, each rule widens what it takes to float64, computes, and rounds what
+   it returns, as in the interpreted driver.
+6. A sum of messages begins with the first of them, as in the interpreted driver. Begun with 0.0, a
    message of -0.0 would become 0.0, which is another number to a division.
 
 In the loops, S is the server's state, W the workers' states, V the versions that workers have
@@ -16,6 +18,7 @@ pulled, R what one worker has read at its support (or each of them, where reads 
 each has loaded in order to change it, M one message, and B the messages in flight.
 """
 
+import ast
 import functools
 import itertools
 import math
@@ -26,10 +29,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distsgd.algorithm import Algorithm, Contract
+from distsgd.algorithm import Algorithm, At, Contract
 from distsgd.kernels import specialised
 from distsgd.kernels.atomic import exchanged, hold, loaded, release
-from distsgd.rules.formulas import Formula
+from distsgd.rules.formulas import FLOAT64, Formula
 
 Loop = Callable[..., Any]
 
@@ -59,6 +62,19 @@ def _maximum(one: float, other: float) -> float:
     return (one if one > other or math.isnan(one) else other) + 0.0
 
 
+@specialised
+def _rounded(value: float) -> float:
+    return np.float64(np.float32(value))
+
+
+@specialised
+def within(at: Any, factors: Any, i: int) -> Any:  # noqa: ANN401 # At, and float64[d] or None
+    """Return what is known in the coordinate i, whose layer may have a factor of its own."""
+    if factors is None:
+        return at
+    return At(at.version, at.staleness, at.workers, at.step, at.factor * factors[i])
+
+
 _NUMBERS = {
     "divide": _divide,
     "sqrt": math.sqrt,
@@ -81,6 +97,26 @@ class Columns(NamedTuple):
     message: Any
 
 
+class Left(NamedTuple):
+    """Columns of a worker that a rule leaves as they were."""
+
+    receive: frozenset[str]
+    step: frozenset[str]
+    send: frozenset[str]
+
+    @classmethod
+    def of(cls, contract: Contract) -> "Left":
+        """Return what the rules of a contract leave."""
+        return cls(*(_left(getattr(contract, rule), contract.replica._fields) for rule in cls._fields))
+
+
+def _left(formula: Formula, fields: Sequence[str]) -> frozenset[str]:
+    returned = ast.parse(formula.result, mode="eval").body
+    replica = returned.elts[0] if isinstance(returned, ast.Tuple) else returned
+    assert isinstance(replica, ast.Call)  # as formulas are written
+    return frozenset(name for name, one in zip(fields, replica.args, strict=True) if ast.unparse(one) == f"w.{name}")
+
+
 class Names(NamedTuple):
     """Names of the columns, by the NamedTuple that holds them."""
 
@@ -89,6 +125,7 @@ class Names(NamedTuple):
     replica: Sequence[str]
     reads: Sequence[str]
     message: Sequence[str]
+    left: Left
 
 
 def values(names: Sequence[str], column: str) -> str:
@@ -117,10 +154,12 @@ class RuleSet(NamedTuple):
 
     formulas: tuple[Formula, ...]
     names: Names
+    dtype: str = "float64"
+    """The type of the columns, float64 or float32."""
 
     @classmethod
-    def of(cls, algorithm: Algorithm) -> "RuleSet":
-        """Return the rule set of `algorithm`."""
+    def of(cls, algorithm: Algorithm, dtype: np.dtype[Any] = FLOAT64) -> "RuleSet":
+        """Return the rule set of `algorithm`, for columns of the type `dtype`."""
         known = Contract.of(algorithm)
         names = Names(
             hyper=type(algorithm.hyper)._fields,
@@ -128,8 +167,9 @@ class RuleSet(NamedTuple):
             replica=known.replica._fields,
             reads=algorithm.server.reads,
             message=known.message._fields,
+            left=Left.of(known),
         )
-        return cls(tuple(known.formulas.values())[1:], names)
+        return cls(tuple(known.formulas.values())[1:], names, dtype.name)
 
 
 _serial_numbers = itertools.count()
@@ -142,12 +182,13 @@ def columns(rules: RuleSet) -> Columns:
     They have the fields of the algorithm's own, but names that no other class has: numba tells two
     classes apart by their names and fields, or else, thirty times slower, by a search.
     """
-    return Columns(*(namedtuple(f"Columns{next(_serial_numbers)}", fields) for fields in rules.names))
+    names = (getattr(rules.names, kind) for kind in Columns._fields)
+    return Columns(*(namedtuple(f"Columns{next(_serial_numbers)}", fields) for fields in names))
 
 
-def empty_columns(kind: Any, shape: int | tuple[int, ...]) -> Any:  # noqa: ANN401 # NamedTuples
+def empty_columns(kind: Any, shape: int | tuple[int, ...], dtype: np.dtype[Any] = FLOAT64) -> Any:  # noqa: ANN401 # NamedTuples
     """Return room for the numbers of one of the `Columns`."""
-    return kind(*(np.empty(shape) for _ in kind._fields))
+    return kind(*(np.empty(shape, dtype) for _ in kind._fields))
 
 
 @functools.cache
@@ -155,11 +196,47 @@ def _compiled_rules(rules: RuleSet) -> dict[str, Any]:
     """Return what generated source may name: the rules, the classes, and words of shared memory."""
     _, state, replica, _, message = columns(rules)
     scope: dict[str, Any] = {"State": state, "Replica": replica, "Message": message, **_NUMBERS}
+    scope |= {"float64": np.float64, "rounded": _rounded, "within": within}
     scope |= {"exchanged": exchanged, "loaded": loaded, "hold": hold, "release": release}
     for name, formula in zip(_RULES, rules.formulas, strict=True):
         exec(formula.source(name), scope)
         scope[name] = specialised(scope[name])
+        if rules.dtype != FLOAT64.name:  # rule 5
+            scope[f"exact_{name}"] = scope[name]
+            exec(_rounding_source(name, formula, rules.names), scope)
+            scope[name] = specialised(scope[name])
     return scope  # shared: `loops` runs each source in a copy, so that equal names do not meet
+
+
+_TAKEN = {"w": "replica", "s": "state", "m": "message"}
+"""The arguments of rules that are NamedTuples of columns, and whose columns they have."""
+_RETURNED = {"position": (), "send": ("Replica", "Message"), "apply": ("State",)}
+"""The classes that rules return, a `Replica` where nothing else is said."""
+
+
+def _rounding_source(name: str, formula: Formula, names: Names) -> str:
+    """Return a rule for float32 columns around the one of float64 (rule 5)."""
+    given = ", ".join(_widened(argument, names) for argument in formula.arguments)
+    kinds = _RETURNED.get(name, ("Replica",))
+    parts = ["first", "second"][: len(kinds)]
+    returned = ", ".join(
+        f"{kind}({values(getattr(names, kind.lower()), f'rounded({part}.{{}})')})"
+        for kind, part in zip(kinds, parts, strict=True)
+    )
+    return f"""
+def {name}({", ".join(formula.arguments)}):
+    {", ".join(parts) or "first"} = exact_{name}({given})
+    return {returned or "rounded(first)"}
+"""
+
+
+def _widened(argument: str, names: Names) -> str:
+    if argument in {"h", "at"}:
+        return argument
+    if argument not in _TAKEN:
+        return f"float64({argument})"
+    kind = _TAKEN[argument]
+    return f"{kind.capitalize()}({values(getattr(names, kind), f'float64({argument}.{{}})')})"
 
 
 @functools.cache
