@@ -70,6 +70,7 @@ OTHERS = {
     "vl_convert": {"report"},
     "zmq": {"live"},
     "ray": {"live"},
+    "jax": {"problems"},
     "time": {"live"},
     "datetime": {"live"},
 }
