@@ -193,7 +193,15 @@ def test_equal_names_in_two_folders_do_not_meet(tmp_path: Path) -> None:
     problems = [built(path).problem for path in (*paths, *paths)]
     assert [float(one.gradient(np.zeros(1), np.array([0]))[0]) for one in problems] == [-1.0, -2.0, -1.0, -2.0]
     assert not {"mine", "constants"} & sys.modules.keys()
-    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_the_folder_is_left_as_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of own code writes nothing into its folder, and leaves Python's settings alone."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = [*sys.path]
+    built(file)
+    assert {path.name for path in file.parent.iterdir()} == {"experiment.toml", "mine.py", "constants.py"}
+    assert (sys.path, sys.dont_write_bytecode) == (before, False)
 
 
 HASHES = "import test_own_code as t, pathlib, sys; print(t.hashes(pathlib.Path(sys.argv[1])))"
