@@ -314,7 +314,7 @@ def test_what_cannot_travel_is_told(tmp_path: Path, call: Call) -> None:
     file = write(tmp_path, constants=lock)
     code, _, said = call("compare", file, "--out", tmp_path / "out", "--processes", 2)
     assert (code, said.count("\n")) == (2, 1)
-    assert "cannot be sent to another process: cannot pickle '_thread.lock' object" in said
+    assert "cannot be sent to other processes (TypeError: cannot pickle '_thread.lock' object" in said
 
 
 def test_a_job_takes_along_what_it_needs(file: Path) -> None:
