@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -238,7 +239,7 @@ def test_a_comparison_of_own_code_is_replayed(file: Path, tmp_path: Path, call: 
 
 
 def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_path: Path, call: Call) -> None:
-    """Own code reaches live workers, and a saved run says where it is; edited code is refused."""
+    """Own code reaches live workers, and is found for a replay; edited, or gone, it is refused."""
     run = tmp_path / "run"
     assert call("run", "own", "--experiment", file, "--on", "local", "--out", run)[0] == 0
     file.unlink()
@@ -247,6 +248,9 @@ def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_pat
     (file.parent / "constants.py").write_text("ONE = 2.0\n")
     code, _, said = call("replay", run)
     assert (code, "the problem to replay must be the recorded one" in said) == (2, True)
+    shutil.rmtree(file.parent)
+    code, _, said = call("replay", run)
+    assert (code, said) == (2, f"distsgd: [algorithms.recorded] unknown module in {file.parent}: 'mine'; known: none\n")
 
 
 @pytest.mark.parametrize(
