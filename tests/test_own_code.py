@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,7 +194,15 @@ def test_equal_names_in_two_folders_do_not_meet(tmp_path: Path) -> None:
     problems = [built(path).problem for path in (*paths, *paths)]
     assert [float(one.gradient(np.zeros(1), np.array([0]))[0]) for one in problems] == [-1.0, -2.0, -1.0, -2.0]
     assert not {"mine", "constants"} & sys.modules.keys()
-    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_the_folder_is_left_as_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of own code writes nothing into its folder, and leaves Python's settings alone."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = [*sys.path]
+    built(file)
+    assert {path.name for path in file.parent.iterdir()} == {"experiment.toml", "mine.py", "constants.py"}
+    assert (sys.path, sys.dont_write_bytecode) == (before, False)
 
 
 HASHES = "import test_own_code as t, pathlib, sys; print(t.hashes(pathlib.Path(sys.argv[1])))"
@@ -230,7 +239,7 @@ def test_a_comparison_of_own_code_is_replayed(file: Path, tmp_path: Path, call: 
 
 
 def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_path: Path, call: Call) -> None:
-    """Own code reaches live workers, and a saved run says where it is; edited code is refused."""
+    """Own code reaches live workers, and is found for a replay; edited, or gone, it is refused."""
     run = tmp_path / "run"
     assert call("run", "own", "--experiment", file, "--on", "local", "--out", run)[0] == 0
     file.unlink()
@@ -239,6 +248,9 @@ def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_pat
     (file.parent / "constants.py").write_text("ONE = 2.0\n")
     code, _, said = call("replay", run)
     assert (code, "the problem to replay must be the recorded one" in said) == (2, True)
+    shutil.rmtree(file.parent)
+    code, _, said = call("replay", run)
+    assert (code, said) == (2, f"distsgd: [algorithms.recorded] unknown module in {file.parent}: 'mine'; known: none\n")
 
 
 @pytest.mark.parametrize(
