@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from distsgd.problem import Problem
 from distsgd.problems.from_function import from_function
+from distsgd.problems.from_jax import from_jax
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
 from distsgd.problems.quadratic import quadratic
@@ -12,6 +13,7 @@ from distsgd.problems.softmax import softmax
 __all__ = [
     "Problem",
     "from_function",
+    "from_jax",
     "least_squares",
     "logistic",
     "network",

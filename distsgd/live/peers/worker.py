@@ -28,6 +28,7 @@ from distsgd.order.laws import Draws, Law
 from distsgd.problem import Batch, Problem, Vector
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.rules.formulas import whole
+from distsgd.sparse import Floats
 
 _DRAWN = 16
 """Steps whose samples are drawn together."""
@@ -42,6 +43,8 @@ class WorkerCase(NamedTuple):
     start: Vector
     """The starting point, float[d]."""
     workers: int
+    layer_factors: Floats | None = None
+    """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
 
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
@@ -141,7 +144,8 @@ class Replica:
         schedule, factor = self._case.algorithm.schedule, 1.0
         if schedule is not None:
             factor = schedule(self.step * (self._epochs_per_step * self._case.workers))
-        return At(self._version, 0, self._case.workers, self.step, factor)
+        layers = self._case.layer_factors
+        return At(self._version, 0, self._case.workers, self.step, factor if layers is None else factor * layers)
 
 
 _LONGEST_S = 1e6
