@@ -70,8 +70,8 @@ def fold(
     samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
     no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
     others (`distsgd.fold.drivers.interleaved`), and some changes are lost unless they are `atomic`.
-    Layers may have rates of their own. All drivers have the same bits; orders in which workers leave
-    or join, or pulls are stale, are interpreted.
+    Layers may have rates of their own. All drivers have the same bits; orders in which workers
+    leave or join, or pulls are stale, are interpreted.
 
     It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
     samples cannot be divided, or driver or reads are unknown or do not suit the trace.
