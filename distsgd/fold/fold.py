@@ -36,7 +36,7 @@ DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
 
 INTERPRETED, CALL = 2**28, 2_000
 """Coordinates that rules are called on, up to which a trace is interpreted: to compile the loops of
-an algorithm takes longer, unless that has been done already. A call takes as long as so many more."""
+an algorithm takes longer, unless that has been done. A call takes as long as so many more."""
 
 
 class State(NamedTuple):
