@@ -106,7 +106,9 @@ class Roles:
             else FrameVectors(layout)
         )
         self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
+        # what all processes would compile, or load, is once for all of them
         prepare(self._request.algorithm, layout, assignments.worker_case.layer_factors)
+        assignments.worker_case.stream.batch(0, 0)
 
     def serve(self, shard: int, origin: float, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""

@@ -135,7 +135,7 @@ class Replica:
 
     def _free_array(self) -> Vector:
         for g in self._gradients:
-            if all(column is not g for column in self._state):  # rule 4
+            if id(g) not in map(id, self._state):  # rule 4
                 return g
         self._gradients.append(np.empty_like(self._case.start))
         return self._gradients[-1]
