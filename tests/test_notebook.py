@@ -91,7 +91,7 @@ def test_a_chart_is_saved_without_a_network(tmp_path: Path, kind: str) -> None:
         ({"view": "second"}, "unknown view 'second'; did you mean 'seconds'?"),
         (
             {"picture": "loss-against-staleness", "fleet": "stale"},
-            "'loss-against-staleness' is there for all fleets together, not for 'stale' alone",
+            "'loss-against-staleness' is there for all fleets together, not for 'stale'",
         ),
     ],
 )

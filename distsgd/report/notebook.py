@@ -67,7 +67,7 @@ def _chosen(summary: Summary, named: Sequence[Picture], problem: str | None, fle
             return one
     own = ["all fleets together" if one.case is None else case_name(summary, one.case) for one in named]
     given = " and ".join(map(repr, asked.values()))
-    raise ConfigError(f"the picture {named[0].name!r} is there for {few(own, 'fleets')}, not for {given} alone")
+    raise ConfigError(f"the picture {named[0].name!r} is there for {few(own, 'fleets')}, not for {given}")
 
 
 def comparison_html(summary: Summary, drawn: Sequence[Picture]) -> str:
