@@ -52,8 +52,8 @@ __version__ = VERSION
 
 _ROOMS = ("algorithms", "data", "problems", "sklearn")
 _NAMES = {
-    "report.compare": "compare",
     "report.comparison": "Comparison",
+    "report.compare": "compare",
     "data.partition": "Partition",
     "errors": "ConfigError DistsgdWarning",
     "order.fleet": "Failures Fleet fixed_staleness stale_reads",

@@ -19,13 +19,13 @@ from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, check_name
-from distsgd.fold.case import Driver, FoldCase
-from distsgd.fold.compiled import Dense, OnSupport, is_compiled
-from distsgd.fold.interleaved import Interleaved
-from distsgd.fold.interpreted import Interpreted
+from distsgd.fold.drivers.case import Driver, FoldCase
+from distsgd.fold.drivers.compiled import Dense, OnSupport, is_compiled
+from distsgd.fold.drivers.interleaved import Interleaved
+from distsgd.fold.drivers.interpreted import Interpreted
+from distsgd.fold.drivers.plan import Plan, plan
+from distsgd.fold.drivers.recorded import Recorded
 from distsgd.fold.layers import LayerRates, layer_factors, with_factors
-from distsgd.fold.plan import Plan, plan
-from distsgd.fold.recorded import Recorded
 from distsgd.fold.request import ReadsName
 from distsgd.kernels import NotCompilable
 from distsgd.problem import Problem, Vector
@@ -69,9 +69,9 @@ def fold(
     These `stops`, int64[n], ascend to at most ``trace.n_updates``. The `seed` is that of the
     samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
     no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
-    others (`distsgd.fold.interleaved`), and some changes are lost unless they are `atomic`. All
-    drivers have the same bits; orders in which workers leave or join, or pulls are stale, are
-    interpreted.
+    others (`distsgd.fold.drivers.interleaved`), and some changes are lost unless they are `atomic`.
+    Layers may have rates of their own. All drivers have the same bits; orders in which workers
+    leave or join, or pulls are stale, are interpreted.
 
     It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
     samples cannot be divided, or driver or reads are unknown or do not suit the trace.

@@ -1,4 +1,4 @@
-"""Compare: the public way to a comparison. Every argument is checked here."""
+"""Compare: the runs of all algorithms, problems, fleets and seeds, made or taken from a folder."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
