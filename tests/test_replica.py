@@ -12,13 +12,14 @@ from distsgd.live.peers import replica
 from distsgd.live.peers.replica import Replica, Samples, WorkerCase, prepare
 
 PROBLEM = ds.problems.quadratic([1.0, 2.0, 0.5, 3.0, 1.5, 0.2, 1.0], noise=0.1)
-ALGORITHMS = {
-    "gradient": ds.algorithms.synchronous(0.1),
-    "downpour": ds.algorithms.downpour(0.1, n_fetch=2, n_push=2),
-    "revision": ds.algorithms.adaptive_revision(0.1),
-    "elastic": ds.algorithms.elastic_averaging(0.1, period=2),
-    "momentum": ds.algorithms.elastic_averaging(0.1, period=2, momentum=0.9),
+LAYERS = np.arange(7.0)
+CASES = {
+    "gradient": (ds.algorithms.synchronous(0.1), None),
+    "downpour": (ds.algorithms.downpour(0.1, n_fetch=2, n_push=2), LAYERS),
+    "revision": (ds.algorithms.adaptive_revision(0.1), None),
+    "elastic": (ds.algorithms.elastic_averaging(0.1, period=2, momentum=0.9), LAYERS),
 }
+"""Algorithms, and the factors of the layers."""
 
 
 def case_of(algorithm: Algorithm, problem: ds.Problem, factors: np.ndarray | None = None) -> WorkerCase:
@@ -38,9 +39,8 @@ def exchanged(case: WorkerCase) -> list[bytes]:
     return sent
 
 
-@pytest.mark.parametrize("factors", [None, np.arange(7.0)], ids=["one rate", "rates of layers"])
 @pytest.mark.parametrize("problem", [PROBLEM, SmallFloat32()], ids=["float64", "float32"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+@pytest.mark.parametrize(("algorithm", "factors"), CASES.values(), ids=CASES.keys())
 def test_compiled_loops_have_the_bits_of_numpy(
     algorithm: Algorithm, problem: ds.Problem, factors: np.ndarray | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
