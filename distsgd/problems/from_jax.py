@@ -4,13 +4,12 @@
    Samples stay on the device: a batch crosses as their indices.
 2. Gradients that are asked for together are one call of a loop over the program of a single one,
    which has the bits of single calls; or, with `vmap`, one call of a program of its own.
-3. Calls have few sizes, since each is compiled: the largest first, single ones last.
+3. Calls have few sizes, since each is compiled: rows behind the last are not looked at, or in vain.
 """
 
-import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,7 +33,7 @@ Tree: TypeAlias = Any
 Program: TypeAlias = Callable[..., Array]
 """What JAX has compiled: a function of a row (point, batch, perhaps a key), and of all samples."""
 
-_SIZES = (64, 8)
+_SIZES = (64, 32, 16, 8)
 """Gradients of one call (rule 3)."""
 _TOGETHER = 320_000
 """Numbers of gradients that are evaluated together: more do not stay in the cache."""
@@ -131,27 +130,27 @@ class JaxProblem(Problem):
 
     def gradient_into(self, x: Vector, batch: Batch, out: Vector, key: int = 0) -> None:
         """Write the gradient at `x` into `out`, both float[d]."""
-        row = (x, batch, _words(np.uint64(key))) if self.is_random else (x, batch)
+        row = [x, batch, _words(np.uint64(key))] if self.is_random else [x, batch]
         out[...] = self._programs.gradient(row, *self._programs.train)
 
     def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: ArrayLike | None = None) -> Vector:
         """Return m gradients, each at its own point, float[m, d]."""
-        points, programs = np.asarray(xs, self.dtype), self._programs
+        points = np.asarray(xs, self.dtype)
         words = (_words(np.asarray(keys, np.uint64)),) if self.is_random else ()
         rows, out = (points, np.asarray(batches, np.uint32), *words), np.empty_like(points)
-        for program, part in self._calls(len(points)):
-            out[part] = program(tuple(row[part] for row in rows), *programs.train)
+        for first in range(0, len(out), self.n_together):
+            part = slice(first, first + self.n_together)
+            self._gradients_into([row[part] for row in rows], out[part])
         return out
 
-    def _calls(self, n_gradients: int) -> Iterator[tuple[Program, slice | int]]:
-        """Yield a program and the rows that it is called with (rule 3)."""
-        first = 0
-        for size in _SIZES:
-            while size <= min(self.n_together, n_gradients - first):
-                yield self._programs.gradients, slice(first, first + size)
-                first += size
-        for row in range(first, n_gradients):
-            yield self._programs.gradient, row
+    def _gradients_into(self, rows: list[NDArray[Any]], out: Vector) -> None:
+        programs, n_rows = self._programs, len(out)
+        if n_rows == 1:
+            out[0] = programs.gradient([row[0] for row in rows], *programs.train)
+            return
+        size = next(size for size in reversed(_SIZES) if size >= n_rows)  # rule 3
+        filled = [_filled(row, size) for row in rows]
+        out[...] = np.asarray(programs.gradients(filled, n_rows, *programs.train))[:n_rows]
 
     def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return training loss, test loss, and the mean of the metric as accuracy."""
@@ -164,7 +163,7 @@ class JaxProblem(Problem):
         point, n, total = np.asarray(x, self.dtype), len(samples[1]), 0.0
         for first in range(0, n, _CHUNK):
             part = np.arange(first, min(first + _CHUNK, n), dtype=np.uint32)
-            total += part.size * float(program((point, part), *samples))
+            total += part.size * float(program([point, part], *samples))
         return total / n
 
 
@@ -309,10 +308,10 @@ def _layers(tree: Tree) -> tuple[Layer, ...]:
 def _check_scalars(problem: JaxProblem) -> None:
     """Trace loss and metric with a batch of two samples; nothing is compiled."""
     programs, data = problem.lazy.value(problem.data), problem.data
-    row: tuple[Any, ...] = problem.origin, np.arange(2, dtype=np.uint32) % np.uint32(data.samples)
+    row = [problem.origin, np.arange(2, dtype=np.uint32) % np.uint32(data.samples)]
     calls = [("loss", programs.loss, row), ("metric", programs.metric, row)]
     if problem.is_random:
-        calls.append(("loss", programs.loss, (*row, _words(np.uint64(0)))))
+        calls.append(("loss", programs.loss, [*row, _words(np.uint64(0))]))
     for name, program, given in calls:
         what = f"{name} of x {shape_of(data.x, 1)} and y {shape_of(data.y, 1)} per sample"
         try:
@@ -341,14 +340,27 @@ def _programs(model: _Model, data: Data) -> _Programs:
         return jax.numpy.asarray(model.metric(unravel(point), x[batch], y[batch]))
 
     def gradient(row: Tree, x: Array, y: Array) -> Array:
-        return jax.grad(lambda point: loss((point, *row[1:]), x, y))(row[0])
+        return jax.grad(lambda point: loss([point, *row[1:]], x, y))(row[0])
 
-    def gradients(rows: Tree, x: Array, y: Array) -> Array:
-        each = functools.partial(gradient, x=x, y=y)
-        return jax.vmap(each)(rows) if model.vmap else jax.lax.map(each, rows)  # rule 2
+    def gradients(rows: Tree, n_rows: int, x: Array, y: Array) -> Array:
+        def fill(number: Array, out: Array) -> Array:
+            return out.at[number].set(gradient([row[number] for row in rows], x, y))
+
+        if model.vmap:
+            return jax.vmap(lambda *row: gradient(row, x, y))(*rows)
+        return jax.lax.fori_loop(0, n_rows, fill, jax.numpy.zeros_like(rows[0]))  # rule 2
 
     samples = (tuple(map(jax.numpy.asarray, pair)) for pair in ((data.x, data.y), (data.test_x, data.test_y)))
     return _Programs(*map(jax.jit, (gradient, gradients, loss, metric)), *samples)
+
+
+def _filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return `rows` and as many of zeros as are missing."""
+    if len(rows) == size:
+        return rows
+    out = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    out[: len(rows)] = rows
+    return out
 
 
 def _words(keys: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint32]:
