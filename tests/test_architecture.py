@@ -20,14 +20,14 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "lives", "status", "version"},
+        {"display", "errors", "lives", "status", "version"},
         {"files", "rules", "sparse", "statistics", "trace"},
         {"algorithm", "run", "samples"},
         {"algorithms", "kernels", "problem"},
         {"data", "order"},
         {"fold", "problems"},
         {"live"},
-        {"experiment"},
+        {"experiment", "sklearn"},
         {"report"},
         {"__init__", "commands"},
         {"__main__"},
@@ -46,8 +46,9 @@ LAYERS: dict[str, list[set[str]]] = {
         {"numbers", "timeline"},
         {"formatting", "warnings"},
         {"case_conclusions", "pictures", "terminal"},
-        {"conclusions", "figure_files"},
+        {"conclusions", "figure_files", "progress"},
         {"page"},
+        {"notebook"},
         {"comparison"},
     ],
 }

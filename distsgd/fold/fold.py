@@ -23,6 +23,7 @@ from distsgd.fold.case import Driver, FoldCase
 from distsgd.fold.compiled import Dense, OnSupport, is_compiled
 from distsgd.fold.interleaved import Interleaved
 from distsgd.fold.interpreted import Interpreted
+from distsgd.fold.layers import LayerRates, layer_factors, with_factors
 from distsgd.fold.plan import Plan, plan
 from distsgd.fold.recorded import Recorded
 from distsgd.fold.request import ReadsName
@@ -60,6 +61,7 @@ def fold(
     partition: Partition = SHARED,
     reads: ReadsName = "consistent",
     atomic: bool = True,
+    layer_rates: LayerRates | None = None,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
@@ -75,13 +77,16 @@ def fold(
     samples cannot be divided, or driver or reads are unknown or do not suit the trace.
     """
     check_algorithm(algorithm)
+    algorithm, factors = with_factors(algorithm, layer_factors(problem, layer_rates))
     data = problem.data if partition.is_divided else None
     parts = partition.divide(data, trace.workers, seed)
     stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
-    case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
+    case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers, factors)
     check_driver(driver, reads)
     if reads == "interleaved":
+        if case.layer_factors is not None:
+            raise ConfigError("interleaved reads know one learning rate for all layers; give each the same factor")
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
@@ -130,7 +135,7 @@ def _interpreted(case: FoldCase) -> Driver:
 
 def _compiled(case: FoldCase) -> Driver:
     _check_plain(case.plan, "driver='auto'")
-    support = on_support(case.algorithm, case.problem)
+    support = on_support(case.algorithm, case.problem) if case.layer_factors is None else None
     return Dense(case) if support is None else OnSupport(case, support)
 
 

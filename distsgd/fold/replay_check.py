@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.errors import ConfigError, TraceError
-from distsgd.run import HISTORY, Run, versions
+from distsgd.run import Run, versions
 
 
 def check_replayable(run: Run) -> None:
@@ -74,7 +74,7 @@ def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
 def _check_history(replayed: Run, recorded: Run) -> None:
     updates = recorded.history["update"].to_list()
     for row, update in enumerate(updates):
-        for name in HISTORY:
+        for name in recorded.history.columns:
             now, was = replayed.history[name][row], recorded.history[name][row]
             if not _is_same(np.array([now]), np.array([was])).all():
                 since = f"after update {updates[row - 1]}" if row else "at the starting point"

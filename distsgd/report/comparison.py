@@ -8,13 +8,17 @@
    written over by another. Summary and report are those of the latest, and name its runs.
 """
 
+import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import msgspec
+import polars as pl
 
 from distsgd.algorithm import Algorithm
 from distsgd.data.partition import SHARED, Partition
@@ -29,13 +33,22 @@ from distsgd.experiment.target import Reference, Target
 from distsgd.experiment.trials import Trial
 from distsgd.experiment.values import Tunable, Tuning
 from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, write
+from distsgd.fold.layers import LayerRates
 from distsgd.fold.request import ModelFleet, ReadsName, RunConfig
+from distsgd.live.machine.folder import locked
 from distsgd.live.options import Live
 from distsgd.order.budget import Budget
 from distsgd.problem import Problem
+from distsgd.report import notebook
 from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import counts_text
+from distsgd.report.numbers.groups import finished
 from distsgd.report.numbers.summary import FORMAT, Line, Summary, summarise
+from distsgd.report.numbers.table import table
 from distsgd.report.page import render
+from distsgd.report.pictures.charts import Picture
+from distsgd.report.pictures.registry import pictures
+from distsgd.report.progress import Shown, is_watched, progress_of_runs
 from distsgd.run import identify, is_live, load_as
 
 
@@ -73,12 +86,78 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join(conclusions(self.summary))
 
+    def __repr__(self) -> str:
+        labels = ("algorithm", "fleet", "seed")
+        counts = [len({getattr(one, name) for one in self.outcomes}) for name in labels]
+        of = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in zip(counts, labels, strict=True))
+        ended = counts_text(Counter("failed" if one.run is None else one.run.status for one in self.outcomes))
+        last = [loss for _, run in finished(self.outcomes) for loss in run.history["loss"].tail(1)]
+        losses = f"; losses {min(last):.4g} to {max(last):.4g}" if last else ""
+        return f"Comparison({of}; {ended or 'no run'}{losses})"
+
+    def _repr_html_(self) -> str:
+        return notebook.comparison_html(self.summary, self._pictures)
+
     @cached_property
     def summary(self) -> Summary:
         """Its numbers: the content of ``summary.json``."""
         return summarise(
             self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials, targets=self.targets
         )
+
+    @cached_property
+    def _pictures(self) -> list[Picture]:
+        return pictures(self.summary, self.outcomes)
+
+    def table(self) -> pl.DataFrame:
+        """Return its results: a row per problem, fleet and algorithm, the numbers of `summary`.
+
+        Returns
+        -------
+        polars.DataFrame
+            The labels ``problem``, ``fleet``, ``algorithm`` and ``engine``; the counts ``workers``,
+            ``finished`` and ``failed`` (runs) and ``dropped`` (pushes); at the end of the runs
+            ``loss``, ``test_loss``, ``accuracy``, ``seconds`` (virtual) or ``wall_seconds`` [s],
+            ``updates`` and ``gradients``, and ``loss_at_equal_time``: medians over seeds, each with
+            the ends of its band, such as ``loss_low`` and ``loss_high``; ``seconds_to_target`` and
+            ``machine_seconds_to_target`` [s], and in how many runs it was met, ``reached_target``;
+            ``mean_staleness`` [versions] and ``utilisation``. Null where a number does not apply.
+            Pandas has it by ``to_pandas()``.
+        """
+        return table(self.summary)
+
+    def plot(
+        self, picture: str = "loss", *, problem: str | None = None, fleet: str | None = None, view: str | None = None
+    ) -> alt.LayerChart:
+        """Return a picture of the report, as an Altair chart.
+
+        A notebook shows it; ``save("loss.png")`` writes it, also as SVG, PDF or HTML.
+
+        Parameters
+        ----------
+        picture : str, default "loss"
+            Its name. Of all fleets together: ``"loss-against-staleness"``, ``"speed-up"``,
+            ``"profiles"``, ``"learning-rate-map"`` and ``"sensitivity"``; of one problem on one
+            fleet: ``"loss"``, ``"time-to-target"``, ``"ratios"``, ``"staleness"``, ``"classes"``,
+            ``"timeline"``, ``"both-losses"`` and ``"both-staleness"``. A picture is there where the
+            comparison has what it shows.
+        problem, fleet : str, optional
+            Which of several pictures of that name; by default the first.
+        view : str, optional
+            What a reader of the report can choose above the picture, for example ``"updates"``; by
+            default its first view.
+
+        Returns
+        -------
+        altair.LayerChart
+            The picture with its data, a title and a legend.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such picture, problem, fleet or view; it names the nearest.
+        """
+        return notebook.chart(self.summary, self._pictures, picture, view, problem=problem, fleet=fleet)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.json``, ``report.html`` and the runs into `folder`.
@@ -208,9 +287,13 @@ def compare(
     partition: Partition = SHARED,
     reads: ReadsName = "consistent",
     atomic: bool = True,
+    layer_rates: LayerRates | None = None,
+    layer_norms: bool = False,
     engine: Engine | Sequence[Engine] = "simulate",
     live: Live | None = None,
-    processes: int | None = 1,
+    processes: int | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
     watch: Watch | None = None,
 ) -> Comparison:
     """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
@@ -243,13 +326,23 @@ def compare(
         See `distsgd.simulate`.
     atomic : bool, default True
         See `distsgd.simulate`.
+    layer_rates, layer_norms : optional
+        Factors on the learning rate by layer, and whether histories have the norm of each layer's
+        gradient, as in `simulate`.
     engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
         Whether runs are simulated, launched on this machine, or on a Ray cluster. With several,
         each fleet is compared on each; live runs are made one at a time, after the others.
     live : Live, optional
         How live runs are made, for example ``distsgd.Live(delay=distsgd.exponential(0.01))``.
     processes : int, optional
-        How many work at once; None for one per core if the work is worth starting them.
+        How many work at once; by default one per core if the work is worth starting them.
+    folder : str or Path, optional
+        Where each run is saved as soon as it has finished, and the report at the end, see
+        `Comparison.save`. A run that is saved there is not made again: where a comparison was
+        stopped, the same call goes on. Runs of other comparisons may be there, too.
+    progress : bool, optional
+        Whether to show on standard error how far it is; by default where that is a terminal, and in
+        a notebook.
     watch : callable, optional
         Called with each outcome as it comes, those of tuning first.
 
@@ -261,10 +354,20 @@ def compare(
     Raises
     ------
     ConfigError
-        If settings do not fit together.
+        If settings do not fit together, what is compared cannot be sent to other processes, or the
+        folder cannot be written or is in use.
     """
     budget = Budget.of({"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds})
-    config = RunConfig(budget, batch, evaluations=evaluations, partition=partition, reads=reads, atomic=atomic)
+    config = RunConfig(
+        budget,
+        batch,
+        evaluations=evaluations,
+        partition=partition,
+        reads=reads,
+        atomic=atomic,
+        layer_rates=layer_rates,
+        layer_norms=layer_norms,
+    )
     setup = Setup(
         by_label("algorithms", algorithms),
         problem,
@@ -278,6 +381,27 @@ def compare(
         live or Live(),
     )
     warn(setup.warnings)
-    found = Execution(setup)
-    found.carry_out(watch=watch, processes=processes)
-    return Comparison.of(found)
+    is_shown = is_watched() if progress is None else progress
+    found, place = Execution(setup), None if folder is None else Path(folder)
+    with contextlib.ExitStack() as stack:
+        if place is not None:
+            check_writable(place)
+            stack.enter_context(locked(place))
+        shown = stack.enter_context(progress_of_runs(found.n_runs)) if is_shown else Shown()
+        told = _both(watch, shown.watch)
+        found.carry_out(place, processes=processes, watch=told, watch_live=shown.watch_live)
+        comparison = Comparison.of(found)
+        if place is not None:
+            comparison.report(place)
+        return comparison
+
+
+def _both(*watches: Watch | None) -> Watch:
+    """Return what tells an outcome to each of `watches`."""
+
+    def watch(outcome: Outcome) -> None:
+        for one in watches:
+            if one is not None:
+                one(outcome)
+
+    return watch
