@@ -2,11 +2,14 @@
 
 1. What is compiled takes one flat vector, so that it crosses between NumPy and JAX in one piece.
    Samples stay on the device: a batch crosses as their indices.
-2. Gradients that are asked for together are one call of a loop over the program of a single one,
-   which has the bits of single calls; or, with `vmap`, one call of a program of its own.
+2. Gradients that are asked for together are one call of a loop over the program of a single one.
+   It has the bits of single calls where nothing is convolved: XLA has convolutions of another kind,
+   and slow ones, in loops. So a model is tried, and else its gradients are evaluated one at a time.
+   With `vmap` they are one call of a program of its own.
 3. Calls have few sizes, since each is compiled: rows behind the last are not looked at, or in vain.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
@@ -37,6 +40,8 @@ _SIZES = (64, 32, 16, 8)
 """Gradients of one call (rule 3)."""
 _TOGETHER = 320_000
 """Numbers of gradients that are evaluated together: more do not stay in the cache."""
+_BATCH = 32
+"""Samples of the gradients that are tried: as many as runs have by default, so compiled already."""
 _CHUNK = 512
 """Samples whose losses are evaluated together."""
 
@@ -102,7 +107,7 @@ class JaxProblem(Problem):
 
     @property
     def at_once(self) -> int:
-        """Small gradients are evaluated together, since a call takes as long as one of them."""
+        """Small gradients are evaluated together, since a call takes as long as some of them."""
         return self.n_together
 
     @property
@@ -199,8 +204,9 @@ def from_jax(
         ``metric(parameters, x, y)`` returns a mean over samples. That of the test samples is the
         accuracy of the history.
     vmap : bool, default False
-        Evaluate gradients of many workers by `jax.vmap`, up to 320,000 numbers together. That is
-        faster for small models, and has other bits than one at a time: replays are close then.
+        Evaluate gradients of many workers by `jax.vmap`, up to 320,000 numbers together. It is
+        faster for small dense models, slower for convolutions, and has other bits than one at a
+        time: replays are close then.
     name : str, default "jax"
         What reports call the problem.
 
@@ -218,12 +224,13 @@ def from_jax(
 
     Examples
     --------
+    >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> import distsgd as ds
     >>> x = np.linspace(-1, 1, 100)[:, None]
     >>> def loss(parameters, x, y):
     ...     return ((x @ parameters["w"] + parameters["b"] - y) ** 2).mean()
-    >>> line = {"w": np.zeros((1, 1)), "b": np.zeros(1)}
+    >>> line = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}
     >>> problem = ds.problems.from_jax(loss, line, (x, 3 * x + 1))
     >>> [layer.name for layer in problem.layers]
     ['b', 'w']
@@ -254,7 +261,7 @@ def from_jax(
         lazy=Lazy(_programs, model),
     )
     _check_scalars(problem)
-    return problem
+    return problem if vmap or _has_bits_of_singles(problem) else dataclasses.replace(problem, n_together=1)
 
 
 def _samples(data: Any) -> Data:  # noqa: ANN401 # whatever holds numbers
@@ -320,6 +327,16 @@ def _check_scalars(problem: JaxProblem) -> None:
             raise ConfigError(f"{what} raised {raised(error)}") from None
         if getattr(found, "shape", None) != () or found.dtype.kind != "f":
             raise ConfigError(f"{what} must return one number, the mean over the batch, not {found}")
+
+
+def _has_bits_of_singles(problem: JaxProblem) -> bool:
+    """Return whether gradients have the same bits together as one at a time (rule 2)."""
+    rng, number = np.random.default_rng(0), min(2, problem.n_together)
+    points = (problem.origin + 0.1 * rng.standard_normal((number, problem.dimension))).astype(problem.dtype)
+    batches = rng.integers(0, problem.samples, (number, _BATCH)).astype(np.uint32)
+    keys = np.arange(number, dtype=np.uint64)
+    singles = [problem.gradient(*row) for row in zip(points, batches, keys.tolist(), strict=True)]
+    return np.array_equal(problem.gradients(points, batches, keys), singles, equal_nan=True)
 
 
 def _programs(model: _Model, data: Data) -> _Programs:
