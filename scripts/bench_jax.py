@@ -14,7 +14,7 @@ import distsgd as ds
 from distsgd.data.stream import Stream
 from distsgd.problems.from_jax import JaxProblem
 
-WORKERS = 64
+WORKERS, UPDATES = 64, 3_200
 DATA = ds.data.digits()
 REACH = {False: "1.0", True: "1.2"}
 """By whether gradients are vmapped."""
@@ -26,7 +26,7 @@ def rows(*, quick: bool = False) -> list[Line]:
         return [Line("simulate, JAX", "not measured", "needs distsgd[jax]", "", "")]
     # a process of its own: how many threads JAX has is settled when it is imported
     with multiprocessing.get_context("spawn").Pool(1, on_one_core) as pool:
-        return pool.apply(lines, (640 if quick else 6_400,))
+        return pool.apply(lines, (UPDATES // 10 if quick else UPDATES,))
 
 
 def on_one_core() -> None:
@@ -54,9 +54,9 @@ def lines(n_updates: int) -> list[Line]:
 
 
 def simulated(problem: JaxProblem, n_updates: int) -> ds.Run:
-    """Run 64 asynchronous workers."""
-    fleet = ds.Fleet(WORKERS, ds.exponential(1.0))
-    return ds.simulate(ds.algorithms.downpour(RATE), problem, fleet, updates=n_updates, evaluations=2)
+    """Run 64 asynchronous workers, as a long run does: compiled."""
+    fleet, rule = ds.Fleet(WORKERS, ds.exponential(1.0)), ds.algorithms.downpour(RATE)
+    return ds.simulate(rule, problem, fleet, updates=n_updates, evaluations=2, driver="compiled")
 
 
 def plain(n_updates: int) -> Callable[[], object]:
