@@ -1,10 +1,14 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import scipy.sparse
 from small_tables import rows_of
 
 from distsgd.data import Data, Sparse, from_arrays
+from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError
+from distsgd.problems import least_squares, logistic, network, softmax
 
 X = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
 Y = [0, 1, 0]
@@ -59,7 +63,7 @@ def test_whole_labels_are_classes() -> None:
         (np.empty((0, 3)), [], "x must have samples and features"),
         ([[1.0], [np.nan]], [0, 1], "x must be finite, but x\\[1, 0\\] is nan"),
         ([[1.0], [np.inf]], [0, 1], "x must be finite, but x\\[1, 0\\] is inf"),
-        ([[1.0], [2.0]], [0], "y must have 2 labels, one per row of x, not 1"),
+        ([[1.0], [2.0]], [0], "y must have 2 labels, one per sample of x, not 1"),
         ([[1.0], [2.0]], [0, np.nan], "y must be finite, but y\\[1\\] is nan"),
         ([[1.0], [2.0]], ["a", None], "y must be .*, or text for each, but y\\[1\\] is None"),
         ([[1.0], [2.0]], [[0, 1], [1, 0]], "y must be one number .* give y.argmax\\(axis=1\\)"),
@@ -76,7 +80,7 @@ def test_test_samples_must_fit() -> None:
     """Test samples have labels, and the features and the kind of the training samples."""
     with pytest.raises(ConfigError, match="must be given together"):
         from_arrays(X, Y, test_x=X)
-    with pytest.raises(ConfigError, match="test_x must have 2 features like x, not 1"):
+    with pytest.raises(ConfigError, match="test_x must have samples like x, each float64\\[2\\], not float64\\[1\\]"):
         from_arrays(X, Y, test_x=[[1.0]], test_y=[1])
     with pytest.raises(ConfigError, match="both be dense or both be sparse"):
         from_arrays(X, Y, test_x=scipy.sparse.csr_matrix(X), test_y=Y)
@@ -102,6 +106,73 @@ def test_rows_that_would_corrupt_memory_are_refused(change: dict[str, object], m
     Data("mine", good, labels, empty, labels[:0])
     with pytest.raises(ConfigError, match=f"^{message}"):
         Data("mine", good._replace(**change), labels, empty, labels[:0])  # type: ignore[arg-type]
+
+
+IMAGES = np.arange(4 * 2 * 3 * 3, dtype=np.float32).reshape(4, 2, 3, 3)
+EMPTY = IMAGES[:0]
+LABELS = np.array([0, 1, 1, 0], np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["bool", "int8", "uint16", "int64", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 2, 3), (4, 2, 3, 3)])
+def test_data_have_any_shape_and_type(kind: str, shape: tuple[int, ...]) -> None:
+    """Samples and labels are arrays of any inner shape, whose numbers are counted and digested."""
+    x = (np.arange(np.prod(shape)) == 0).astype(kind).reshape(shape)
+    data = Data("mine", x, x, x[:0], x[:0])
+    assert (data.samples, data.features) == (4, x[0].size)
+    assert data.is_table == (len(shape) == 2 and kind.startswith("float"))
+    assert data.has_classes == (len(shape) == 1 and not kind.startswith("float"))
+    assert data.digest != Data("mine", x, x[::-1].copy(), x[:0], x[:0]).digest
+
+
+def test_the_digest_of_a_table_stays() -> None:
+    """A digest is that of the bytes of earlier versions, so that saved runs are found again."""
+    expected = "ea1c8e7fcaeba4ba525c69b76f535110469171bc0135e23742b3db849003c1f3"
+    assert from_arrays(X, Y, test=0).digest == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": IMAGES.astype(np.float16)}, "x must be a contiguous array of bool, .*, not float16\\[4, 2, 3, 3\\]"),
+        ({"x": IMAGES.swapaxes(1, 2)}, "x must be a contiguous array"),
+        ({"x": np.float32(1.0)}, "x must be a contiguous array"),
+        ({"x": np.full_like(IMAGES, np.inf)}, "x must be finite, but x\\[0, 0, 0, 0\\] is inf"),
+        ({"x": IMAGES[..., :0]}, "x must have samples and features, not the shape \\(4, 2, 3, 0\\)"),
+        ({"x": IMAGES[:3]}, "y must have 3 labels, one per sample of x, not 4"),
+        ({"test_x": EMPTY[:, 0]}, "test_x must have samples like x, each float32\\[2, 3, 3\\], not float32\\[3, 3\\]"),
+        ({"test_x": EMPTY.astype(float)}, "test_x must have samples like x, each float32.*, not float64"),
+        ({"test_y": LABELS[:0, None]}, "test_y must have labels like y, each of the shape \\(\\), not \\(1,\\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(change: dict[str, object], message: str) -> None:
+    """An array of another type, order or shape than the others is refused in one sentence."""
+    good = {"x": IMAGES, "y": LABELS, "test_x": EMPTY, "test_y": LABELS[:0]}
+    Data("images", **good)  # type: ignore[arg-type] # arrays, as their names say
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        Data("images", **good | change)  # type: ignore[arg-type] # what the test is about
+
+
+def test_what_needs_a_table_says_so() -> None:
+    """Scales, statistics, skewed parts and the problems of distsgd name the shape that they got."""
+    images = Data("images", IMAGES, LABELS, EMPTY, LABELS[:0])
+    pixels = Data("pixels", IMAGES.reshape(4, -1).astype(np.float64), IMAGES, EMPTY.reshape(0, 18).astype(float), EMPTY)
+    for wanted in ("scales", "statistics"):
+        with pytest.raises(ConfigError, match=f"^{wanted} are known .* float32\\[4, 2, 3, 3\\]; give x.reshape"):
+            getattr(images, wanted)
+    with pytest.raises(ConfigError, match=r"^skewed parts need class labels"):
+        Partition("skewed", concentration=1.0).divide(pixels, 2, 0)
+    for make, data in product((logistic, least_squares, softmax, network), (images, pixels)):
+        with pytest.raises(ConfigError, match=r"needs a table of float64 and one label .*x.reshape\(len\(x\), -1\)"):
+            make(data)
+
+
+def test_parts_and_classes_know_no_shape() -> None:
+    """Images are divided among workers by the classes of their labels, as rows are."""
+    images = Data("images", IMAGES, LABELS, EMPTY, LABELS[:0])
+    parts = Partition("skewed", concentration=1.0).divide(images, 2, 0)
+    assert parts is not None
+    assert sorted(parts.members) == [0, 1, 2, 3]
 
 
 def test_lists_are_sent_to_the_function_that_converts() -> None:

@@ -165,7 +165,7 @@ def _sharded(_: Partition, data: Data, workers: int, seed: int) -> Integers:
 
 
 def _skewed(partition: Partition, data: Data, workers: int, seed: int) -> Integers:
-    if data.y.dtype.kind != "i":
+    if not data.has_classes:
         raise ConfigError(f"skewed parts need class labels, but {data.name} has others; use parts='sharded'")
     _, classes = np.unique(data.y, return_inverse=True)
     order = _shuffle(data.samples, seed)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.errors import ConfigError, check_number, check_seed, unknown_name
-from distsgd.samples.dataset import Data
+from distsgd.samples.dataset import TYPES, Data, Samples, shape_of
 from distsgd.samples.scaling import Scale, scaled
 from distsgd.sparse import Floats, Integers, Sparse, from_scipy, frozen
 
@@ -35,7 +35,8 @@ def from_arrays(
     Parameters
     ----------
     x : array_like or scipy.sparse matrix or Sparse
-        One row of numbers per sample.
+        One row of numbers per sample, kept as float64. Arrays of three dimensions and more keep
+        their type: images float32[n, c, h, w].
     y : array_like
         One number per sample; whole numbers are class labels. Labels of text are numbered in the
         order of the alphabet, and ``data.classes`` keeps their names. A single column will do.
@@ -88,19 +89,38 @@ def split(y: Integers | Floats, test: float, seed: int) -> tuple[Integers, Integ
     return np.sort(by_label[~is_aside]), np.sort(by_label[is_aside])
 
 
-def _take(x: Floats | Sparse, index: Integers) -> Floats | Sparse:
+def _take(x: Samples, index: Integers) -> Samples:
     return x.take(index) if isinstance(x, Sparse) else frozen(x[index])
 
 
-def _table(name: str, x: Any) -> Floats | Sparse:  # noqa: ANN401 # whatever NumPy or SciPy holds
+def converted(name: str, values: Any) -> NDArray[Any]:  # noqa: ANN401 # whatever NumPy or a framework holds
+    """Return `values` as an array, of the type that they have."""
+    try:
+        return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} must be numbers, each sample of the same shape; pad or crop them") from None
+
+
+def array_of(name: str, values: Any) -> NDArray[Any]:  # noqa: ANN401 # as above
+    """Return numbers as an array of the type that they have, which cannot be written."""
+    array = converted(name, values)
+    dtype = array.dtype.newbyteorder("=")
+    if dtype not in TYPES or not array.ndim:
+        raise ConfigError(f"{name} must be an array of {', '.join(TYPES)}, not {shape_of(array)}; convert it")
+    return frozen(np.ascontiguousarray(array, dtype=dtype))
+
+
+def _table(name: str, x: Any) -> Samples:  # noqa: ANN401 # whatever NumPy or SciPy holds
     if isinstance(x, Sparse):
         return x
     if hasattr(x, "tocsr"):
         return from_scipy(x, name)
+    if getattr(x, "ndim", 0) > 2:
+        return array_of(name, x)
     table = _numbers(x)
     if table is None:
         raise ConfigError(_why_no_table(name, x))
-    if table.ndim != 2:
+    if table.ndim < 2:
         column = f"; one feature is {name}.reshape(-1, 1)" if table.ndim == 1 else ""
         msg = f"{name} must be a table of samples and features, not of the shape {table.shape}"
         raise ConfigError(f"{msg}{column}")
@@ -131,7 +151,7 @@ def _labels(name: str, y: Any, known: Sequence[str] = ()) -> Labels:  # noqa: AN
     """Return labels as numbers, and the names of their classes if they are text."""
     numbers = None if known else _numbers(y)
     if numbers is None:
-        return _encoded(name, _one_per_sample(name, np.array(y, dtype=object)), known)
+        return encoded(name, _one_per_sample(name, np.array(y, dtype=object)), known)
     labels = _one_per_sample(name, numbers)
     # beyond 2**53 a float64 cannot tell whole numbers apart; NaN and infinity fail the bound too
     is_whole = np.all((abs(labels) < 2.0**53) & (labels == np.rint(labels)))
@@ -148,7 +168,8 @@ def _one_per_sample(name: str, labels: NDArray[Any]) -> NDArray[Any]:
     raise ConfigError(f"{name} must be one number per sample, not of the shape {labels.shape}{hint}")
 
 
-def _encoded(name: str, labels: NDArray[Any], known: Sequence[str]) -> Labels:
+def encoded(name: str, labels: NDArray[Any], known: Sequence[str] = ()) -> Labels:
+    """Return labels of text, object[n], as int64[n], and the names that the numbers stand for."""
     wrong = [place for place, label in enumerate(labels) if not isinstance(label, str)]
     if wrong:
         msg = f"{name} must be one number per sample, or text for each, but {name}[{wrong[0]}] is {labels[wrong[0]]!r}"

@@ -249,7 +249,7 @@ class Setup:
         for (problem, one), (name, machines) in product(self.problems.items(), self._machines.items()):
             workers = n_workers(machines)
             parts = self.config.partition.divide(one.data, workers, seed) if workers else None
-            if parts is None or one.data is None:
+            if parts is None or one.data is None or not one.data.has_classes:
                 continue  # a sampled order has no fleet, and a quadratic no classes
             known = class_histogram(parts, one.data.y)
             counted = {"classes": known.classes.tolist(), "counts": known.counts.tolist()}

@@ -36,7 +36,7 @@ def of_problem(problem: Problem, batch: int, *, target: float | None = None, see
 
 
 def _unequal_scales(problem: Problem) -> Iterator[str]:
-    if problem.data is not None and problem.data.scales.ratio >= FAR:
+    if problem.data is not None and problem.data.is_table and problem.data.scales.ratio >= FAR:
         ratio, largest, smallest = problem.data.scales
         yield (
             f"features of {problem.data.name} differ in scale by a factor of {ratio:,.0f} (feature"

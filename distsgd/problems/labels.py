@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.errors import ConfigError, wrong_kind
-from distsgd.samples.dataset import Data
-from distsgd.sparse import Floats
+from distsgd.samples.dataset import Data, shape_of
+from distsgd.sparse import Floats, Sparse
 
 Classes: TypeAlias = NDArray[np.uint32]
 
@@ -33,7 +33,7 @@ def classes(name: str, data: Data) -> tuple[Classes, Classes, int]:
     """Return the training and test labels as 0 to c - 1, in the order of their values, and c."""
     _check_data(name, data)
     known = np.unique(data.y)
-    if data.y.dtype.kind != "i":
+    if not data.has_classes:
         raise ConfigError(f"{name} needs whole numbers as labels, but {data.name} has others; use least_squares")
     if known.size < 2:
         raise ConfigError(f"{name} needs labels of at least 2 classes, but {data.name} has {known.size}")
@@ -45,6 +45,13 @@ def _check_data(name: str, data: object) -> None:
     if not isinstance(data, Data):
         example = "distsgd.data.from_arrays(x, y)"
         raise wrong_kind(f"data of {name}", example, data)
+    is_table = isinstance(data.x, Sparse) or (data.x.ndim == 2 and data.x.dtype == np.float64)
+    if not is_table or data.y.ndim != 1:
+        raise ConfigError(
+            f"{name} needs a table of float64 and one label per sample, but {data.name} has x {shape_of(data.x)} and"
+            f" y {shape_of(data.y)}; give from_arrays(x.reshape(len(x), -1), y), or a model of your own to from_torch,"
+            " from_jax or from_keras"
+        )
 
 
 def _positions(name: str, data: Data, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from distsgd.errors import check_name
+from distsgd.errors import ConfigError, check_name
 from distsgd.sparse import Floats, Sparse, frozen
 
 Scale: TypeAlias = Literal["standard"] | None
@@ -42,7 +42,7 @@ def _squares(x: Floats | Sparse) -> tuple[Floats, Floats]:
     """Return how many values of each feature are not 0, and the sum of their squares."""
     with np.errstate(over="ignore", under="ignore"):
         if not isinstance(x, Sparse):
-            return np.count_nonzero(x, axis=0).astype(np.float64), np.einsum("ij,ij->j", x, x)
+            return np.count_nonzero(x, axis=0).astype(np.float64), np.einsum("ij,ij->j", x, x, dtype=np.float64)
         weights = np.bincount(x.columns, weights=x.values**2, minlength=x.features)
         return x.counts.astype(np.float64), weights.astype(np.float64)
 
@@ -52,11 +52,15 @@ def scaled(x: Floats | Sparse, test_x: Floats | Sparse, scale: Scale) -> tuple[F
 
     "standard" is fitted on the training samples: for dense ones mean 0 and deviation 1; sparse ones
     are divided by the greatest value of each feature, so that they stay sparse. Another name is a
-    `ConfigError`.
+    `ConfigError`, and so are samples that are no table.
     """
     if scale is None:
         return x, test_x
     check_name("scale", scale, ("standard",))
+    if not isinstance(x, Sparse) and x.ndim > 2:
+        raise ConfigError(
+            f"scale must be None unless samples are rows of features, not each of the shape {x.shape[1:]}"
+        )
     if isinstance(x, Sparse) and isinstance(test_x, Sparse):
         largest = np.zeros(x.features)
         np.maximum.at(largest, x.columns, np.abs(x.values))
