@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from distsgd.problem import Problem
+from distsgd.problems.from_torch import from_torch
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
 from distsgd.problems.quadratic import quadratic
 from distsgd.problems.softmax import softmax
 
-__all__ = ["Problem", "least_squares", "logistic", "network", "quadratic", "registry", "softmax", "svm"]
+__all__ = ["Problem", "from_torch", "least_squares", "logistic", "network", "quadratic", "registry", "softmax", "svm"]
 
 registry: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,
