@@ -272,6 +272,21 @@ def is_memoryless(algorithm: Algorithm) -> bool:
     return is_alternating and _forgets(Contract.of(algorithm), algorithm.hyper.__class__, len(algorithm.server.reads))
 
 
+def point_column(algorithm: Algorithm) -> str | None:
+    """Return the column at which gradients are taken as it stands, None if a rule computes them.
+
+    It is one that a pull returns if the worker remembers nothing else, otherwise one of its state.
+    """
+    graph, contract = Graph(), Contract.of(algorithm)
+    rules, reads = contract.rules(symbolic=True), algorithm.server.reads
+    h, w = (Argument(*one).symbol(graph) for one in (("h", type(algorithm.hyper)), ("w", contract.replica)))
+    at = At._make(map(graph.column, At._fields))
+    if is_memoryless(algorithm):
+        w = rules.receive(h, w, *map(graph.column, reads), at)
+    known = {name: name for name in reads} if is_memoryless(algorithm) else {f"w.{name}": name for name in w._fields}
+    return known.get(graph.operand(rules.at(h, w, at)))
+
+
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
 def _forgets(contract: Contract, hyper: Any, n_reads: int) -> bool:  # noqa: ANN401 # a class
     """Return whether no formula of an exchange has a column that was there before the pull."""

@@ -101,8 +101,9 @@ class Run:
 
     Parameters
     ----------
-    x : float64[d]
-        The server's parameters at the end. They may be NaN when the run has diverged.
+    x : float64[d] or float32[d]
+        The server's parameters at the end, of the problem's type. They may be NaN when the run has
+        diverged.
     history : polars.DataFrame
         A row per evaluation: update, gradients, epoch, seconds (virtual) [s], wall_seconds (of a
         live run, or its replay) [s], bytes (of all messages served), loss, test_loss, accuracy. NaN
@@ -129,7 +130,7 @@ class Run:
         identify the run.
     """
 
-    x: npt.NDArray[np.float64]
+    x: npt.NDArray[Any]
     history: pl.DataFrame
     trace: Trace
     status: Status

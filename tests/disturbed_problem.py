@@ -29,3 +29,7 @@ class DisturbedProblem:
         self._steps += os.getpid() != self._home  # here it is only checked
         self.disturb(self._steps)
         return self.problem.gradient(x, batch)
+
+    def gradient_into(self, x: np.ndarray, batch: np.ndarray, out: np.ndarray, key: int = 0) -> None:  # noqa: ARG002 # nothing is drawn
+        """Write the gradient into `out`, unless something comes in between."""
+        out[...] = self.gradient(x, batch)

@@ -131,7 +131,7 @@ def test_a_run_that_stands_still_can_be_stopped() -> None:
         stop=lambda: seen.count(2) > 4,
     )
     assert (run.status, run.trace.n_updates) == ("stopped", 2)
-    assert run.history["update"].to_list() == [0, 1, 2]
+    assert run.history["update"][-1] == 2
 
 
 def test_a_target_ends_a_run() -> None:

@@ -10,7 +10,7 @@ import distsgd as ds
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, is_memoryless
 from distsgd.fold.plan import Plan, plan, read_rows
-from distsgd.kernels.fold.plan import share_versions, waves
+from distsgd.kernels.fold.plan import version_slots, waves
 from distsgd.order.schedule import schedule
 from distsgd.trace import PULL, PUSH, Trace
 
@@ -118,26 +118,25 @@ def test_waves_need_nothing_from_themselves(case: tuple[Algorithm, Trace], most:
 @given(traces)
 @settings(deadline=None)
 def test_slots_are_as_many_as_versions_in_use(case: tuple[Algorithm, Trace]) -> None:
-    """Workers that hold one version share its slot, and no slot outlives its last holder."""
+    """A version stays in its slot while a worker holds it, and no update writes where it reads."""
     algorithm, trace = case
     assume(is_memoryless(algorithm))
     rows = planned(algorithm, trace).rows
-    slots, fills, n_slots = share_versions(rows, trace.workers)
-    content: dict[int, int] = {}
-    held: dict[int, int] = {}
-    most = 0
-    for row, slot, is_filled in zip(read_rows(rows), slots, fills, strict=True):
-        if row.verb == PULL:
-            if is_filled:
-                assert slot not in held.values()
-                content[slot] = row.version
-            assert content[slot] == row.version
-            held[row.worker] = slot
-        else:
-            assert held.pop(row.worker) == slot
-            assert content[slot] == row.read
-        most = max(most, len(set(held.values()) | {slot}))
-    assert n_slots <= most + 1  # the newest version is kept for the worker that pulls it next
+    slots, places, n_slots = version_slots(rows, trace.workers, trace.n_updates)
+    last = {row.read: k for k, row in enumerate(read_rows(rows)) if row.verb == PUSH}
+    content, most = {int(places[0]): 0}, 1
+    for k, (row, slot) in enumerate(zip(read_rows(rows), slots, strict=True)):
+        if row.verb != PUSH:
+            assert slot == -1
+            continue
+        assert content[slot] == row.read
+        if row.members:
+            before, after = places[row.version], places[row.version + 1]
+            assert content[before] == row.version
+            assert after not in {slot, before}
+            content[after] = row.version + 1
+            most = max(most, len({v for v in range(row.version + 1) if last.get(v, -1) >= k} | {row.version}))
+    assert n_slots <= most + 1
 
 
 def test_the_schedule_follows_all_workers_together() -> None:

@@ -21,18 +21,23 @@ def close(version: int) -> Decision:
     return Decision(Action.CLOSE, step=3, version=version, staleness=2, factor=0.5)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: f"{one.name}-{len(one.hyper)}")
 def test_rounds_have_the_bits_of_a_fold(
-    algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+    algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch, dtype: type, *, compiled: bool
 ) -> None:
     """A round is added in worker order, divided, and given to the rule, whichever code calls it."""
     monkeypatch.setattr(store, "COMPILED_FROM", 0 if compiled else 10**9)
     random, n = np.random.default_rng(0), len(message_columns(algorithm))
-    x, h, rules = random.normal(size=7), algorithm.hyper, Rules.of(algorithm)
-    found, state = Store(algorithm, x, 3), algorithm.server.init(h, x)
+
+    def column() -> np.ndarray:
+        return random.normal(size=7).astype(dtype)
+
+    x, h, rules = column(), algorithm.hyper, Rules.of(algorithm, np.dtype(dtype))
+    found, state = Store(algorithm, x, 3), rules.server_init(h, x)
     for version, order in enumerate([[2, 0, 1], [1], [0, 2], [1, 1, 0]]):
-        pushes = [(worker, [random.normal(size=7) for _ in range(n)]) for worker in order]
+        pushes = [(worker, [column() for _ in range(n)]) for worker in order]
         for worker, columns in pushes:
             found.hold(worker, columns)
         found.close(close(version))
@@ -40,11 +45,12 @@ def test_rounds_have_the_bits_of_a_fold(
         total = pushes[0][1]
         for _, columns in pushes[1:]:
             total = [one + other for one, other in zip(total, columns, strict=True)]
-        mean = [column / len(pushes) for column in total]
-        kind = type(rules.send(h, algorithm.worker.init(h, x), At(0, 0, 3, 0, 1.0))[1])
+        mean = [column.astype(np.float64) / len(pushes) for column in total]
+        kind = type(rules.send(h, rules.init(h, x), At(0, 0, 3, 0, 1.0))[1])
         state = rules.apply(h, state, kind(*mean), At(version, 2, 3, 3, 0.5))
-    for name, column in found.columns.items():
-        assert column.tobytes() == np.broadcast_to(getattr(state, name), 7).tobytes()
+    for name, numbers in found.columns.items():
+        assert numbers.dtype == dtype
+        assert numbers.tobytes() == np.full(7, getattr(state, name), dtype).tobytes()
 
 
 @pytest.mark.parametrize("compiled", [False, True])

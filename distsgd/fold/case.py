@@ -10,7 +10,7 @@ from distsgd.algorithm import Algorithm, floats, is_memoryless
 from distsgd.data.stream import Stream
 from distsgd.fold.plan import Plan
 from distsgd.kernels.fold.plan import waves
-from distsgd.problem import Problem
+from distsgd.problem import Problem, Vector
 from distsgd.trace import DROP
 
 _WAVE_GRADIENTS, _WAVE_NUMBERS = 256, 2**20
@@ -24,9 +24,11 @@ class FoldCase(NamedTuple):
     problem: Problem
     plan: Plan
     stream: Stream
-    start: NDArray[np.float64]
-    """The starting point, float64[d]."""
+    start: Vector
+    """The starting point, float[d]."""
     workers: int
+    layer_factors: NDArray[np.float64] | None = None
+    """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
 
     @property
     def is_memoryless(self) -> bool:
@@ -43,8 +45,8 @@ class Driver(Protocol):
     """Folds the rows of a plan."""
 
     @property
-    def x(self) -> NDArray[np.float64]:
-        """The server's parameters, float64[d]; a copy, or an array that will not change."""
+    def x(self) -> Vector:
+        """The server's parameters, float[d]; a copy, or an array that will not change."""
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
@@ -59,6 +61,19 @@ class Level(NamedTuple):
     """Steps that each of these workers has taken since its row before."""
     batches: NDArray[np.uint32]
     """Their samples, uint32[m, b]."""
+    keys: NDArray[np.uint64] | None = None
+    """What they draw from, uint64[m], if the problem is random."""
+
+    def key(self, number: int) -> int:
+        """Return what one of them draws from."""
+        return 0 if self.keys is None else int(self.keys[number])
+
+
+def gradients_at(problem: Problem, points: Vector, level: Level) -> Vector:
+    """Return the gradients of a level at its points, both float[m, d]."""
+    if level.keys is None:
+        return problem.gradients(points, level.batches)
+    return problem.gradients(points, level.batches, level.keys)
 
 
 class Waves:
@@ -78,6 +93,7 @@ class Waves:
         self._stepping = np.flatnonzero(self._steps)
         self._bounds = np.searchsorted(self._stepping, self._waves)
         self._row, self._wave = 0, 0
+        self._is_random = case.problem.is_random
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -104,4 +120,6 @@ class Waves:
             rows = chosen[steps > number]
             needed = self._rows[rows]
             taken = needed["step"] - needed["steps"] + number
-            yield Level(rows, number, self._stream.batches(needed["worker"], taken))
+            batches = self._stream.batches(needed["worker"], taken)
+            keys = self._stream.keys(needed["worker"], taken) if self._is_random else None
+            yield Level(rows, number, batches, keys)

@@ -20,21 +20,22 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, check_name
 from distsgd.fold.case import Driver, FoldCase
-from distsgd.fold.compiled import Dense, OnSupport
+from distsgd.fold.compiled import Dense, OnSupport, is_compiled
 from distsgd.fold.interleaved import Interleaved
 from distsgd.fold.interpreted import Interpreted
 from distsgd.fold.plan import Plan, plan
 from distsgd.fold.recorded import Recorded
 from distsgd.fold.request import ReadsName
 from distsgd.kernels import NotCompilable
-from distsgd.problem import Problem
+from distsgd.problem import Problem, Vector
 from distsgd.sparse import Support
 from distsgd.trace import Trace
 
 DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
 
-INTERPRETED_ROWS = 100_000
-"""Shorter traces are interpreted: compiling an algorithm's loops takes longer than they do."""
+INTERPRETED_ROWS, INTERPRETED_NUMBERS = 100_000, 2**29
+"""Traces of fewer rows, and of fewer rows times parameters, are interpreted unless the loops of the
+algorithm have been compiled already: to compile them takes longer."""
 
 
 class State(NamedTuple):
@@ -42,8 +43,8 @@ class State(NamedTuple):
 
     update: int
     """Updates applied."""
-    x: NDArray[np.float64]
-    """The server's parameters, float64[d]."""
+    x: Vector
+    """The server's parameters, float[d]."""
     counts: Mapping[str, int] = MappingProxyType({})
     """What an engine counts on the way; interleaved reads count `interleave.Counts`."""
 
@@ -134,10 +135,13 @@ def _compiled(case: FoldCase) -> Driver:
 
 
 def _fastest(case: FoldCase) -> Driver:
-    is_long = case.plan.rows.size > INTERPRETED_ROWS
-    is_thin = on_support(case.algorithm, case.problem) is not None
-    is_compiled = case.plan.is_plain and (is_long or is_thin)
-    return _compiled(case) if is_compiled else _interpreted(case)
+    if not case.plan.is_plain:
+        return _interpreted(case)
+    if on_support(case.algorithm, case.problem) is not None:
+        return _compiled(case)
+    n_rows = case.plan.rows.size
+    is_long = n_rows > INTERPRETED_ROWS or n_rows * case.start.size > INTERPRETED_NUMBERS
+    return _compiled(case) if is_long or is_compiled(case) else _interpreted(case)
 
 
 _DRIVERS: dict[str, Callable[[FoldCase], Driver]] = {

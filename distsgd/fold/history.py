@@ -65,8 +65,9 @@ def _bytes(trace: Trace, pulled: float, pushed: float) -> NDArray[np.float64]:
 def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[float, float]:
     """Return the sizes of a pull's reply and of a push [bytes], from the columns really sent."""
     pulled, pushed = len(algorithm.server.reads), len(message_columns(algorithm))
-    if on_support(algorithm, problem) is None:
-        return 8.0 * problem.dimension * pulled, 8.0 * problem.dimension * pushed
+    if on_support(algorithm, problem) is None:  # whole vectors, of sparse problems too
+        n_bytes = float(problem.dtype.itemsize) * problem.dimension
+        return n_bytes * pulled, n_bytes * pushed
     return problem.message_bytes(pulled, batch), problem.message_bytes(pushed, batch)
 
 

@@ -11,12 +11,12 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distsgd.algorithm import At, Rules, State
-from distsgd.fold.case import FoldCase, Level, Waves
+from distsgd.fold.case import FoldCase, Level, Waves, gradients_at
 from distsgd.fold.plan import Row, read_rows
-from distsgd.rules.formulas import whole
+from distsgd.problem import Vector
+from distsgd.rules.formulas import FLOAT64, whole
 from distsgd.trace import PULL, PUSH
 
 
@@ -25,7 +25,7 @@ class Interpreted:
 
     def __init__(self, case: FoldCase) -> None:
         self._case, self._h = case, case.hyper
-        self._rules = Rules.of(case.algorithm)
+        self._rules = Rules.of(case.algorithm, case.start.dtype)
         self._waves = Waves(case)
         self._server = self._rules.server_init(self._h, case.start)
         # one state for all of them (rule 1)
@@ -34,9 +34,9 @@ class Interpreted:
         self._factors = case.plan.worker_factors.tolist()
 
     @property
-    def x(self) -> NDArray[np.float64]:
-        """The server's parameters, float64[d]."""
-        x: NDArray[np.float64] = whole(self._server.x, self._case.start.size)
+    def x(self) -> Vector:
+        """The server's parameters, float[d]."""
+        x: Vector = whole(self._server.x, self._case.start.size)
         return x
 
     def advance(self, stop: int) -> None:
@@ -52,13 +52,20 @@ class Interpreted:
             (row.worker, self._at_worker(row.read, row.step - row.steps + level.number))
             for row in read_rows(self._case.plan.rows[level.rows])
         ]
-        points = np.empty((len(stepping), self._case.start.size))
-        for place, (worker, at) in enumerate(stepping):
-            points[place] = self._rules.at(self._h, self._workers[worker], at)
-        # rule 2
-        gradients = self._case.problem.gradients(points, level.batches)
+        points = [self._rules.at(self._h, self._workers[worker], at) for worker, at in stepping]
+        gradients = self._gradients([whole(point, self._case.start.size) for point in points], level)
         for (worker, at), g in zip(stepping, gradients, strict=True):
             self._workers[worker] = self._rules.step(self._h, self._workers[worker], g, at)
+
+    def _gradients(self, points: list[Vector], level: Level) -> Vector:
+        problem = self._case.problem
+        if problem.at_once > 1:  # rule 2
+            return gradients_at(problem, np.stack(points), level)
+        # new room each time: a rule may keep a gradient as it stands
+        out = np.empty((len(points), self._case.start.size), self._case.start.dtype)
+        for n, point in enumerate(points):
+            problem.gradient_into(point, level.batches[n], out[n], level.key(n))
+        return out
 
     def _serve(self, row: Row) -> None:
         state = self._workers[row.worker]
@@ -80,9 +87,14 @@ class Interpreted:
             message = type(message)(*map(np.add, self._round, message))
         self._round = message
         if row.members:
-            mean = type(message)(*(column / row.members for column in message))
-            at = At(row.version, row.staleness, self._case.workers, row.step, row.factor)
+            # rule 3: of float32 too the mean is float64
+            mean = type(message)(*(np.divide(column, row.members, dtype=FLOAT64) for column in message))
+            at = At(row.version, row.staleness, self._case.workers, row.step, self._layered(row.factor))
             self._server = self._rules.apply(self._h, self._server, mean, at)
 
     def _at_worker(self, version: int, step: int) -> At:
-        return At(version, 0, self._case.workers, step, self._factors[step])
+        return At(version, 0, self._case.workers, step, self._layered(self._factors[step]))
+
+    def _layered(self, factor: float) -> Any:  # noqa: ANN401 # a number, or float64[d]
+        layers = self._case.layer_factors
+        return factor if layers is None else factor * layers

@@ -81,7 +81,8 @@ def _error(problem: Problem, what: str) -> ConfigError:
 
 
 def _check_members(problem: Problem, name: str) -> None:
-    missing = [member for member in _MEMBERS if not _has(problem, member)]
+    # the base's other members may be made of these, and be missing with them
+    missing = [one for one in _OWN if not _has(problem, one)] or [one for one in _MEMBERS if not _has(problem, one)]
     if isinstance(problem, type) or {"loss", "gradient"} <= set(missing):
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:

@@ -112,7 +112,7 @@ def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.i
     """
     check_replayable(run)
     check_same("algorithm", settings(algorithm), run.settings["algorithm"])
-    check_same("problem", dict(problem.settings), run.settings["problem"])
+    check_same("problem", problem_settings(problem), run.settings["problem"])
     with _threads(run.settings):
         yield from states_of(algorithm, problem, run.trace, run.settings, stops=stops)
 

@@ -88,7 +88,7 @@ def _check_history(replayed: Run, recorded: Run) -> None:
 def _is_same(now: NDArray[Any], was: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which numbers have equal bits, or are both NaN."""
     are_nan = (now != now) & (was != was)  # noqa: PLR0124 # only NaN differs from itself
-    is_same: NDArray[np.bool_] = (now.view(np.int64) == was.view(np.int64)) | are_nan
+    is_same: NDArray[np.bool_] = (now.view(f"i{now.itemsize}") == was.view(f"i{was.itemsize}")) | are_nan
     return is_same
 
 

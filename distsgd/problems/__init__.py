@@ -3,13 +3,25 @@
 from collections.abc import Callable
 
 from distsgd.problem import Problem
+from distsgd.problems.from_function import from_function
 from distsgd.problems.from_torch import from_torch
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
 from distsgd.problems.quadratic import quadratic
 from distsgd.problems.softmax import softmax
 
-__all__ = ["Problem", "from_torch", "least_squares", "logistic", "network", "quadratic", "registry", "softmax", "svm"]
+__all__ = [
+    "Problem",
+    "from_function",
+    "from_torch",
+    "least_squares",
+    "logistic",
+    "network",
+    "quadratic",
+    "registry",
+    "softmax",
+    "svm",
+]
 
 registry: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,
@@ -19,4 +31,4 @@ registry: dict[str, Callable[..., Problem]] = {
     "softmax": softmax,
     "network": network,
 }
-"""Name -> constructor."""
+"""Name -> constructor, of what tables of an experiment file can describe."""

@@ -4,8 +4,8 @@
    version before it; the pushes behind the last update belong to a round that never closes.
 2. All steps of a wave start from what is fixed before the wave begins: no row that needs steps has
    its worker's previous row inside, which would change what it starts from.
-3. A slot holds one version. It is free again when the last worker that pulled it has pushed and a
-   newer version has been pulled. So there are no more slots than versions in use.
+3. A slot holds one version, from the update that makes it until the next one has been made and the
+   last worker that pulled it has pushed. So there are no more slots than versions in use, and one.
 """
 
 from typing import Any, NamedTuple
@@ -126,37 +126,34 @@ def waves(worker: npt.NDArray[np.int32], steps: npt.NDArray[np.int32], n_workers
 
 
 @compiled
-def share_versions(rows: Records, n_workers: int) -> tuple[npt.NDArray[np.int32], Any, int]:
-    """Return the slot that holds each row's version, whether the row fills it, and their number.
+def version_slots(rows: Records, n_workers: int, n_updates: int) -> tuple[npt.NDArray[np.int32], Any, int]:
+    """Return the slot of the version that each row reads, that of each version, and their number.
 
-    Workers that pull one version share a slot.
+    A push reads the slot of the version that its worker pulled, int32[n]; -1 for other rows. An
+    update reads the slot of the version before it, int32[updates + 1], and writes that of its own.
     """
-    slots = np.empty(rows.size, dtype=np.int32)
-    fills = np.zeros(rows.size, dtype=np.bool_)
-    held = np.full(n_workers, -1, dtype=np.int32)
-    users = np.zeros(n_workers + 2, dtype=np.int32)
-    free = np.arange(n_workers + 1, -1, -1).astype(np.int32)
-    n_free, n_slots, newest, newest_version = free.size, 0, -1, -1
+    last = np.full(n_updates + 1, rows.size, dtype=np.int64)  # rule 3; the last version is kept
     for k in range(rows.size):
-        worker = rows[k].worker
-        if rows[k].verb == PULL:
-            if rows[k].version != newest_version:
-                if newest >= 0:  # rule 3: till now others might have pulled it too
-                    users[newest] -= 1
-                    if users[newest] == 0:
-                        free[n_free] = newest
-                        n_free += 1
-                n_free -= 1
-                newest, newest_version = free[n_free], rows[k].version
-                users[newest] = 1
-                fills[k] = True
-                n_slots = max(n_slots, newest + 1)
-            users[newest] += 1
-            held[worker] = slots[k] = newest
-        else:
-            slots[k] = held[worker]
-            users[slots[k]] -= 1
-            if users[slots[k]] == 0:
-                free[n_free] = slots[k]
+        if rows[k].members:
+            last[rows[k].version] = k
+    for k in range(rows.size):
+        if rows[k].verb == PUSH:
+            last[rows[k].read] = max(last[rows[k].read], k)
+    slots, places = np.full(rows.size, -1, dtype=np.int32), np.zeros(n_updates + 1, dtype=np.int32)
+    free = np.arange(n_workers + 2, 0, -1).astype(np.int32)
+    n_free, n_slots = free.size, 1
+    for k in range(rows.size):
+        if rows[k].verb != PUSH:
+            continue
+        slots[k] = places[rows[k].read]
+        if rows[k].members:
+            # before a slot is given back: an update writes where nothing that it reads stands
+            n_free -= 1
+            places[rows[k].version + 1] = free[n_free]
+            n_slots = max(n_slots, free[n_free] + 1)
+        for version in (rows[k].read, rows[k].version):
+            if last[version] == k:
+                last[version] = -1  # a push may read the version that it replaces
+                free[n_free] = places[version]
                 n_free += 1
-    return slots, fills, n_slots
+    return slots, places, n_slots

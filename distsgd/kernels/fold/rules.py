@@ -18,6 +18,7 @@ pulled, R what one worker has read at its support (or each of them, where reads 
 each has loaded in order to change it, M one message, and B the messages in flight.
 """
 
+import ast
 import functools
 import itertools
 import math
@@ -96,6 +97,26 @@ class Columns(NamedTuple):
     message: Any
 
 
+class Left(NamedTuple):
+    """Columns of a worker that a rule leaves as they were."""
+
+    receive: frozenset[str]
+    step: frozenset[str]
+    send: frozenset[str]
+
+    @classmethod
+    def of(cls, contract: Contract) -> "Left":
+        """Return what the rules of a contract leave."""
+        return cls(*(_left(getattr(contract, rule), contract.replica._fields) for rule in cls._fields))
+
+
+def _left(formula: Formula, fields: Sequence[str]) -> frozenset[str]:
+    returned = ast.parse(formula.result, mode="eval").body
+    replica = returned.elts[0] if isinstance(returned, ast.Tuple) else returned
+    assert isinstance(replica, ast.Call)  # as formulas are written
+    return frozenset(name for name, one in zip(fields, replica.args, strict=True) if ast.unparse(one) == f"w.{name}")
+
+
 class Names(NamedTuple):
     """Names of the columns, by the NamedTuple that holds them."""
 
@@ -104,6 +125,7 @@ class Names(NamedTuple):
     replica: Sequence[str]
     reads: Sequence[str]
     message: Sequence[str]
+    left: Left
 
 
 def values(names: Sequence[str], column: str) -> str:
@@ -145,6 +167,7 @@ class RuleSet(NamedTuple):
             replica=known.replica._fields,
             reads=algorithm.server.reads,
             message=known.message._fields,
+            left=Left.of(known),
         )
         return cls(tuple(known.formulas.values())[1:], names, dtype.name)
 
@@ -159,7 +182,8 @@ def columns(rules: RuleSet) -> Columns:
     They have the fields of the algorithm's own, but names that no other class has: numba tells two
     classes apart by their names and fields, or else, thirty times slower, by a search.
     """
-    return Columns(*(namedtuple(f"Columns{next(_serial_numbers)}", fields) for fields in rules.names))
+    names = (getattr(rules.names, kind) for kind in Columns._fields)
+    return Columns(*(namedtuple(f"Columns{next(_serial_numbers)}", fields) for fields in names))
 
 
 def empty_columns(kind: Any, shape: int | tuple[int, ...], dtype: np.dtype[Any] = FLOAT64) -> Any:  # noqa: ANN401 # NamedTuples

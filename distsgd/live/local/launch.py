@@ -38,7 +38,7 @@ def launch_local(request: LiveRequest, hooks: Hooks) -> Run:
         what = f"a run of {request.fleet.workers} workers on {request.problem.dimension} parameters"
         check_memory(layout_of(request).shared_bytes, what, "use fewer workers")
     with run_folder() as folder:
-        with launcher(supervise, LocalJob(request, folder)) as pipe:
+        with launcher(supervise, LocalJob(request, request.problem.start(request.seed), folder)) as pipe:
             outcome: LiveOutcome = follow(pipe, hooks.stop, hooks.watch)
         return run_of(request, outcome, folder)
 
@@ -60,7 +60,7 @@ def run_of(request: LiveRequest, outcome: LiveOutcome, folder: Path) -> Run:
     x, trace = load_model(folder, checkpoint), Trace(checkpoint.rows, request.fleet.workers)
     last = judged[-1]
     if last.last is not None:
-        x, trace = np.frombuffer(last.last).copy(), trace.head(last.update)
+        x, trace = np.frombuffer(last.last, x.dtype).copy(), trace.head(last.update)
     trace.verify()
     status, known = checkpoint.description.status, request.settings
     points = [Point(one.update, *one.evaluation) for one in judged]

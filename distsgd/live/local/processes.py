@@ -1,10 +1,15 @@
 """The processes of a live run on one machine: the launcher forks them, and supervises the run.
 
-Nothing has to be undone at the end: the processes that are left end with the launcher.
+1. The launcher calls nothing of a problem: frameworks start threads when they are first used, and a
+   process with threads must not fork. The starting point comes from the program, and each worker
+   evaluates a gradient for itself before it says that it is ready.
+2. The time of a run begins when all of its workers are ready.
+3. Nothing has to be undone at the end: the processes that are left end with the launcher.
 """
 
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +22,7 @@ from distsgd.live.machine.channel import Channel
 from distsgd.live.machine.forking import End
 from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.options import LiveRequest
+from distsgd.problem import Vector
 
 _LEAD, _EVALUATOR = Role("server"), Role("evaluator")
 
@@ -25,6 +31,8 @@ class LocalJob(NamedTuple):
     """A run, and where it may write."""
 
     request: LiveRequest
+    start: Vector
+    """The starting point, float[d]."""
     folder: Path
     """Private, and short enough for socket files."""
 
@@ -53,24 +61,29 @@ class ForkedProcesses(Processes):
 
     def __init__(self, job: LocalJob, pipe: Connection) -> None:
         super().__init__((*range(job.request.fleet.workers), EVALUATOR, LEAD))
-        self._roles = Roles(Assignments(job.request, job.folder, self.sessions), job.folder)
+        self._roles = Roles(Assignments(job.request, job.start, job.folder, self.sessions), job.folder)
         self._n_shards = job.request.fleet.shards
-        self.origin = self._roles.origin
+        self._starts = [Channel() for _ in range(job.request.fleet.workers)]
         self._parent, self._messages = pipe, list[bool]()
         self._running: dict[int, Role] = {}
         self._evaluator, self._judged = Channel(), list[Any]()
 
     def start_servers(self, life: int) -> None:
-        """Start all shards and the evaluator."""
+        """Start all shards and the evaluator; the first time when all workers are ready."""
+        if life == 0:
+            self._assemble()
         with self.control.renew() as control:
             for shard in range(self._n_shards):
-                self._fork(Role("server", shard), self._roles.serve, shard, life, None if shard else control)
+                own = None if shard else control
+                self._fork(Role("server", shard), self._roles.serve, shard, self.origin, life, own)
         with self._evaluator.renew() as pipe:
-            self._fork(_EVALUATOR, self._roles.evaluate, pipe, life > 0)
+            self._fork(_EVALUATOR, self._roles.evaluate, pipe, self.origin, life > 0)
 
     def start_worker(self, worker: int) -> None:
-        """Start a worker under its session of now."""
-        self._fork(Role("worker", worker), self._roles.work, worker)
+        """Start a worker under its session of now, or let the one begin that is there."""
+        if Role("worker", worker) not in self._running.values():
+            self._fork_worker(worker)
+        self._starts[worker].send(self.origin)
 
     def wake(self) -> None:
         """Interrupt the evaluator's rest."""
@@ -101,6 +114,19 @@ class ForkedProcesses(Processes):
         """Return what the parent has sent since the last time."""
         messages, self._messages = self._messages, []
         return messages
+
+    def _assemble(self) -> None:
+        """Fork all workers, and begin the run when each of them is ready, or has ended (rule 2)."""
+        for worker in range(len(self._starts)):
+            self._fork_worker(worker)
+        for start in self._starts:
+            while not any(pipe.poll() for pipe in start.pipes):  # at its end there is something, too
+                self._waited((), None, start.pipes)
+        self.origin = time.monotonic()
+
+    def _fork_worker(self, worker: int) -> None:
+        with self._starts[worker].renew() as start:
+            self._fork(Role("worker", worker), self._roles.work, worker, start)
 
     def _forget(self, ended: Mapping[int, End]) -> dict[Role, End]:
         """Return the ends of processes, by role.

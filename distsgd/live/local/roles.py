@@ -1,8 +1,6 @@
 """The processes of a live run, and what each of them is told."""
 
-import contextlib
 import ctypes
-import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +18,7 @@ from distsgd.live.peers.evaluator import evaluate
 from distsgd.live.peers.worker import WorkerCase, work
 from distsgd.live.server.serve import Post, ServerCase, serve
 from distsgd.live.server.store import prepare
+from distsgd.problem import Vector
 
 _PR_SET_NAME = 15
 """From ``linux/prctl.h``."""
@@ -27,9 +26,9 @@ _PR_SET_NAME = 15
 
 def layout_of(request: LiveRequest) -> Layout:
     """Return the sizes that all peers of a run agree on."""
-    algorithm = request.algorithm
+    algorithm, problem, fleet = request.algorithm, request.problem, request.fleet
     n_reads, n_message = len(algorithm.server.reads), len(message_columns(algorithm))
-    return Layout(request.problem.dimension, request.fleet.workers, request.fleet.shards, n_reads, n_message)
+    return Layout(problem.dimension, fleet.workers, fleet.shards, n_reads, n_message, problem.dtype)
 
 
 def stream_of(request: LiveRequest) -> Stream:
@@ -43,16 +42,15 @@ def stream_of(request: LiveRequest) -> Stream:
 class Assignments:
     """What the processes of a run are told, wherever they are.
 
-    The folder is for checkpoints. The sessions of the peers change: a process is told those of when
-    it starts. Samples that cannot be divided are a `ConfigError`.
+    The run begins at `start`, float[d]. The folder is for checkpoints. The sessions of the peers
+    change: a process is told those of when it starts. Samples that cannot be divided are a
+    `ConfigError`.
     """
 
-    def __init__(self, request: LiveRequest, folder: Path, sessions: Mapping[int, int]) -> None:
-        self.request, self._folder, self._sessions = request, folder, sessions
-        self.layout, self.start = layout_of(request), request.problem.start(request.seed)
-        self.worker_case = WorkerCase(
-            request.algorithm, request.problem, stream_of(request), self.start, request.fleet.workers
-        )
+    def __init__(self, request: LiveRequest, start: Vector, folder: Path, sessions: Mapping[int, int]) -> None:
+        self.request, self.start, self._folder, self._sessions = request, start, folder, sessions
+        self.layout, workers = layout_of(request), request.fleet.workers
+        self.worker_case = WorkerCase(request.algorithm, request.problem, stream_of(request), start, workers)
         self.keys: Keys | None = None
         self._listening: list[str] = []
 
@@ -91,8 +89,8 @@ class Assignments:
 class Roles:
     """What each process of a run on this machine does; all of them are forked with this at hand.
 
-    The folder is private, for sockets. If no server can listen at the address, it is a
-    `ConfigError`.
+    A run begins at `origin` [s], by `time.monotonic`. The folder is private, for sockets. If no
+    server can listen at the address, it is a `ConfigError`.
     """
 
     def __init__(self, assignments: Assignments, folder: Path) -> None:
@@ -105,36 +103,30 @@ class Roles:
             else FrameVectors(layout)
         )
         self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
-        self._compile()
-        self.origin = time.monotonic()
-        """When the run began [s]."""
+        prepare(self._request.algorithm, layout)
 
-    def _compile(self) -> None:
-        """Compile once what all processes would compile."""
-        with contextlib.suppress(Exception):  # a worker will fail in the same way, and be named
-            self._request.problem.gradient(self._assignments.start, self._assignments.worker_case.stream.batch(0, 0))
-        prepare(self._request.algorithm, self._assignments.layout)
-
-    def serve(self, shard: int, life: int, control: Connection | None) -> None:
+    def serve(self, shard: int, origin: float, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""
         _call_it(f"server {shard}")
-        post = self._assignments.post(shard, self.origin)
+        post = self._assignments.post(shard, origin)
         serve(post, self._vectors, life=life, rings=self._rings, control=control)
 
-    def work(self, worker: int) -> None:
-        """Be a worker."""
+    def work(self, worker: int, start: Connection) -> None:
+        """Be a worker, which tells `start` when it is ready, and is told the origin."""
         _call_it(f"worker {worker}")
+        self._assignments.worker_case.warm_up()
+        start.send("ready")
         delay, heartbeat_s = self._request.fleet.delays[worker], self._request.fleet.heartbeat
-        peer = self._assignments.peer(worker, self.origin)
+        peer = self._assignments.peer(worker, start.recv())
         if self._rings is not None:
             shards = range(self._request.fleet.shards)
             peer = peer._replace(rings=[self._rings.worker_end(worker, shard) for shard in shards])
         work(self._assignments.worker_case, self._vectors, peer, delay=delay, heartbeat_s=heartbeat_s)
 
-    def evaluate(self, pipe: Connection, is_again: bool) -> None:
+    def evaluate(self, pipe: Connection, origin: float, is_again: bool) -> None:
         """Be the evaluator."""
         _call_it("evaluator")
-        peer = self._assignments.peer(EVALUATOR, self.origin)
+        peer = self._assignments.peer(EVALUATOR, origin)
         evaluate(self._request, self._vectors, peer, pipe, is_again=is_again)
 
 

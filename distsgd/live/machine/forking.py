@@ -1,7 +1,8 @@
 """The launcher: a clean process that forks those of a live run, and takes them with it at its end.
 
 1. A program may have threads, and a process with threads must not fork. So a fresh interpreter is
-   started, which gets a function and its job over a private pipe, and forks.
+   started, which gets a function and its job over a private pipe, and forks. The function must not
+   use what starts threads, such as a framework of which the job has models.
 2. What the forked processes read, the data above all, exists once: no process writes it, so the
    kernel makes no copy. What they share to write is an anonymous mapping made before the fork. It
    has no name, so that nothing is left to clean up, whichever process is killed.
@@ -47,7 +48,9 @@ ASK_S = 0.2
 
 _PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_LIBRARIES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_FRAMEWORKS = ("NPROC", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""What JAX reads, and TensorFlow; PyTorch goes by the libraries."""
 
 
 class ParentGone(BaseException):
@@ -168,7 +171,7 @@ def _started(end: socket.socket) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import launch_for; launch_for({end.fileno()}, {os.getpid()})"],
-        env=os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths},
+        env=os.environ | dict.fromkeys(_LIBRARIES + _FRAMEWORKS, "1") | {"PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         pass_fds=[end.fileno()],
         start_new_session=True,

@@ -5,18 +5,19 @@
    its worker waits for a pull.
 2. A shard sees its slice of each column, a worker the whole.
 3. Both classes have the same four methods, two for either side, so that no loop knows which it has.
+4. A column travels in the problem's own type. It has been rounded to it before, so nothing is lost.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distsgd.errors import WireError
 from distsgd.live.messages.wire import Frames
+from distsgd.problem import Vector
 
-Columns = Sequence[NDArray[np.float64]]
+Columns = Sequence[Vector]
 
 
 class Layout(NamedTuple):
@@ -29,6 +30,8 @@ class Layout(NamedTuple):
     """Columns that a pull returns."""
     n_message: int
     """Columns of a push."""
+    dtype: np.dtype[Any] = np.dtype(np.float64)
+    """The type of all columns."""
 
     def slice(self, shard: int) -> slice:
         """Return the coordinates of one shard; sizes differ by at most 1."""
@@ -39,7 +42,7 @@ class Layout(NamedTuple):
     def shared_bytes(self) -> int:
         """Size of the boxes of all workers, and of the snapshot [bytes]."""
         columns = self.workers * (self.n_reads + 2 * self.n_message) + 1
-        return 8 * self.dimension * columns
+        return self.dtype.itemsize * self.dimension * columns
 
 
 class SharedVectors:
@@ -53,7 +56,7 @@ class SharedVectors:
 
     def __init__(self, layout: Layout, block: memoryview) -> None:
         d, w = layout.dimension, layout.workers
-        numbers = np.frombuffer(block, np.float64, layout.shared_bytes // 8)
+        numbers = np.frombuffer(block, layout.dtype, layout.shared_bytes // layout.dtype.itemsize)
         inbox, outbox, snapshot = np.split(numbers, np.cumsum([w * layout.n_reads * d, w * 2 * layout.n_message * d]))
         self._inbox = inbox.reshape(w, layout.n_reads, d)
         self._outbox = outbox.reshape(w, 2, layout.n_message, d)
@@ -94,12 +97,12 @@ class FrameVectors:
     is_shared = False
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self._layout, self._dtype = layout, layout.dtype.newbyteorder("<")
         self._slices = [layout.slice(shard) for shard in range(layout.shards)]
 
     def post(self, worker: int, push: int, columns: Columns) -> list[Frames]:  # noqa: ARG002 # as `SharedVectors`
         """Return the frames of a push for each shard."""
-        return [[_frame(column[own]) for column in columns] for own in self._slices]
+        return [[self._frame(column[own]) for column in columns] for own in self._slices]
 
     def fetch(self, worker: int | None, replies: Sequence[Frames]) -> Columns:  # noqa: ARG002 # as `SharedVectors`
         """Return the columns of a reply, joined from the frames of each shard."""
@@ -113,20 +116,19 @@ class FrameVectors:
 
     def answer(self, shard: int, worker: int | None, columns: Columns) -> Frames:  # noqa: ARG002 # as `SharedVectors`
         """Return the frames of a shard's slice of a reply: copies, since the server goes on."""
-        return [_frame(column) for column in columns]
+        return [self._frame(column) for column in columns]
 
     def _slice_of(self, shard: int, frames: Frames, n_columns: int) -> Columns:
         """Raise a `WireError` unless there is a frame of the slice's size for each column."""
         own = self._slices[shard]
-        expected = 8 * (own.stop - own.start)
+        expected = self._dtype.itemsize * (own.stop - own.start)
         sizes = [len(frame) for frame in frames]
         if sizes != [expected] * n_columns:
             raise WireError(f"shard {shard}: expected {n_columns} frames of {expected} bytes, not {sizes}")
-        return [np.frombuffer(frame, "<f8") for frame in frames]
+        return [np.frombuffer(frame, self._dtype) for frame in frames]
+
+    def _frame(self, column: Vector) -> bytes:
+        return np.ascontiguousarray(column, self._dtype).tobytes()
 
 
 Vectors = SharedVectors | FrameVectors
-
-
-def _frame(column: NDArray[np.float64]) -> bytes:
-    return np.ascontiguousarray(column, "<f8").tobytes()

@@ -13,16 +13,14 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from distsgd.fold.request import EVALUATIONS
 from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer
 from distsgd.live.messages.wire import LOSSES, Kind, State
 from distsgd.live.options import LiveRequest
-from distsgd.problem import Evaluation
+from distsgd.problem import Evaluation, Vector
 from distsgd.status import status_after
 
 
@@ -99,7 +97,7 @@ class _Evaluator:
         now = self._peer.now()
         return {"updates": updates, "gradients": gradients, "seconds": now}[self._points.unit]
 
-    def _snapshot(self) -> tuple[int, NDArray[np.float64]]:
+    def _snapshot(self) -> tuple[int, Vector]:
         """Wait for the next point, and return the version there and its model."""
         point, unit = self._points.next, self._points.unit
         if unit == "seconds":
@@ -107,7 +105,7 @@ class _Evaluator:
             return self._shown()
         return self._shown(version=int(point)) if unit == "updates" else self._shown(step=int(point))
 
-    def _shown(self, *, version: int = 0, step: int = 0) -> tuple[int, NDArray[np.float64]]:
+    def _shown(self, *, version: int = 0, step: int = 0) -> tuple[int, Vector]:
         replies = self._link.wait(self._link.ask(Kind.SNAPSHOT, version=version, step=step))
         header = replies[0].header
         n_passed = self._points.pass_by(self._reached(header.version, header.step))
@@ -115,7 +113,7 @@ class _Evaluator:
         (x,) = self._vectors.fetch(None, [reply.frames for reply in replies])
         return header.version, x
 
-    def _judge(self, version: int, x: NDArray[np.float64]) -> State:
+    def _judge(self, version: int, x: Vector) -> State:
         """Evaluate a model, tell launcher and servers, and return how the run is going."""
         if version != self._version:  # before the first update several points may show the same
             self._version = version
@@ -125,7 +123,7 @@ class _Evaluator:
         state: State = msgspec.json.decode(replies[0].frames[0], type=State)
         return state
 
-    def _evaluate(self, version: int, x: NDArray[np.float64]) -> bytes:
+    def _evaluate(self, version: int, x: Vector) -> bytes:
         """Evaluate a model, tell the launcher, and return what to tell the servers."""
         start = time.perf_counter()
         evaluation = self._request.problem.evaluate(x)

@@ -5,6 +5,7 @@
 2. It waits for what it pulls, and not for what it pushes; but where the server gathers a round, it
    waits for the round to close.
 3. A push and a pull due at the same instant are one request.
+4. All gradients are written into one array, until a rule has kept it in the worker's state.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Rules, State, floats, is_memoryless
 from distsgd.data.stream import Stream
@@ -24,9 +24,12 @@ from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
 from distsgd.live.messages.wire import REQUESTS, Header, Kind, encode
 from distsgd.order.laws import Draws, Law
-from distsgd.problem import Problem
+from distsgd.problem import Batch, Problem, Vector
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.rules.formulas import whole
+
+_DRAWN = 16
+"""Steps whose samples are drawn together."""
 
 
 class WorkerCase(NamedTuple):
@@ -35,14 +38,40 @@ class WorkerCase(NamedTuple):
     algorithm: Algorithm
     problem: Problem
     stream: Stream
-    start: NDArray[np.float64]
-    """The starting point, float64[d]."""
+    start: Vector
+    """The starting point, float[d]."""
     workers: int
 
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
         """The hyper-parameters as floats, as every engine takes them."""
         return floats(self.algorithm)
+
+    def warm_up(self) -> None:
+        """Evaluate a gradient, so that what it compiles and starts is part of no worker's step."""
+        batch, key = Samples(self, 0).of(0)
+        self.problem.gradient_into(self.start, batch, np.empty_like(self.start), key)
+
+
+class Samples:
+    """What a worker's steps draw: a batch, and the key of a problem that is random, or else 0.
+
+    Those of `_DRAWN` steps are drawn together, which takes hardly longer than those of one.
+    """
+
+    def __init__(self, case: WorkerCase, worker: int) -> None:
+        self._stream, self._worker, self._is_random = case.stream, worker, case.problem.is_random
+        self._block = -1
+
+    def of(self, step: int) -> tuple[Batch, int]:
+        """Return the batch, uint32[b], and the key of a step."""
+        block, place = divmod(step, _DRAWN)
+        if block != self._block:
+            self._block = block
+            workers, steps = np.full(_DRAWN, self._worker), block * _DRAWN + np.arange(_DRAWN)
+            self._batches = self._stream.batches(workers, steps)
+            self._keys = self._stream.keys(workers, steps).tolist() if self._is_random else [0] * _DRAWN
+        return self._batches[place], self._keys[place]
 
 
 def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
@@ -67,13 +96,14 @@ class Replica:
     """A worker's state, and its rules as NumPy calls them."""
 
     def __init__(self, case: WorkerCase, worker: int) -> None:
-        self._case, self._worker, self._h = case, worker, case.hyper
-        self._rules = Rules.of(case.algorithm)
+        self._case, self._h = case, case.hyper
+        self._rules = Rules.of(case.algorithm, case.start.dtype)
+        self._samples, self._g = Samples(case, worker), np.empty_like(case.start)
         self._keeps_views = is_memoryless(case.algorithm)
         self._epochs_per_step = case.stream.batch_size / case.problem.samples
         self.begin(case.start, version=0, step=0)
 
-    def begin(self, x: NDArray[np.float64], version: int, step: int) -> None:
+    def begin(self, x: Vector, version: int, step: int) -> None:
         """Begin at the parameters `x` of a version, with `step` steps behind."""
         self._state: State = self._rules.init(self._h, x)
         self._version, self.step = version, step
@@ -88,13 +118,16 @@ class Replica:
     def take_step(self) -> None:
         """Evaluate the gradient of the step's batch, and take the step."""
         point = whole(self._rules.at(self._h, self._state, self._at), self._case.start.size)
-        g = self._case.problem.gradient(point, self._case.stream.batch(self._worker, self.step))
-        self._state = self._rules.step(self._h, self._state, g, self._at)
+        batch, key = self._samples.of(self.step)
+        self._case.problem.gradient_into(point, batch, self._g, key)
+        self._state = self._rules.step(self._h, self._state, self._g, self._at)
+        if any(column is self._g for column in self._state):  # rule 4
+            self._g = np.empty_like(self._g)
         self.step += 1
         self._at = self._known()
 
     def send(self) -> Columns:
-        """Return the columns of a push, each float64[d]."""
+        """Return the columns of a push, each float[d]."""
         self._state, message = self._rules.send(self._h, self._state, self._at)
         return [whole(column, self._case.start.size) for column in message]
 

@@ -58,7 +58,7 @@ class Actors(Processes):
         super().__init__((*range(request.fleet.workers), LAUNCHER, EVALUATOR, LEAD))
         self._session, self._ray, self._group = session, session.ray, group
         self._request, self._run = request, run
-        self._assignments = Assignments(request, folder, self.sessions)
+        self._assignments = Assignments(request, request.problem.start(request.seed), folder, self.sessions)
         sizes = message_bytes(request.algorithm, request.problem, request.config.batch)
         common = Common(run, request, self._assignments.worker_case, self._assignments.layout, sizes)
         self._sent = [self._ray.put(common)]

@@ -68,7 +68,7 @@ class Actor:
         case = self._common.case
         # After the case, which imports the libraries: the sums of each depend on its threads.
         threadpool_limits(1)
-        case.problem.gradient(case.start, case.stream.batch(0, 0))
+        case.warm_up()
         return Met(boot(), ray.get_runtime_context().get_node_id(), os.getpid())
 
     def now(self) -> float:

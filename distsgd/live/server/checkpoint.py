@@ -20,8 +20,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.errors import ConfigError
 from distsgd.files import damaged, digest, sealed, unsealed
 from distsgd.live.server.records import ServiceMemory
+from distsgd.problem import Vector
 from distsgd.status import Status
 from distsgd.trace import ROW
 
@@ -99,7 +101,7 @@ def read_file(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def save_columns(folder: Path, name: Name, shard: int, columns: Mapping[str, NDArray[np.float64]]) -> None:
+def save_columns(folder: Path, name: Name, shard: int, columns: Mapping[str, Vector]) -> None:
     """Write a shard's part."""
     buffer = io.BytesIO()
     np.savez(buffer, **columns)  # type: ignore[arg-type] # columns are arrays
@@ -135,16 +137,25 @@ def load(folder: Path) -> Checkpoint | None:
     return None
 
 
-def load_columns(folder: Path, name: Name, shard: int) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of one shard, or raise a `ConfigError` if the file is damaged."""
+def load_columns(folder: Path, name: Name, shard: int, dtype: np.dtype[Any] | None = None) -> dict[str, Vector]:
+    """Return the columns of one shard.
+
+    If the file is damaged, or its columns are not of the type that is asked for, it is a
+    `ConfigError`.
+    """
     part: Part = _unsealed(folder, f"{name}.{shard}.json", Part)
     data = _checked(folder, f"{name}.{shard}.npz", part.columns)
     with np.load(io.BytesIO(data), allow_pickle=False) as columns:
-        return {column: np.array(columns[column]) for column in columns.files}
+        found = {column: np.array(columns[column]) for column in columns.files}
+    for column, numbers in found.items():
+        if dtype not in (None, numbers.dtype):
+            what = f"{folder / str(name)}: column {column} must be {dtype}, as the problem is, not {numbers.dtype}"
+            raise ConfigError(f"{what}; begin a new run in another folder")
+    return found
 
 
-def load_model(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float64]:
-    """Return the whole column x of a checkpoint, float64[d]."""
+def load_model(folder: Path, checkpoint: Checkpoint) -> Vector:
+    """Return the whole column x of a checkpoint, float[d]."""
     shards = range(checkpoint.description.shards)
     parts = [load_columns(folder, checkpoint.name, shard)["x"] for shard in shards]
     return np.concatenate(parts)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm
 from distsgd.live.messages.columns import Layout, Vectors
@@ -38,6 +37,7 @@ from distsgd.live.server.sessions import Session
 from distsgd.live.server.shard import Shard
 from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
+from distsgd.problem import Vector
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
@@ -49,8 +49,8 @@ class ServerCase(NamedTuple):
     """A run as its servers see it; every field can be pickled."""
 
     algorithm: Algorithm
-    start: NDArray[np.float64]
-    """The starting point, float64[d]."""
+    start: Vector
+    """The starting point, float[d]."""
     layout: Layout
     fleet: LiveFleet
     limits: Limits
@@ -100,8 +100,8 @@ def serve(
     clock.
 
     A `ConfigError` says that no server can listen at the address, or that the checkpoint is of
-    another format; a `WorkerLost`, that a shard cannot follow the lead, because a worker's message
-    has come to the lead alone: all shards must then be started again with the next life.
+    another format or type; a `WorkerLost`, that a shard cannot follow the lead, because a worker's
+    message has come to the lead alone: all shards must then be started again with the next life.
     """
     case = post.case
     case.folder.mkdir(parents=True, exist_ok=True)
@@ -133,15 +133,16 @@ def _to_follower(context: Context, door: Door) -> Socket:
 
 def _largest_bytes(case: ServerCase, vectors: Vectors) -> int:
     """Return the size of the largest frame that a shard has to take."""
-    column_bytes = 0 if vectors.is_shared else 8 * -(-case.layout.dimension // case.layout.shards)
-    return _OTHERS_BYTES + 4 * DECISION.size * case.layout.workers + column_bytes
+    layout = case.layout
+    column_bytes = 0 if vectors.is_shared else layout.dtype.itemsize * -(-layout.dimension // layout.shards)
+    return _OTHERS_BYTES + 4 * DECISION.size * layout.workers + column_bytes
 
 
 def _shard(post: Post, vectors: Vectors, line: Line, *, n_past: int, life: int, last: Checkpoint | None) -> Shard:
     case, shard = post.case, post.shard
     known: dict[str, Any] = {}
     if last is not None:
-        columns = checkpoint.load_columns(case.folder, last.name, shard)
+        columns = checkpoint.load_columns(case.folder, last.name, shard, case.layout.dtype)
         known = {"columns": columns, "version": last.description.memory.version}
     start = case.start[case.layout.slice(shard)]
     store = Store(case.algorithm, start, case.layout.workers, n_past=n_past, **known)

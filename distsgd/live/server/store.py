@@ -1,7 +1,7 @@
 """The server's columns in one shard, and what decisions do to them.
 
-1. The numbers are those of a fold: pushes are added in worker order, divided by their number, and
-   given to the server's rule with what is known at that update.
+1. The numbers are those of a fold: pushes are added in worker order and in their own type, divided
+   by their number in float64, and given to the server's rule with what is known at that update.
 2. Small slices are updated by NumPy, which calls the rule as it stands. For large ones NumPy's
    intermediate results do not stay near the core: a generated loop makes one pass, in place.
 3. A push that is held is a view of the memory or of the frames in which it came. It is copied only
@@ -14,13 +14,13 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, At, Contract, Push, Rules, State, floats, verb
 from distsgd.kernels.fold.dense import server_source
 from distsgd.kernels.fold.rules import RuleSet, columns, loops
 from distsgd.live.messages.columns import Columns, Layout
 from distsgd.live.server.decisions import Decision
+from distsgd.problem import Vector
 from distsgd.rules.formulas import whole
 
 COMPILED_FROM = 65_536
@@ -31,39 +31,40 @@ COMPILED_FROM = 65_536
 class Store:
     """The columns of one shard.
 
-    They begin at its slice of the starting point, float64[n], or go on from `columns` of the state,
-    float64[n] each, at a version; `n_past` versions are kept beside the newest one.
+    They begin at its slice of the starting point, float[n], and have its type, or go on from
+    `columns` of the state, float[n] each, at a version; `n_past` versions are kept beside the
+    newest one.
     """
 
     def __init__(
         self,
         algorithm: Algorithm,
-        start: NDArray[np.float64],
+        start: Vector,
         workers: int,
         *,
         n_past: int = 0,
-        columns: Mapping[str, NDArray[np.float64]] | None = None,
+        columns: Mapping[str, Vector] | None = None,
         version: int = 0,
     ) -> None:
         self._workers, self.version = workers, version
         h = floats(algorithm)
         self._state: State = _state(algorithm, h, start, columns or {})
         kind = _Compiled if start.size >= COMPILED_FROM else _Interpreted  # rule 2
-        self._apply: _Compiled | _Interpreted = kind(algorithm, h)
+        self._apply: _Compiled | _Interpreted = kind(algorithm, h, start.dtype)
         self._reads = algorithm.server.reads
         self._held: list[tuple[int, Columns]] = []
         self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
         self._keep()
 
     @property
-    def columns(self) -> dict[str, NDArray[np.float64]]:
+    def columns(self) -> dict[str, Vector]:
         """The state by column."""
         return dict(self._state._asdict())
 
     @property
-    def x(self) -> NDArray[np.float64]:
+    def x(self) -> Vector:
         """The model: a view, until the next update."""
-        x: NDArray[np.float64] = self._state.x
+        x: Vector = self._state.x
         return x
 
     def hold(self, worker: int, columns: Columns) -> None:
@@ -103,11 +104,11 @@ def prepare(algorithm: Algorithm, layout: Layout) -> None:
     """Compile what the shards of a run need, once for all processes that are forked afterwards."""
     largest = -(-layout.dimension // layout.shards)
     if largest >= COMPILED_FROM:
-        h = floats(algorithm)
-        state = _state(algorithm, h, np.zeros(1), {})
-        message, at = [np.zeros(1)] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
+        h, number = floats(algorithm), np.zeros(1, layout.dtype)
+        state = _state(algorithm, h, number, {})
+        message, at = [number] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
         for n_members in {1, verb(algorithm.cycle, Push).quorum_of(layout.workers)}:
-            _Compiled(algorithm, h)(state, [message] * n_members, at)
+            _Compiled(algorithm, h, layout.dtype)(state, [message] * n_members, at)
 
 
 class _Interpreted:
@@ -115,15 +116,15 @@ class _Interpreted:
 
     is_in_place = False
 
-    def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
-        self._h, self._rule = h, Rules.of(algorithm).apply
+    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any]) -> None:  # noqa: ANN401 # a NamedTuple
+        self._h, self._rule = h, Rules.of(algorithm, dtype).apply
         self._message = Contract.of(algorithm).message
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
         total = members[0]
         for message in members[1:]:
             total = [np.add(one, other) for one, other in zip(total, message, strict=True)]
-        mean = self._message(*(column / len(members) for column in total))  # rule 1
+        mean = self._message(*(np.divide(column, len(members), dtype=np.float64) for column in total))  # rule 1
         found = self._rule(self._h, state, mean, at)
         return type(found)(*(whole(column, state.x.size) for column in found))
 
@@ -133,8 +134,8 @@ class _Compiled:
 
     is_in_place = True
 
-    def __init__(self, algorithm: Algorithm, h: Any) -> None:  # noqa: ANN401 # a NamedTuple
-        rules = RuleSet.of(algorithm)
+    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any]) -> None:  # noqa: ANN401 # a NamedTuple
+        rules = RuleSet.of(algorithm, dtype)
         kinds, self._loops = columns(rules), loops(rules, server_source)
         self._h, self._state, self._message = kinds.hyper(*h), kinds.state, kinds.message
 
@@ -155,13 +156,9 @@ class _Compiled:
 def _state(
     algorithm: Algorithm,
     h: Any,  # noqa: ANN401 # a NamedTuple
-    start: NDArray[np.float64],
-    known: Mapping[str, NDArray[np.float64]],
+    start: Vector,
+    known: Mapping[str, Vector],
 ) -> State:
-    first = Rules.of(algorithm).server_init(h, start)
+    first = Rules.of(algorithm, start.dtype).server_init(h, start)
     columns = {**first._asdict(), **known}.values()
-    return type(first)(*(_filled(column, start.size) for column in columns))
-
-
-def _filled(column: Any, size: int) -> NDArray[np.float64]:  # noqa: ANN401 # a number or an array
-    return np.array(np.broadcast_to(np.asarray(column, np.float64), size))
+    return type(first)(*(np.full(start.size, column, start.dtype) for column in columns))
