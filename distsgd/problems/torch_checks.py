@@ -110,6 +110,7 @@ class Trial(NamedTuple):
     """A model at its starting point, and a few samples."""
 
     model: Model
+    point: Vector
     samples: Table
 
     @classmethod
@@ -117,7 +118,7 @@ class Trial(NamedTuple):
         """Return a trial of what `blueprint` describes."""
         model = Model(blueprint)
         model.move(origin)
-        return cls(model, samples)
+        return cls(model, origin, samples)
 
     def value(self, n_times: int = 1) -> Tensor:
         """Return the loss of the samples, each so many times, if it is one number."""
@@ -148,7 +149,7 @@ class Trial(NamedTuple):
             raise ConfigError(f"{what}, but a step changes those of {_listed(changing)}")
         with drawing(self.model.generators, 0):
             before = [one.get_state() for one in self.model.generators]
-            self._check_slopes()
+            _told("loss must be differentiable", self.model.gradient_into, *self.samples, self.point.copy())
             after = [one.get_state() for one in self.model.generators]
         with self.model.evaluated(self.samples):
             self._check_mean()
@@ -156,12 +157,6 @@ class Trial(NamedTuple):
             _told("metric must return one number", lambda: float(metric(outputs, self.samples.y)))
         # whoever draws moves its generator on
         return not all(map(torch.equal, before, after))
-
-    def _check_slopes(self) -> None:
-        slopes = _told("loss must be differentiable", self.model.slopes, *self.samples)
-        for name, slope in zip(self.model.names, slopes, strict=True):
-            if slope.layout != torch.strided:
-                raise ConfigError(f"gradients must be dense, but that of {name} is sparse; use sparse=False")
 
     def _check_mean(self) -> None:
         """Refuse a sum over the batch: repeated twice, a batch has the same mean."""

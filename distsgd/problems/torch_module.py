@@ -8,7 +8,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,11 +50,15 @@ class Table(NamedTuple):
     y: Tensor
 
     def batch(self, batch: NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """Return the samples of a batch, int[b], or of many, int[m, b], and their labels."""
+        """Return the samples of a batch, int[b], and their labels."""
         # faster than an index in brackets
-        chosen = torch.from_numpy(batch.astype(np.int64).reshape(-1)).to(self.x.device)
-        x, y = (one.index_select(0, chosen).view(*batch.shape, *one.shape[1:]) for one in self)
-        return x, y
+        chosen = torch.from_numpy(batch.astype(np.int64)).to(self.x.device)
+        return self.x.index_select(0, chosen), self.y.index_select(0, chosen)
+
+    def batches(self, batches: NDArray[Any]) -> tuple[Tensor, Tensor]:
+        """Return the samples of many batches, int[m, b], and their labels."""
+        x, y = self.batch(batches.reshape(-1))
+        return x.view(*batches.shape, *x.shape[1:]), y.view(*batches.shape, *y.shape[1:])
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all samples in chunks of nearly one size, so that each counts alike."""
@@ -71,11 +75,15 @@ def table_of(x: Any, y: NDArray[Any], dtype: np.dtype[Any], device: str) -> Tabl
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     """Return a tensor on the memory of an array, or of a copy if PyTorch may not write there."""
-    return torch.from_numpy(np.require(array, requirements=("C", "W")))
+    return torch.from_numpy(array if array.flags.carray else array.copy())
 
 
 class Model:
-    """A module that computes at the vector it was last moved to."""
+    """A module that computes at the vector it was last moved to.
+
+    Where it is large, its parameters are views of that vector, and gradients are joined where they
+    are wanted. Otherwise vectors are copied in and out, which takes less time.
+    """
 
     def __init__(self, blueprint: Blueprint) -> None:
         self.module = copy.deepcopy(blueprint.module).to(blueprint.device)
@@ -87,13 +95,14 @@ class Model:
         if isinstance(self.loss, nn.Module):
             self.loss.to(self._device)
         self.generators = generators_of(self._device)
-        self._blocks = self._own_blocks()
+        self._is_large = self._can_view()
+        like = next(iter(self._trained.values()))
+        self._point, self._slope = (like.new_empty(blueprint.layers[-1].place.stop) for _ in range(2))
+        self._read_from(self._point)
+        if not self._is_large:
+            for one, part in zip(self._trained.values(), self._parts(self._slope), strict=True):
+                one.grad = part
         self.train()
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters that are trained."""
-        return list(self._trained)
 
     def train(self) -> None:
         """Go back into training, where modules that are frozen are evaluated all the same."""
@@ -103,32 +112,46 @@ class Model:
 
     def move(self, x: Vector) -> None:
         """Compute at `x`, float[d], from now on."""
-        if self._blocks:
-            for block, layer in zip(self._blocks, self._layers, strict=True):
-                block[...] = x[layer.place]
+        vector, is_aligned = _tensor(x), x.ctypes.data % _ALIGNED_BYTES == 0
+        if not (self._is_large and is_aligned):
+            vector = self._point.copy_(vector)
+        if self._is_large:
+            self._read_from(vector)
+
+    def gradient_into(self, x: Tensor, y: Tensor, out: Vector) -> None:
+        """Write the gradient of the loss of these samples into `out`, float[d]."""
+        value, into = self.loss(self.module(x), y), torch.from_numpy(out)
+        if self._is_large:
+            slopes = torch.autograd.grad(value, list(self._trained.values()), materialize_grads=True)
+            torch.cat([slope.to_dense().reshape(-1) for slope in slopes], out=into)
         else:
-            vector = _tensor(x if x.ctypes.data % _ALIGNED_BYTES == 0 else x.copy()).to(self._device)
-            for one, layer in zip(self._trained.values(), self._layers, strict=True):
-                one.data = vector[layer.place].view(layer.shape)
+            self._slope.zero_()
+            value.backward()
+            into.copy_(self._slope)
 
-    def slopes(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        """Return the gradient of the loss of these samples, one tensor per parameter."""
-        value = self.loss(self.module(x), y)
-        return torch.autograd.grad(value, list(self._trained.values()), materialize_grads=True)
-
-    def many_slopes(self, xs: Vector, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        """Return m gradients, each at its own point, float[d], and of its own samples."""
+    def gradients_into(self, xs: Vector, x: Tensor, y: Tensor, out: Vector) -> None:
+        """Write m gradients, each at its own point and samples, into `out`, float[m, d]."""
 
         def value(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             found: Tensor = self.loss(torch.func.functional_call(self.module, parameters, (x,)), y)
             return found
 
-        points = _tensor(xs).to(self._device)
-        parts = {
-            name: points[:, layer.place].view(-1, *layer.shape)
-            for name, layer in zip(self._trained, self._layers, strict=True)
-        }
-        return list(torch.func.vmap(torch.func.grad(value))(parts, x, y).values())
+        parts = dict(zip(self._trained, self._parts(_tensor(xs).to(self._device)), strict=True))
+        slopes = torch.func.vmap(torch.func.grad(value))(parts, x, y)
+        torch.from_numpy(out).copy_(torch.cat([slope.reshape(len(xs), -1) for slope in slopes.values()], 1))
+
+    def _parts(self, vectors: Tensor) -> list[Tensor]:
+        """Return views of the parameters in a vector, or in many."""
+        return [vectors[..., one.place].view(*vectors.shape[:-1], *one.shape) for one in self._layers]
+
+    def _read_from(self, vector: Tensor) -> None:
+        for one, part in zip(self._trained.values(), self._parts(vector), strict=True):
+            one.data = part
+
+    def _can_view(self) -> bool:
+        itemsize = next(iter(self._trained.values())).itemsize
+        is_aligned = all(one.first * itemsize % _ALIGNED_BYTES == 0 for one in self._layers)
+        return self._device.type == "cpu" and is_aligned and self._layers[-1].place.stop >= _VIEWED
 
     @contextlib.contextmanager
     def evaluated(self, samples: Table) -> Iterator[None]:
@@ -152,25 +175,6 @@ class Model:
         for one in self._normalised:
             one.track_running_stats = False
             one.eval()
-
-    def _own_blocks(self) -> list[NDArray[Any]]:
-        """Return own memory of the parameters, as vectors; nothing if they are views of a point."""
-        itemsize = next(iter(self._trained.values())).itemsize
-        is_aligned = all(layer.first * itemsize % _ALIGNED_BYTES == 0 for layer in self._layers)
-        if self._device.type != "cpu" or (is_aligned and self._layers[-1].place.stop >= _VIEWED):
-            return []
-        for one, layer in zip(self._trained.values(), self._layers, strict=True):
-            one.data = one.new_empty(layer.shape)
-        return [one.detach().numpy().reshape(-1) for one in self._trained.values()]
-
-
-def join(slopes: Sequence[Tensor], out: Vector) -> None:
-    """Write gradients into `out`, float[d] or float[m, d], the parameters one behind the other."""
-    parts, into = [slope.reshape(*out.shape[:-1], -1) for slope in slopes], torch.from_numpy(out)
-    if parts[0].device == into.device:
-        torch.cat(parts, -1, out=into)
-    else:
-        into.copy_(torch.cat(parts, -1))
 
 
 def generators_of(device: torch.device) -> list[torch.Generator]:

@@ -34,7 +34,7 @@ from distsgd.problems.torch_checks import (
     some_samples,
     with_policy,
 )
-from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, join, on_one_thread, table_of
+from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, on_one_thread, table_of
 from distsgd.rules.identity import digest, identified
 from distsgd.samples.dataset import Data
 
@@ -126,7 +126,7 @@ class TorchProblem(Problem):
         draws = drawing(self._model.generators, key) if self.is_random else contextlib.nullcontext()
         with on_one_thread(), draws:
             self._model.move(x)
-            join(self._model.slopes(*self._tables[0].batch(batch)), out)
+            self._model.gradient_into(*self._tables[0].batch(batch), out)
 
     def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: Any = None) -> Vector:  # noqa: ANN401 # uint64[m]
         """Return m gradients, float[m, d], each at its own point; vmapped where that is faster."""
@@ -137,7 +137,7 @@ class TorchProblem(Problem):
         with on_one_thread():
             for first in range(0, len(points), _MANY):
                 part = slice(first, first + _MANY)
-                join(self._model.many_slopes(points[part], *self._tables[0].batch(chosen[part])), out[part])
+                self._model.gradients_into(points[part], *self._tables[0].batches(chosen[part]), out[part])
         return out
 
     @contextlib.contextmanager
