@@ -162,8 +162,10 @@ class Trial(NamedTuple):
         """Refuse a sum over the batch: repeated twice, a batch has the same mean."""
         once, twice = (float(self.value(n_times)) for n_times in (1, 2))
         if math.isfinite(once) and not math.isclose(once, twice, rel_tol=1e-3, abs_tol=1e-6):
+            is_sum = math.isclose(2.0 * once, twice, rel_tol=1e-3)
+            advice = "use reduction='mean'" if is_sum else "is the first axis the batch everywhere, as by batch_first?"
             found = f"repeated twice, the same batch has {twice:.4g} instead of {once:.4g}"
-            raise ConfigError(f"loss must be the mean over the batch, but {found}; use reduction='mean'")
+            raise ConfigError(f"loss must be the mean over the batch, but {found}; {advice}")
 
 
 def with_policy(blueprint: Blueprint, changing: Mapping[str, nn.Module], buffers: str | None) -> Blueprint:
