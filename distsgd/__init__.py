@@ -7,12 +7,14 @@ The names below are all that a user needs; each is imported when it is first ask
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distsgd import display
 from distsgd.version import VERSION
 
 if TYPE_CHECKING:
     from distsgd import algorithms as algorithms
     from distsgd import data as data
     from distsgd import problems as problems
+    from distsgd import sklearn as sklearn
     from distsgd.data.partition import Partition as Partition
     from distsgd.errors import ConfigError as ConfigError
     from distsgd.errors import DistsgdWarning as DistsgdWarning
@@ -40,17 +42,18 @@ if TYPE_CHECKING:
     from distsgd.order.laws import uniform as uniform
     from distsgd.problem import Evaluation as Evaluation
     from distsgd.problem import Problem as Problem
+    from distsgd.report.compare import compare as compare
     from distsgd.report.comparison import Comparison as Comparison
-    from distsgd.report.comparison import compare as compare
     from distsgd.run import Run as Run
     from distsgd.run import load as load
     from distsgd.trace import Trace as Trace
 
 __version__ = VERSION
 
-_ROOMS = ("algorithms", "data", "problems")
+_ROOMS = ("algorithms", "data", "problems", "sklearn")
 _NAMES = {
-    "report.comparison": "Comparison compare",
+    "report.comparison": "Comparison",
+    "report.compare": "compare",
     "data.partition": "Partition",
     "errors": "ConfigError DistsgdWarning",
     "order.fleet": "Failures Fleet fixed_staleness stale_reads",
@@ -69,6 +72,15 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_ROOMS, *_HOMES]  # noqa: PLE0604 # all of them are strings; ruff does not follow the star
+
+
+def _load_display() -> display.Display:
+    from distsgd.report import notebook  # noqa: PLC0415 # a run that is not shown needs no charts
+
+    return notebook
+
+
+display.load = _load_display
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 # whatever the name stands for

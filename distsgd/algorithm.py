@@ -34,7 +34,6 @@ from distsgd.rules.formulas import (
     Returned,
     Traced,
     for_numpy,
-    rounding,
     takes_at,
     trace,
 )
@@ -186,8 +185,7 @@ class Contract(NamedTuple):
         """
         kinds = (("State", self.state), ("Replica", self.replica), ("Message", self.message))
         own = SYMBOLIC if symbolic else ()
-        found = (for_numpy(one, (*kinds, *own)) for one in self.formulas.values())
-        return Rules(*(found if dtype == FLOAT64 else (rounding(rule, dtype) for rule in found)))
+        return Rules(*(for_numpy(one, (*kinds, *own), dtype) for one in self.formulas.values()))
 
     @property
     def formulas(self) -> dict[str, Formula]:

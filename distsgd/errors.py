@@ -9,11 +9,12 @@ import difflib
 import inspect
 import math
 import os
+import pickle
 import sysconfig
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name)[:_MOST_SHOWN], names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
     return ConfigError(f"unknown {kind} {shown(name)}; {hint}")
 
 
@@ -176,14 +177,36 @@ def raised(error: BaseException) -> str:
 
     That is the innermost line that is neither ours, nor Python's or an installed package's.
     """
-    paths = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    others = (*(f"{path}{os.sep}" for path in (Path(__file__).parent, *paths)), "<frozen")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [one for one in frames if not one.filename.startswith(others)]
+    own = [one for one in traceback.extract_tb(error.__traceback__) if _is_own(one)]
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
     if not own:
         return text
     return f"{text} ({own[-1].filename}:{own[-1].lineno}, in {own[-1].name})"
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback of `error` through the user's own code, nothing where it has no line."""
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list([one for one in told.stack if _is_own(one)])
+    return "".join(told.format(chain=False)) if told.stack or isinstance(error, SyntaxError) else ""
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    paths = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    others = (*(f"{path}{os.sep}" for path in (Path(__file__).parent, *paths)), "<frozen")
+    return not frame.filename.startswith(others)
+
+
+@contextlib.contextmanager
+def sendable() -> Iterator[None]:
+    """Let a block that pickles for another process raise a `ConfigError` where it cannot."""
+    try:
+        yield
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise ConfigError(
+            f"an algorithm or a problem cannot be sent to another process: {error}; let own code make"
+            " it in a function rather than keep it in an object or a module"
+        ) from None
 
 
 def warn(sentences: Iterable[str]) -> None:

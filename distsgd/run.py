@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from distsgd import display
 from distsgd.errors import ConfigError
 from distsgd.files import content_of, damaged, digest, read, replacing, save_or_keep, sealed, unsealed, unwritable
 from distsgd.status import Status
@@ -128,6 +129,9 @@ class Run:
     crossings : tuple of Crossing
         Where targets were first met, if that was looked for (`distsgd.fold.crossing`); it does not
         identify the run.
+    difference : float or None
+        Of a replay, how far a parameter is from the recorded one at most, relative to the largest;
+        0 if all have the same bits. None of other runs; it is not saved.
     """
 
     x: npt.NDArray[Any]
@@ -140,10 +144,42 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
+    difference: float | None = None
 
     def __repr__(self) -> str:
-        name, last = self.settings["algorithm"]["name"], self.history.row(-1, named=True)
-        return f"Run({name}: {self.status}, {last['update']} updates, loss {last['loss']:.4g})"
+        name = " on ".join(self.settings[key]["name"] for key in ("algorithm", "problem") if key in self.settings)
+        last = self.history["update", "loss"].tail(1).iter_rows()
+        reached = "".join(f", {update:,} updates, loss {loss:.4g}" for update, loss in last)
+        return f"Run({name}: {self.status}{reached}, mean staleness {self.trace.mean_staleness:.3g})"
+
+    def _repr_html_(self) -> str:
+        return display.load().run_html(self)
+
+    def plot(self, picture: str = "loss", *, view: str | None = None) -> Any:  # noqa: ANN401 # a chart of Altair
+        """Return a picture of the run: one of the report, as an Altair chart.
+
+        A notebook shows it; ``save("loss.png")`` writes it, also as SVG, PDF or HTML.
+
+        Parameters
+        ----------
+        picture : str, default "loss"
+            Its name: ``"loss"``, ``"staleness"`` or ``"timeline"``, where the run has what that
+            shows.
+        view : str, optional
+            What a reader of the report can choose above the picture, for example ``"updates"``; by
+            default its first view.
+
+        Returns
+        -------
+        altair.LayerChart
+            The picture with its data, a title and a legend.
+
+        Raises
+        ------
+        ConfigError
+            If the run has no such picture, or the picture no such view; it names the nearest.
+        """
+        return display.load().run_chart(self, picture, view)
 
     @cached_property
     def hash(self) -> str:

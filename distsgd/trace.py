@@ -57,6 +57,7 @@
             0  push      1        1     0   the first, and the one that closes the round
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from distsgd import display
 from distsgd.errors import ConfigError, TraceError, check_count
 from distsgd.lives import DROP, JOIN, LEAVE, PULL, PUSH, ROW, VERBS, Lives, is_one_of, same_as_before, shifted
 
@@ -91,7 +93,11 @@ class Trace:
             raise ConfigError(f"rows must be a one-dimensional array of dtype ROW, not {self.rows.dtype}")
 
     def __repr__(self) -> str:
-        return f"Trace({len(self.rows)} rows, {self.n_updates} updates, {self.workers} workers)"
+        counts = f"{len(self.rows)} rows, {self.n_updates} updates, {self.workers} workers"
+        return f"Trace({counts}, mean staleness {self.mean_staleness:.3g})"
+
+    def _repr_html_(self) -> str:
+        return display.load().trace_html(self)
 
     @cached_property
     def _lives(self) -> Lives:
@@ -143,6 +149,11 @@ class Trace:
         np.minimum.at(oldest, rounds[applied], self.rows["read"][pushes[applied]])
         staleness: np.ndarray = np.arange(len(ends)) - oldest
         return staleness
+
+    @property
+    def mean_staleness(self) -> float:
+        """Mean staleness of the updates, NaN if there is none."""
+        return float(self.staleness.mean()) if self.n_updates else math.nan
 
     @cached_property
     def steps(self) -> np.ndarray:

@@ -239,13 +239,10 @@ def recorded(reads: list[int]) -> Trace:
 def constant_gradients(g: np.ndarray, reads: list[int]) -> np.ndarray:
     """Return AdaptiveRevision's x for given gradients: column t of `g` at update t."""
 
-    class Linear:
-        name, dimension, samples, support = "linear", len(g), 1, None
+    class Linear(Problem):
+        dimension, samples, at_once = len(g), 1, 256
 
-        def start(self, seed: int) -> np.ndarray:  # noqa: ARG002 # of the contract
-            return np.zeros(self.dimension)
-
-        def gradients(self, xs: np.ndarray, batches: np.ndarray) -> np.ndarray:  # noqa: ARG002 # as above
+        def gradients(self, xs: np.ndarray, batches: np.ndarray, keys: object = None) -> np.ndarray:  # noqa: ARG002 # given
             wanted = g[:, self.served : self.served + len(xs)].T
             self.served += len(xs)
             return wanted.copy()

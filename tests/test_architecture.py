@@ -20,14 +20,14 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "lives", "status", "version"},
+        {"display", "errors", "lives", "status", "version"},
         {"files", "rules", "sparse", "statistics", "trace"},
         {"algorithm", "run", "samples"},
         {"algorithms", "kernels", "problem"},
         {"data", "order"},
         {"fold", "problems"},
         {"live"},
-        {"experiment"},
+        {"experiment", "sklearn"},
         {"report"},
         {"__init__", "commands"},
         {"__main__"},
@@ -46,9 +46,11 @@ LAYERS: dict[str, list[set[str]]] = {
         {"numbers", "timeline"},
         {"formatting", "warnings"},
         {"case_conclusions", "pictures", "terminal"},
-        {"conclusions", "figure_files"},
+        {"conclusions", "figure_files", "progress"},
         {"page"},
+        {"notebook"},
         {"comparison"},
+        {"compare"},
     ],
 }
 """The rooms of the package, and those inside of a room, from the lowest layer to the highest.
@@ -69,6 +71,7 @@ OTHERS = {
     "vl_convert": {"report"},
     "zmq": {"live"},
     "ray": {"live"},
+    "jax": {"problems"},
     "time": {"live"},
     "datetime": {"live"},
 }

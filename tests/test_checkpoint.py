@@ -112,3 +112,13 @@ def test_half_a_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write_file(tmp_path, "name", b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_type_is_refused(tmp_path: Path) -> None:
+    """Columns come back in the type in which they were written, and in no other one."""
+    name, x = Name(0, 1), np.arange(3, dtype=np.float32)
+    checkpoint.save_columns(tmp_path, name, 0, {"x": x})
+    found = checkpoint.load_columns(tmp_path, name, 0, x.dtype)["x"]
+    assert (found.dtype, found.tobytes()) == (x.dtype, x.tobytes())
+    with pytest.raises(ConfigError, match="column x must be float64, as the problem is, not float32; begin a new run"):
+        checkpoint.load_columns(tmp_path, name, 0, np.dtype(np.float64))

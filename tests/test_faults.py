@@ -14,6 +14,7 @@ import pytest
 import soak
 from disturbance import Disturbance
 from disturbed_problem import DisturbedProblem
+from small_float32 import SmallFloat32
 
 import distsgd as ds
 from distsgd.algorithm import Algorithm
@@ -50,15 +51,16 @@ class DisturbedRun(Disturbance):
 
     limit_s = LIMIT_S
 
-    def launch(self, algorithm: Algorithm, **options: object) -> Run:
+    def launch(self, algorithm: Algorithm, problem: ds.Problem = PROBLEM, **options: object) -> Run:
         """Make the run, and check that it is its replay."""
         options = {"workers": 3, "delay": ds.constant(0.002), "heartbeat": 5.0} | options
         run = ds.launch(
-            algorithm, PROBLEM, updates=10**9, batch=8, evaluations=10**7, watch=self.watch, stop=self.stop, **options
+            algorithm, problem, updates=10**9, batch=8, evaluations=10**7, watch=self.watch, stop=self.stop, **options
         )
         assert run.status == "stopped"
         run.trace.verify()
-        again = ds.replay(run, algorithm, PROBLEM)
+        again = ds.replay(run, algorithm, problem)
+        assert run.x.dtype == problem.dtype
         assert run.x.tobytes() == again.x.tobytes()
         assert run.history.equals(again.history, null_equal=True)
         return run
@@ -116,6 +118,13 @@ def test_a_killed_server_starts_again(shards: int, name: str) -> None:
     run = disturbed.launch(ASYNCHRONOUS, shards=shards, checkpoint_every=0.1)
     assert run.counts["server_restarts"] == 1
     assert all(JOIN in verbs_of(run, worker) for worker in range(3))
+
+
+def test_a_server_starts_again_with_float32_columns() -> None:
+    """What a checkpoint keeps are the bits of the columns, in their own type."""
+    disturbed = DisturbedRun(kill("server 0"), has_recovered=lambda seen: seen.alive == 3)
+    run = disturbed.launch(ASYNCHRONOUS, SmallFloat32(), shards=2, checkpoint_every=0.1)
+    assert run.counts["server_restarts"] == 1
 
 
 def test_a_push_that_comes_again_is_applied_once() -> None:

@@ -53,7 +53,7 @@ def applied(
     rules = RuleSet.of(algorithm, dtype)
     kinds, compiled = columns(rules), loops(rules, server_source)["apply_one"]
     state = kinds.state(*(column.copy() for column in s))
-    compiled(kinds.hyper(*h), state, kinds.message(*m), AT_SOME)
+    compiled(kinds.hyper(*h), state, kinds.message(*m), AT_SOME, None)
     return list(zip(whole, state, strict=True))
 
 

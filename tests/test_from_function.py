@@ -128,11 +128,25 @@ def test_the_start_is_not_the_caller_s_array() -> None:
     assert problem.start(0).tolist() == [1.0] * 4
 
 
-def test_a_live_run_is_replayed() -> None:
-    """Workers evaluate the functions in processes of their own, and a replay has their bits."""
-    run = ds.launch(ds.algorithms.downpour(0.05), made(), workers=2, updates=30, batch=8)
-    again = ds.replay(run, ds.algorithms.downpour(0.05), made())
-    assert again.x.tobytes() == run.x.tobytes()
+@pytest.mark.parametrize(
+    "changed", [{}, {"gradient": noisy}, {"dtype": np.float32}], ids=["plain", "random", "rounded"]
+)
+def test_runs_of_functions_are_replayed(changed: dict[str, object]) -> None:
+    """Simulated and live runs have the bits of their replays, whatever is drawn and rounded."""
+    algorithm, problem = ds.algorithms.downpour(0.05), made(**changed)
+    runs = (
+        ds.simulate(algorithm, problem, FLEET, updates=30, batch=8),
+        ds.launch(algorithm, problem, workers=2, updates=30, batch=8),
+    )
+    for run in runs:
+        again = ds.replay(run, algorithm, made(**changed))
+        assert again.x.tobytes() == run.x.tobytes()
+        assert again.x.dtype == problem.dtype
+
+
+def test_a_replay_needs_the_same_functions() -> None:
+    """The replay of a run with functions that do something else is refused."""
+    run = ds.simulate(ds.algorithms.downpour(0.05), made(), FLEET, updates=3)
     with pytest.raises(ConfigError, match="problem to replay must be the recorded one"):
         ds.replay(run, ds.algorithms.downpour(0.05), scaled_by(2.0))
 

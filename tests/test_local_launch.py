@@ -1,7 +1,9 @@
 import math
+import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,6 +217,49 @@ def test_a_worker_that_fails_is_named() -> None:
     """An error in a worker ends the run, and says which worker it was and what happened."""
     with pytest.raises(DistsgdError, match=r"worker [01] failed: ZeroDivisionError: divided by zero"):
         live(problem=Failing(), updates=10**9)
+
+
+class Slow(DisturbedProblem):
+    """A problem whose calls are written down; all workers but one compile for a while."""
+
+    problem = PROBLEM
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def start(self, seed: int) -> np.ndarray:
+        """Return the starting point."""
+        self.write("start")
+        return PROBLEM.start(seed)
+
+    def disturb(self, step: int) -> None:
+        """Compile, so to speak."""
+        if step == 1 and "first gradient" in self.path.read_text():
+            time.sleep(0.5)
+        self.write("gradient" if step > 1 else "first gradient")
+
+    def write(self, what: str) -> None:
+        """Write down what this process does."""
+        with self.path.open("a") as file:
+            file.write(f"{os.getpid()} {what}\n")
+
+
+def test_the_launcher_leaves_a_problem_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What may start threads is called in the program and behind the fork; each worker warms up.
+
+    No worker takes a step before all of them have evaluated their first gradient.
+    """
+    path = tmp_path_factory.mktemp("seen") / "calls"
+    live(problem=Slow(path), updates=50)
+    calls = [line.split(" ", 1) for line in path.read_text().splitlines()]
+    calls = [(process, what) for process, what in calls if int(process) != os.getpid()]
+    evaluator = {process for process, what in calls if what == "start"}
+    workers = [process for process, what in calls if what == "first gradient"]
+    assert (len(evaluator), len(workers), len({*workers, *evaluator})) == (1, 2, 3)
+    taken = [what for _, what in calls if what != "start"]
+    assert taken[:2] == ["first gradient"] * 2
+    assert set(taken[2:]) == {"gradient"}
 
 
 def test_an_interrupted_program_leaves_nothing() -> None:

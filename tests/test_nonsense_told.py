@@ -9,7 +9,6 @@ import pytest
 from small_setup import QUADRATIC, SERIAL, TOML
 
 import distsgd as ds
-from distsgd.commands import progress as watching
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.warnings import warnings
 
@@ -96,16 +95,3 @@ def test_workers_that_an_algorithm_cannot_use_are_left_out(call: Call) -> None:
     assert "b did not run on 1 workers: backup must be < the number of workers (1)" in said
     code, _, errors = call("run", "b", "--experiment", "mine.toml", "--workers", "1")
     assert (code, "backup must be <" in errors) == (2, True)
-
-
-def test_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no terminal, a line now and then says how many runs are done; not each."""
-    monkeypatch.setattr(watching, "EVERY_S", 0.0)
-    outcome = Outcome("a", "m", 0)
-    with watching.progress(4) as shown:
-        shown.watch(outcome)
-        monkeypatch.setattr(watching, "EVERY_S", 1e9)
-        shown.watch(outcome)
-    out, errors = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(r"1 of 4 runs \(25 %\) after \d+ s, a on m\n", errors)

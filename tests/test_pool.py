@@ -75,6 +75,13 @@ def test_a_killed_process_is_a_sentence() -> None:
         list(work(end, None, range(4), processes=2))
 
 
+def test_work_may_be_left() -> None:
+    """Who takes no more of the work ends it, without a warning."""
+    running = work(scaled, np.arange(20.0), range(20), processes=2)
+    next(running)
+    running.close()
+
+
 def test_processes_are_counted() -> None:
     """Without a number there is a process per core, and a wrong number is named."""
     assert n_processes(3) == 3

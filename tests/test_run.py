@@ -20,7 +20,7 @@ FILES = ("history.parquet", "trace.parquet", "parameters.npy", "run.json")
 
 def test_a_run_prints_as_one_line(make_run: MakeRun) -> None:
     """A run shows what it is, how it ended and how good it got."""
-    assert repr(make_run([1.0, 0.25])) == "Run(serial: done, 1 updates, loss 0.25)"
+    assert repr(make_run([1.0, 0.25])) == "Run(serial: done, 1 updates, loss 0.25, mean staleness 0)"
 
 
 @pytest.mark.parametrize("status", ["done", "diverged"])

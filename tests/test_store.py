@@ -81,17 +81,18 @@ def test_a_detached_push_outlasts_its_box() -> None:
     assert one.x.tolist() == [-0.1, -0.1]
 
 
-def test_nothing_is_compiled_after_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [np.dtype(np.float64), np.dtype(np.float32)], ids=str)
+def test_nothing_is_compiled_after_the_preparation(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype) -> None:
     """Loops that were prepared before the fork are those that the shards use."""
     monkeypatch.setattr(store, "COMPILED_FROM", 2)
     algorithm = algorithms.synchronous(0.1)
-    prepare(algorithm, Layout(4, 3, 2, 1, 1))
-    generated = store.loops(store.RuleSet.of(algorithm), store.server_source)
+    prepare(algorithm, Layout(4, 3, 2, 1, 1, dtype))
+    generated = store.loops(store.RuleSet.of(algorithm, dtype), store.server_source)
     loops = [generated[name] for name in ("apply_one", "apply_mean")]
     before = [len(loop.signatures) for loop in loops]
-    one = Store(algorithm, np.zeros(2), 3)
+    one = Store(algorithm, np.zeros(2, dtype), 3)
     for version, n in enumerate((1, 3)):
         for worker in range(n):
-            one.hold(worker, [np.ones(2)])
+            one.hold(worker, [np.ones(2, dtype)])
         one.close(close(version))
     assert [len(loop.signatures) for loop in loops] == before == [1, 1]

@@ -279,4 +279,4 @@ def test_rows_of_another_shape_are_refused() -> None:
 def test_a_trace_prints_as_one_line() -> None:
     """A trace shows how long it is, and not its rows."""
     trace = schedule((Pull(), Step(), Push()), Fleet(3), updates=5)
-    assert repr(trace) == f"Trace({len(trace.rows)} rows, 5 updates, 3 workers)"
+    assert repr(trace) == f"Trace({len(trace.rows)} rows, 5 updates, 3 workers, mean staleness 1.4)"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from distsgd.algorithm import Algorithm, Column, Pull, Push, Server, Step, Worker, maximum, sqrt
+from distsgd.algorithm import Algorithm, At, Column, Pull, Push, Server, Step, Worker, maximum, sqrt
 from distsgd.errors import check_number
 
 
@@ -42,13 +42,13 @@ def init(h: Hyper, x: Column) -> State:
     return State(x, 0.0 * x, 0.0 * x + h.z0, 0.0 * x + h.z0)
 
 
-def apply(h: Hyper, s: State, m: Message) -> State:
+def apply(h: Hyper, s: State, m: Message, at: At) -> State:
     """Take the new step, and redo at the new rate what was taken meanwhile at the old one."""
     missed = s.g_sum - m.g_read  # g^bck: what others applied since this worker's pull
-    eta_old = h.learning_rate / sqrt(s.z_max)
+    eta_old = h.learning_rate * at.factor / sqrt(s.z_max)
     z = s.z + m.g * (m.g + 2 * missed)  # z <- z + g^2 + 2 g g^bck: may decrease
     z_max = maximum(s.z_max, z)
-    eta = h.learning_rate / sqrt(z_max)
+    eta = h.learning_rate * at.factor / sqrt(z_max)
     return State(s.x - eta * m.g + (eta_old - eta) * missed, s.g_sum + m.g, z, z_max)
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from distsgd.algorithm import Algorithm, Column, Pull, Push, Start, Step, Worker
+from distsgd.algorithm import Algorithm, At, Column, Pull, Push, Start, Step, Worker
 from distsgd.algorithms.parts import Gradient, optimisers
 from distsgd.errors import check_count, check_number, unknown_name
 
@@ -36,9 +36,9 @@ def at(h: Hyper, w: Replica) -> Column:
     return w.x
 
 
-def step(h: Hyper, w: Replica, g: Column) -> Replica:
+def step(h: Hyper, w: Replica, g: Column, at: At) -> Replica:
     """Accrue the gradient, and take a local step."""
-    return Replica(w.x - h.local_rate * g, w.accrued + g)
+    return Replica(w.x - h.local_rate * at.factor * g, w.accrued + g)
 
 
 def send(h: Hyper, w: Replica) -> tuple[Replica, Gradient]:

@@ -25,7 +25,15 @@ class Centre(NamedTuple):
 
 
 class Elastic(NamedTuple):
-    """A worker: its parameters, velocity, parameters before the elastic move, and that move."""
+    """A worker of EASGD: its parameters, those before the elastic move, and that move."""
+
+    x: Column
+    before: Column
+    difference: Column
+
+
+class Momentum(NamedTuple):
+    """A worker of EAMSGD: the same, and its velocity."""
 
     x: Column
     v: Column
@@ -49,32 +57,62 @@ def apply(h: Hyper, s: Centre, m: Difference) -> Centre:
     return Centre(s.x + m.difference)
 
 
+def difference_of(h: Hyper, x: Column, centre: Column, at: At) -> Column:
+    """Return the elastic difference: a share of what is between a worker and the centre."""
+    return (h.moving_rate + h.beta / at.workers) * (x - centre)
+
+
 def init(h: Hyper, x: Column) -> Elastic:
-    """Start at the centre, at rest."""
-    return Elastic(x, 0.0 * x, x, 0.0 * x)
+    """Start at the centre."""
+    return Elastic(x, x, 0.0 * x)
 
 
 def receive(h: Hyper, w: Elastic, centre: Column, at: At) -> Elastic:
     """Move towards the centre; the gradient is still taken where the worker was before."""
-    alpha = h.moving_rate + h.beta / at.workers
-    difference = alpha * (w.x - centre)
-    return Elastic(w.x - difference, w.v, w.x, difference)
+    difference = difference_of(h, w.x, centre, at)
+    return Elastic(w.x - difference, w.x, difference)
 
 
 def at(h: Hyper, w: Elastic) -> Column:
+    """Evaluate the gradient at the parameters before the elastic move."""
+    return w.before
+
+
+def step(h: Hyper, w: Elastic, g: Column, at: At) -> Elastic:
+    """Move along the gradient."""
+    x = w.x - h.learning_rate * at.factor * g
+    return Elastic(x, x, w.difference)
+
+
+def momentum_init(h: Hyper, x: Column) -> Momentum:
+    """Start at the centre, at rest."""
+    return Momentum(x, 0.0 * x, x, 0.0 * x)
+
+
+def momentum_receive(h: Hyper, w: Momentum, centre: Column, at: At) -> Momentum:
+    """Move towards the centre, as without momentum."""
+    difference = difference_of(h, w.x, centre, at)
+    return Momentum(w.x - difference, w.v, w.x, difference)
+
+
+def momentum_at(h: Hyper, w: Momentum) -> Column:
     """Evaluate the gradient ahead by the momentum, at the parameters before the elastic move."""
     return w.before + h.momentum * w.v
 
 
-def step(h: Hyper, w: Elastic, g: Column) -> Elastic:
+def momentum_step(h: Hyper, w: Momentum, g: Column, at: At) -> Momentum:
     """Update the velocity, and move by it."""
-    v = h.momentum * w.v - h.learning_rate * g
-    return Elastic(w.x + v, v, w.x + v, w.difference)
+    v = h.momentum * w.v - h.learning_rate * at.factor * g
+    return Momentum(w.x + v, v, w.x + v, w.difference)
 
 
-def send(h: Hyper, w: Elastic) -> tuple[Elastic, Difference]:
+def send(h: Hyper, w: Elastic | Momentum) -> tuple[Elastic | Momentum, Difference]:
     """Send the elastic difference."""
     return w, Difference(w.difference)
+
+
+EASGD = Worker(init, receive, at, step, send)
+EAMSGD = Worker(momentum_init, momentum_receive, momentum_at, momentum_step, send)
 
 
 def elastic_averaging(
@@ -107,7 +145,8 @@ def elastic_averaging(
     Returns
     -------
     Algorithm
-        Server state ``x``, the centre; worker state ``x, v, before, difference``; each float64[d].
+        Server state ``x``, the centre; worker state ``x, before, difference``, and ``v``
+        with momentum; each float64[d].
 
     Raises
     ------
@@ -136,6 +175,6 @@ def elastic_averaging(
             check_number("momentum", momentum, at_least=0, below=1),
         ),
         server=Server(centre_init, reads=("x",), apply=apply),
-        worker=Worker(init, receive, at, step, send),
+        worker=EAMSGD if momentum else EASGD,  # which spares a column for each worker
         cycle=(Pull(every=every), Push(every=every), Step()),
     )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distsgd import files, problems
 from distsgd.algorithms import registry
-from distsgd.commands.progress import Terminated, live_progress, progress, stop_asked, terminable
+from distsgd.commands.signals import Terminated, stop_asked, terminable
 from distsgd.errors import ConfigError, TraceError, check_name, check_seed, unknown_name
 from distsgd.experiment import file as experiment
 from distsgd.experiment import tables
@@ -29,6 +29,7 @@ from distsgd.report.comparison import Comparison, load_comparison
 from distsgd.report.conclusions import conclusions
 from distsgd.report.formatting import listed, troubles
 from distsgd.report.numbers.summary import Summary
+from distsgd.report.progress import live_progress, progress_of_runs
 from distsgd.report.terminal import console, print_history, print_summary, print_table, say
 from distsgd.run import Run, check_replaceable, load
 
@@ -87,7 +88,7 @@ def compare(asked: Asked, *, seeds: int | None, processes: int | None, on: str, 
     check_writable(out)
     with locked(out):
         try:
-            with terminable(), progress(found.n_runs) as shown:
+            with terminable(), progress_of_runs(found.n_runs) as shown:
                 found.carry_out(
                     out, processes=processes, is_fresh=fresh, watch=shown.watch, watch_live=shown.watch_live, on=on
                 )
@@ -195,10 +196,10 @@ def replay(folder: Path, *, experiment: Path | None, algorithm: str | None, out:
         return FAILED
     order = again.trace
     lost = f", {order.n_lost} times a worker was lost" if order.n_lost else ""
-    say(
-        f"equal bit for bit: {order.n_updates:,} updates by {order.workers} workers, "
-        f"{order.steps.sum():,} gradients{lost}"
-    )
+    said = "equal bit for bit"
+    if again.difference:
+        said = f"close, as its problem is (a parameter differs by {again.difference:.2g} of the largest one)"
+    say(f"{said}: {order.n_updates:,} updates by {order.workers} workers, {order.steps.sum():,} gradients{lost}")
     if out is not None:
         say(f"wrote {again.save(out)}")
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 from typer.exceptions import TyperException
 
-from distsgd.errors import DistsgdError
+from distsgd.errors import DistsgdError, own_traceback
 from distsgd.version import VERSION
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -197,7 +197,8 @@ def main() -> None:
         sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except (TyperException, DistsgdError) as error:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
-        print(f"distsgd: {' '.join(text.split())}", file=sys.stderr)
+        own = own_traceback(error.__cause__) if error.__cause__ else ""
+        print(f"{own}distsgd: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except MemoryError as error:
         print(f"distsgd: this needs more memory than there is: {error}", file=sys.stderr)

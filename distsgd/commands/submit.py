@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 
 from distsgd.errors import ConfigError, check_count
 from distsgd.experiment import file as experiment
+from distsgd.experiment import tables
 from distsgd.files import check_writable, write
 from distsgd.live.ray import jobs as submission
 from distsgd.live.ray.jobs import Order
@@ -24,12 +26,13 @@ def order(
 
     The `file` is an experiment, None for the built-in one; `changes` are lines of TOML, see
     `experiment.parse`; `storage` is a folder on the cluster, None for a fresh one. A `ConfigError`
-    says that the experiment cannot be read, or has a wrong key.
+    says that the experiment cannot be read, has a wrong key, or names a file that is not sent.
     """
     if file is None:
         experiment.builtin(changes)
     else:
-        experiment.read(file, changes)
+        for path in tables.paths(msgspec.to_builtins(experiment.read(file, changes))):
+            submission.check_sent(file, path)
     arguments = [part for change in changes for part in ("--set", change)]
     if seeds is not None:
         arguments += ["--seeds", str(check_count("seeds", seeds))]

@@ -1,6 +1,7 @@
 """The runs of a comparison, from the first of tuning to the last: what has finished is here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from distsgd.experiment.tuning import find_targets, losses_of, n_tuning_runs, pl
 
 def outcomes(
     setup: Setup, place: Place = NOWHERE, trials: Sequence[Trial] = (), targets: Mapping[str, float] = NO_TARGETS
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run everything, as the `trials` of tuning say, and give each run as it finishes.
 
     In one process they come fleet by fleet, algorithm by algorithm, seed by seed; see `run_jobs`.
@@ -74,7 +75,9 @@ class Execution:
             self.targets |= find_targets(self.setup, place, watch)
             targets = losses_of(self.targets)
             self.trials += tune(self.setup, place, watch, targets=targets)
-            for outcome in outcomes(self.setup, place, self.trials, targets):
-                self.outcomes.append(outcome)
-                if watch is not None:
-                    watch(outcome)
+            # Closed as soon as it is left: a traceback may keep it, and its work would go on.
+            with closing(outcomes(self.setup, place, self.trials, targets)) as found:
+                for outcome in found:
+                    self.outcomes.append(outcome)
+                    if watch is not None:
+                        watch(outcome)

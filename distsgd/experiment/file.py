@@ -107,9 +107,11 @@ class Experiment(RunKeys, kw_only=True, forbid_unknown_fields=True, frozen=True)
         return msgspec.structs.replace(self, **changed)
 
     def build(self, folder: Path = Path()) -> Setup:
-        """Return what the experiment compares, checked; paths of data files start at `folder`."""
+        """Return what the experiment compares, checked; paths and own code start at `folder`."""
         return Setup(
-            algorithms={name: tables.algorithm(name, own, self.tuning) for name, own in self.algorithms.items()},
+            algorithms={
+                name: tables.algorithm(name, own, folder, self.tuning) for name, own in self.algorithms.items()
+            },
             problem=self._problems(folder),
             fleets={name: tables.fleet(name, own) for name, own in self.fleets.items()},
             config=self.config(tables.construct(Partition, self.partition or {}, "[partition]")),

@@ -11,6 +11,7 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import joblib  # type: ignore[import-untyped] # same reason
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped] # same reason
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
-from distsgd.errors import ConfigError, check_count
+from distsgd.errors import ConfigError, check_count, raised
 from distsgd.files import open_standard_streams, unwritable
 
 Common = TypeVar("Common")
@@ -52,15 +53,19 @@ def work(
     started = {"initializer": _obey, "initargs": (os.getpid(),)}
     with _sent(common) as path, joblib.parallel_config("loky", inner_max_num_threads=1, **started):
         tasks = (joblib.delayed(_do)(do, path, place, piece) for place, piece in enumerate(pieces))
-        parallel = joblib.Parallel(processes, return_as="generator_unordered", max_nbytes=None)
+        results = joblib.Parallel(processes, return_as="generator_unordered", max_nbytes=None)(tasks)
         try:
-            for place, done in parallel(tasks):
+            for place, done in results:
                 yield pieces[place], done
         except TerminatedWorkerError:
             raise ConfigError(
                 "a process was killed from outside, perhaps for lack of memory; run the same command"
                 " again to go on, with fewer processes"
             ) from None
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that work is left: who stops here wants that
+                results.close()
 
 
 @contextlib.contextmanager
@@ -73,6 +78,11 @@ def _sent(common: object) -> Iterator[str]:
             file.flush()
         except OSError as error:
             raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from None
+        except Exception as error:  # noqa: BLE001 # what a user's object may raise on its way
+            raise ConfigError(
+                "what is compared cannot be sent to other processes"
+                f" ({raised(error)}); let one do everything: processes=1, or --processes 1"
+            ) from None
         yield file.name
 
 

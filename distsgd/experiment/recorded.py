@@ -47,23 +47,24 @@ def make_again(run: Run, file: Path | None = None, label: str | None = None) -> 
     """
     if run.source and file is None and label is None:
         source = tables.typed(run.source, Source, "the source of the run")
-        algorithm = tables.algorithm("recorded", source.algorithm, Tuning())
-        return Made(algorithm, tables.problem(source.problem, Path(source.folder), "problem"))
+        folder = Path(source.folder)
+        algorithm = tables.algorithm("recorded", source.algorithm, folder, Tuning())
+        return Made(algorithm, tables.problem(source.problem, folder, "problem"))
     described = experiment.builtin() if file is None else experiment.read(file)
     folder = Path() if file is None else file.parent
-    made = Made(_algorithm(described, label, run), _problem(described, folder, run))
+    made = Made(_algorithm(described, folder, label, run), _problem(described, folder, run))
     if file is None and problem_settings(made.problem) != run.settings["problem"]:
         raise _unknown("problem", run)
     return made
 
 
-def _algorithm(described: Experiment, label: str | None, run: Run) -> Algorithm:
+def _algorithm(described: Experiment, folder: Path, label: str | None, run: Run) -> Algorithm:
     known = described.algorithms
     if label is not None:
         check_name("algorithm", label, known)
-        return _with_numbers(tables.algorithm(label, known[label], described.tuning), run)
+        return _with_numbers(tables.algorithm(label, known[label], folder, described.tuning), run)
     for name, table in known.items():
-        found = _with_numbers(tables.algorithm(name, table, described.tuning), run)
+        found = _with_numbers(tables.algorithm(name, table, folder, described.tuning), run)
         if settings(found) == run.settings["algorithm"]:
             return found
     raise _unknown("algorithm", run)

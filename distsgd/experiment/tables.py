@@ -6,7 +6,7 @@ A wrong key, name or value is a `ConfigError` that says where it stands and what
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
@@ -14,15 +14,27 @@ from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 import msgspec
 
 from distsgd import algorithms, data, problems
+from distsgd.algorithm import Algorithm
 from distsgd.errors import ConfigError, check_count, check_name
+from distsgd.experiment import own_code
 from distsgd.experiment.values import TUNE, Range, Tunable, Tuning
 from distsgd.fold.request import ModelFleet
 from distsgd.live.options import Live
 from distsgd.order.fleet import Failures, Fleet, fixed_staleness, stale_reads
 from distsgd.order.laws import Law
+from distsgd.problem import Problem
 
 Table: TypeAlias = dict[str, Any]
+Maker: TypeAlias = Callable[..., Any]
+"""What makes an object of the parameters of a table."""
 Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+_KINDS = {
+    "algorithm": own_code.Kind(Algorithm, "distsgd.algorithms.serial(0.1)"),
+    "problem": own_code.Kind(Problem, "distsgd.problems.softmax(data)"),
+    "data": own_code.Kind(data.Data, "distsgd.data.from_arrays(x, y)"),
+}
+"""What functions of the user's own must return."""
 
 
 class Breakdowns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -136,24 +148,38 @@ def _check_keys(table: Table, known: Collection[str], where: str) -> None:
         check_name(f"key in {where}:", key, known)
 
 
-def algorithm(label: str, table: Table, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
-    """Return the algorithm that is called `label`, tunable if a parameter is to be tuned."""
+def algorithm(label: str, table: Table, folder: Path, tuning: Tuning) -> Any:  # noqa: ANN401 # an Algorithm or a Tunable
+    """Return the algorithm that is called `label`, tunable if a parameter is to be tuned.
+
+    Own code, and relative paths of its parameters, start at `folder`.
+    """
     where = f"[algorithms.{label}]"
     name, parameters = _named(table, "algorithm", where)
-    check_name(f"algorithm in {where}:", name, algorithms.registry)
-    make = algorithms.registry[name].constructor
+    known = {name: entry.constructor for name, entry in algorithms.registry.items()}
+    make = _maker(name, "algorithm", known, folder, where)
     ranges = {
         key: _range(key, parameters.pop(key), tuning, where)
         for key, value in table.items()
         if value == TUNE or isinstance(value, dict)
     }
-    if not ranges:
-        return construct(make, parameters, where)
-    return Tunable(partial(_constructed, make, parameters, where), ranges)
+    schedule = _schedule(make, parameters, folder, where)
+    made = partial(_scheduled, make, _resolved(make, parameters, folder, where), schedule, where)
+    return Tunable(made, ranges) if ranges else made()
 
 
-def _constructed(make: Callable[..., Any], fixed: Table, where: str, **tuned: float) -> Any:  # noqa: ANN401 # an Algorithm
-    return construct(make, fixed | tuned, where)
+def _schedule(make: Maker, parameters: Table, folder: Path, where: str) -> Callable[[float], float] | None:
+    """Take the schedule of an algorithm whose own parameters have none."""
+    if "schedule" not in parameters or "schedule" in inspect.signature(make).parameters:
+        return None
+    with located(f"{where} schedule:"):
+        return own_code.function(str(parameters.pop("schedule")), folder)
+
+
+def _scheduled(
+    make: Maker, fixed: Table, schedule: Callable[[float], float] | None, where: str, **tuned: float
+) -> Algorithm:
+    found: Algorithm = construct(make, fixed | tuned, where)
+    return found if schedule is None else found._replace(schedule=schedule)
 
 
 def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
@@ -164,27 +190,65 @@ def _range(key: str, given: str | Table, tuning: Tuning, where: str) -> Range:
 
 
 def problem(table: Table, folder: Path, place: str) -> Any:  # noqa: ANN401 # a Problem
-    """Return the problem at `place`; relative paths of its data start at `folder`."""
+    """Return the problem at `place`; relative paths and own code start at `folder`."""
     where = f"[{place}]"
     name, parameters = _named(table, "name", where)
-    check_name(f"problem in {where}:", name, problems.registry)
+    make = _maker(name, "problem", problems.registry, folder, where)
     if "data" in parameters:
         parameters["data"] = _data(parameters["data"], folder, f"[{place}.data]")
-    return construct(problems.registry[name], parameters, where)
+    return construct(make, _resolved(make, parameters, folder, where), where)
 
 
 def _data(given: str | Table, folder: Path, where: str) -> Any:  # noqa: ANN401 # a Data
     name, parameters = _named({"name": given} if isinstance(given, str) else given, "name", where)
-    known = readers()
-    check_name(f"data in {where}:", name, known)
-    if "path" in parameters:
-        parameters["path"] = folder / str(parameters["path"])
-    return construct(known[name], parameters, where)
+    make = _maker(name, "data", readers(), folder, where)
+    return construct(make, _resolved(make, parameters, folder, where), where)
 
 
-def readers() -> dict[str, Callable[..., Any]]:
+def _maker(name: str, kind: str, known: Mapping[str, Maker], folder: Path, where: str) -> Maker:
+    """Return what is called `name`: a `known` one, or a function beside the file."""
+    if own_code.is_own(name):
+        with located(where):
+            return own_code.maker(name, folder, _KINDS[kind])
+    check_name(f"{kind} in {where}:", name, known)
+    return known[name]
+
+
+def _resolved(make: Maker, parameters: Table, folder: Path, where: str) -> Table:
+    """Return `parameters` with their paths below `folder`, and the functions that they name."""
+    known = inspect.signature(make).parameters
+    found = dict(parameters)
+    for key, value in parameters.items():
+        if _is_path(key):
+            found[key] = folder / str(value)
+        elif isinstance(value, str) and own_code.is_own(value) and _takes_function(known.get(key)):
+            with located(f"{where} {key}:"):
+                found[key] = own_code.function(value, folder)
+    return found
+
+
+def _is_path(key: str) -> bool:
+    return key == "path" or key.endswith("_path")
+
+
+def paths(table: Table) -> Iterator[str]:
+    """Yield the paths that an experiment names, in whatever table."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from paths(value)
+        elif _is_path(key):
+            yield str(value)
+
+
+def _takes_function(parameter: inspect.Parameter | None) -> bool:
+    """Return whether a parameter is a schedule, or its type says that it is a function."""
+    return parameter is not None and (parameter.name == "schedule" or "Callable" in str(parameter.annotation))
+
+
+def readers() -> dict[str, Maker]:
     """Return the data that an experiment file can name: by name, what reads or makes them."""
-    return {"digits": data.digits, "svmlight": data.svmlight, "sparse": data.sparse}
+    names = ("digits", "sparse", "svmlight", "csv", "parquet", "npy", "npz")
+    return {name: getattr(data, name) for name in names}
 
 
 def fleet(label: str, table: Table) -> ModelFleet:
@@ -202,10 +266,12 @@ def _named(table: Table, key: str, where: str) -> tuple[str, Table]:
     return table[key], {name: value for name, value in table.items() if name != key}
 
 
-def construct(make: Callable[..., Any], parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
+def construct(make: Maker, parameters: Table, where: str) -> Any:  # noqa: ANN401 # what `make` makes
     """Return ``make(**parameters)``; a `ConfigError` says `where` they stand and what is wrong."""
-    known = inspect.signature(make).parameters
-    _check_keys(parameters, known, where)
+    every = inspect.signature(make).parameters.values()
+    known = {one.name: one for one in every if one.kind in {one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY}}
+    if not any(one.kind is one.VAR_KEYWORD for one in every):
+        _check_keys(parameters, known, where)
     missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
     if missing:
         raise ConfigError(f"{where} needs the key {missing[0]!r}")
@@ -220,6 +286,6 @@ def located(where: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         text = str(error)
-        raise ConfigError(text if where in text else f"{where} {text}") from None
+        raise ConfigError(text if where in text else f"{where} {text}") from error.__cause__
     except MemoryError as error:
         raise ConfigError(f"{where} needs more memory than there is: {error}") from None

@@ -19,12 +19,13 @@ from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, check_name
-from distsgd.fold.case import Driver, FoldCase
-from distsgd.fold.compiled import Dense, OnSupport, is_compiled
-from distsgd.fold.interleaved import Interleaved
-from distsgd.fold.interpreted import Interpreted
-from distsgd.fold.plan import Plan, plan
-from distsgd.fold.recorded import Recorded
+from distsgd.fold.drivers.case import Driver, FoldCase
+from distsgd.fold.drivers.compiled import Dense, OnSupport, is_compiled
+from distsgd.fold.drivers.interleaved import Interleaved
+from distsgd.fold.drivers.interpreted import Interpreted
+from distsgd.fold.drivers.plan import Plan, plan
+from distsgd.fold.drivers.recorded import Recorded
+from distsgd.fold.layers import LayerRates, layer_factors, with_factors
 from distsgd.fold.request import ReadsName
 from distsgd.kernels import NotCompilable
 from distsgd.problem import Problem, Vector
@@ -60,6 +61,7 @@ def fold(
     partition: Partition = SHARED,
     reads: ReadsName = "consistent",
     atomic: bool = True,
+    layer_rates: LayerRates | None = None,
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Apply the rules of `algorithm` along `trace`, and yield the parameters after some updates.
@@ -67,21 +69,24 @@ def fold(
     These `stops`, int64[n], ascend to at most ``trace.n_updates``. The `seed` is that of the
     samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
     no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
-    others (`distsgd.fold.interleaved`), and some changes are lost unless they are `atomic`. All
-    drivers have the same bits; orders in which workers leave or join, or pulls are stale, are
-    interpreted.
+    others (`distsgd.fold.drivers.interleaved`), and some changes are lost unless they are `atomic`.
+    Layers may have rates of their own. All drivers have the same bits; orders in which workers
+    leave or join, or pulls are stale, are interpreted.
 
     It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
     samples cannot be divided, or driver or reads are unknown or do not suit the trace.
     """
     check_algorithm(algorithm)
+    algorithm, factors = with_factors(algorithm, layer_factors(problem, layer_rates))
     data = problem.data if partition.is_divided else None
     parts = partition.divide(data, trace.workers, seed)
     stream = Stream(problem.samples, batch, seed, parts=parts, sampler=partition.sampler)
     planned = plan(algorithm, trace, epochs_per_step=batch / problem.samples)
-    case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers)
+    case = FoldCase(algorithm, problem, planned, stream, problem.start(seed), trace.workers, factors)
     check_driver(driver, reads)
     if reads == "interleaved":
+        if case.layer_factors is not None:
+            raise ConfigError("interleaved reads know one learning rate for all layers; give each the same factor")
         _check_plain(planned, "reads='consistent'")
         folding: Driver | Interleaved = Interleaved(case, trace, is_atomic=atomic)
     else:
@@ -130,7 +135,7 @@ def _interpreted(case: FoldCase) -> Driver:
 
 def _compiled(case: FoldCase) -> Driver:
     _check_plain(case.plan, "driver='auto'")
-    support = on_support(case.algorithm, case.problem)
+    support = on_support(case.algorithm, case.problem) if case.layer_factors is None else None
     return Dense(case) if support is None else OnSupport(case, support)
 
 

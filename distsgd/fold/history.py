@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Algorithm, message_columns
 from distsgd.errors import ConfigError, check_count
 from distsgd.fold.fold import on_support
+from distsgd.fold.layers import norm_names
 from distsgd.fold.request import EVALUATIONS
 from distsgd.problem import Problem
 from distsgd.run import HISTORY, Settings, is_live
@@ -30,6 +31,8 @@ class Point(NamedTuple):
     loss: float
     test_loss: float
     accuracy: float
+    norms: Sequence[float] = ()
+    """Of each layer's gradient."""
 
 
 def history(
@@ -49,7 +52,10 @@ def history(
         "wall_seconds": times if is_live(known) else never,
         "bytes": np.append(0.0, _bytes(trace, *sizes))[after],
     }
-    return pl.DataFrame({name: (found | spent)[name] for name in HISTORY}, HISTORY)
+    columns = {name: (found | spent)[name] for name in HISTORY}
+    layers = norm_names(problem) if known.get("layer_norms") else []
+    norms = {name: [point.norms[n] for point in evaluations] for n, name in enumerate(layers)}
+    return pl.DataFrame(columns | norms, HISTORY | dict.fromkeys(layers, pl.Float64))
 
 
 def _bytes(trace: Trace, pulled: float, pushed: float) -> NDArray[np.float64]:

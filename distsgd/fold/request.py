@@ -15,6 +15,7 @@ import msgspec
 from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_batch, check_count, check_name, check_number, check_seed, wrong_kind
+from distsgd.fold.layers import LayerRates, check_layer_rates, layer_factors
 from distsgd.order.budget import Budget, Unit
 from distsgd.order.fleet import Fleet, StaleReads
 from distsgd.problem import Problem, problem_settings
@@ -42,9 +43,13 @@ class RunConfig:
     reads: ReadsName = "consistent"
     atomic: bool = True
     target: float | None = None
+    layer_rates: LayerRates | None = None
+    layer_norms: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {"batch": check_batch(self.batch), "atomic": bool(self.atomic)}
+        checked["layer_rates"] = check_layer_rates(self.layer_rates) if self.layer_rates else None
+        checked["layer_norms"] = bool(self.layer_norms)
         for name in ("evaluate_every", "evaluations"):
             if getattr(self, name) is not None:
                 checked[name] = check_count(name, getattr(self, name))
@@ -61,9 +66,10 @@ class RunConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it adds to the settings of a run, as JSON; parts and reads only if not the usual."""
+        """What it adds to the settings of a run, as JSON; some only if not the usual."""
         plain = {name: getattr(self, name) for name in ("batch", "target", "evaluate_every", "evaluations")}
         own = plain | {"budget": self.budget.settings} | partition_settings(self.partition)
+        own |= {name: value for name in ("layer_rates", "layer_norms") if (value := getattr(self, name))}
         return own if self.reads == "consistent" else own | {"reads": self.reads, "atomic": self.atomic}
 
 
@@ -88,6 +94,8 @@ class RunKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     evaluations: int = 40
     reads: ReadsName = "consistent"
     atomic: bool = True
+    layer_rates: dict[str, float] | None = None
+    layer_norms: bool = False
 
     def config(self, partition: Partition) -> RunConfig:
         """Return what they say, with a partition, or raise a `ConfigError`."""
@@ -121,6 +129,7 @@ class RunRequest(Generic[F]):
 
     def __post_init__(self) -> None:
         check_algorithm(self.algorithm)
+        layer_factors(self.problem, self.config.layer_rates)
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.config.reads == "interleaved" and isinstance(self.fleet, StaleReads):
             raise ConfigError("interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet")

@@ -13,6 +13,7 @@ from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import warn
 from distsgd.fold.fold import DriverName, State, check_driver, fold
 from distsgd.fold.history import Point, evaluation_points, history, message_bytes
+from distsgd.fold.layers import LayerRates, gradient_norms
 from distsgd.fold.request import NO_HOOKS, Hooks, ModelFleet, ReadsName, RunConfig, RunRequest
 from distsgd.fold.settings_check import doubts
 from distsgd.order.budget import Budget
@@ -45,6 +46,8 @@ def simulate(
     reads: ReadsName = "consistent",
     atomic: bool = True,
     target: float | None = None,
+    layer_rates: LayerRates | None = None,
+    layer_norms: bool = False,
     stop: Callable[[], bool] = lambda: False,
     driver: DriverName = "auto",
 ) -> Run:
@@ -77,12 +80,18 @@ def simulate(
         default every worker draws from all samples, with replacement.
     reads : {"consistent", "interleaved"}, default "consistent"
         Whether a worker reads one version, or coordinate by coordinate while others write: as in
-        Hogwild!, for sparse data and workers that never wait (`distsgd.fold.interleaved`).
+        Hogwild!, for sparse data and workers that never wait (`distsgd.fold.drivers.interleaved`).
     atomic : bool, default True
         Whether interleaved changes of a coordinate are atomic. Otherwise some overwrite others;
         ``run.counts`` says how many are lost.
     target : float, optional
         Training loss at which to end.
+    layer_rates : dict of str to float, optional
+        Factors on the learning rate by layer (``problem.layers``), for example ``{"head": 10.0}``;
+        a name stands also for the layers whose names begin with it and a dot.
+    layer_norms : bool, default False
+        Whether the history has the norm of each layer's mean gradient, over at most 4,096 samples,
+        in the columns ``gradient_norm/<layer>``.
     stop : callable, optional
         Asked at each point of the history whether to end there.
     driver : {"auto", "interpreted", "compiled"}, default "auto"
@@ -107,7 +116,18 @@ def simulate(
     [0.5, 0.125, 0.03125, 0.0078125]
     """
     budget = {"updates": updates, "gradients": gradients, "epochs": epochs, "seconds": seconds}
-    config = RunConfig(Budget.of(budget), batch, evaluate_every, evaluations, partition, reads, atomic, target)
+    config = RunConfig(
+        Budget.of(budget),
+        batch,
+        evaluate_every,
+        evaluations,
+        partition,
+        reads,
+        atomic,
+        target,
+        layer_rates,
+        layer_norms,
+    )
     request = RunRequest(algorithm, problem, fleet, config, seed)
     warn(doubts(request))
     return simulated(request, Hooks(stop), driver)
@@ -149,7 +169,8 @@ def folded(
     status: Status = "done"
     for state in states_of(algorithm, problem, trace, known, stops=stops, driver=driver):
         evaluation = problem.evaluate(state.x)
-        evaluations.append(Point(state.update, *evaluation))
+        norms = gradient_norms(problem, state.x) if known.get("layer_norms") else ()
+        evaluations.append(Point(state.update, *evaluation, norms))
         status = "done" if is_over is None else is_over(state, evaluation.loss)
         if status != "done":
             break
@@ -174,6 +195,6 @@ def states_of(
     driver: DriverName = "auto",
 ) -> Iterator[State]:
     """Fold `trace` as the settings `known` say, and yield the parameters after each of `stops`."""
-    own = {name: known[name] for name in ("batch", "seed", "reads", "atomic") if name in known}
+    own = {name: known[name] for name in ("batch", "seed", "reads", "atomic", "layer_rates") if name in known}
     partition = Partition(**known.get("partition", {}))
     return fold(algorithm, problem, trace, stops=stops, partition=partition, driver=driver, **own)

@@ -7,6 +7,7 @@ from typing import get_args
 from distsgd.algorithm import Algorithm, check_algorithm
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_name, warn
+from distsgd.fold.layers import LayerRates
 from distsgd.fold.request import NO_HOOKS, Hooks, Progress, RunConfig, RunRequest
 from distsgd.fold.settings_check import doubts
 from distsgd.live.options import Kind, LiveEngine, LiveFleet, LiveRequest, OnLoss, Writes
@@ -41,6 +42,8 @@ def launch(
     evaluations: int | None = None,
     partition: Partition = SHARED,
     target: float | None = None,
+    layer_rates: LayerRates | None = None,
+    layer_norms: bool = False,
     staleness: int | Law | None = None,
     delay: Law | Sequence[Law] | None = None,
     shards: int = 1,
@@ -84,6 +87,9 @@ def launch(
         Which samples a worker sees; by default every worker draws from all, with replacement.
     target : float, optional
         Training loss at which to end.
+    layer_rates, layer_norms : optional
+        Factors on the learning rate by layer, and whether the history has the norm of each layer's
+        gradient, as in `simulate`.
     staleness : int or Law, optional
         Updates that every pull is behind at least [versions].
     delay : Law or sequence of Law, optional
@@ -146,7 +152,16 @@ def launch(
         writes=writes,
         ray=_ray(ray, on),
     )
-    config = RunConfig(Budget.of(budget), batch, evaluate_every, evaluations, partition, target=target)
+    config = RunConfig(
+        Budget.of(budget),
+        batch,
+        evaluate_every,
+        evaluations,
+        partition,
+        target=target,
+        layer_rates=layer_rates,
+        layer_norms=layer_norms,
+    )
     request = RunRequest(algorithm, problem, fleet, config, seed)
     workers_alone = Fleet(fleet.workers)  # a model of them: what they cost is not known
     warn(doubts(RunRequest(algorithm, problem, workers_alone, config, seed)))

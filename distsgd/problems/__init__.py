@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from distsgd.problem import Problem
 from distsgd.problems.from_function import from_function
+from distsgd.problems.from_jax import from_jax
 from distsgd.problems.from_torch import from_torch
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
@@ -13,6 +14,7 @@ from distsgd.problems.softmax import softmax
 __all__ = [
     "Problem",
     "from_function",
+    "from_jax",
     "from_torch",
     "least_squares",
     "logistic",

@@ -9,12 +9,25 @@ evaluate its first gradient. So
    their modules import the framework.
 """
 
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
 
+from distsgd.errors import ConfigError
+
 Value = TypeVar("Value")
+
+
+def framework(name: str, extra: str) -> ModuleType:
+    """Return a package that is optional, or raise a `ConfigError` that says what to install."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        what = f"from_{extra} needs the package {name.partition('.')[0]}, which is not installed"
+        raise ConfigError(f"{what}; install it with pip install 'distsgd[{extra}]'") from None
 
 
 class Lazy(Generic[Value]):

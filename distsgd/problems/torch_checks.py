@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, check_name, raised, shown, wrong_kind
 from distsgd.problem import Problem, Vector
-from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, table_of
+from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, numbers_of, table_of
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Sparse
 
@@ -134,10 +134,10 @@ class Trial(NamedTuple):
     def changing(self) -> dict[str, nn.Module]:
         """Return the modules with buffers that training changes, by name."""
         module = self.model.module
-        before = {name: one.clone() for name, one in module.named_buffers()}
+        before = {name: numbers_of(one).tobytes() for name, one in module.named_buffers()}
         with drawing(self.model.generators, 0):
             self.value()
-        changed = [name for name, one in module.named_buffers() if not _same(before.get(name), one)]
+        changed = [name for name, one in module.named_buffers() if before.get(name) != numbers_of(one).tobytes()]
         owners = dict.fromkeys(name.rpartition(".")[0] for name in changed)
         return {name: module.get_submodule(name) for name in owners}
 
@@ -219,7 +219,3 @@ def _described(value: object) -> str:
 
 def _name(value: object) -> str:
     return str(value).removeprefix("torch.")
-
-
-def _same(one: Tensor | None, other: Tensor) -> bool:
-    return one is not None and torch.equal(one, other)

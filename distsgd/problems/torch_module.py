@@ -78,6 +78,12 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array if array.flags.carray else array.copy())
 
 
+def numbers_of(tensor: Tensor) -> Vector:
+    """Return the numbers of a tensor, which may be on the device, as a vector."""
+    vector: Vector = tensor.detach().cpu().numpy().reshape(-1)
+    return vector
+
+
 class Model:
     """A module that computes at the vector it was last moved to.
 
@@ -200,7 +206,7 @@ def drawing(generators: list[torch.Generator], key: int) -> Iterator[None]:
     """Have random layers draw from a key (rule 3)."""
     states = [one.get_state() for one in generators]
     for one in generators:
-        one.manual_seed(key)
+        one.manual_seed(key)  # that of a processor counts 32 bits: of many keys, some draw the same
     try:
         yield
     finally:

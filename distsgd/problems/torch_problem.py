@@ -34,7 +34,7 @@ from distsgd.problems.torch_checks import (
     some_samples,
     with_policy,
 )
-from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, on_one_thread, table_of
+from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, numbers_of, on_one_thread, table_of
 from distsgd.rules.identity import digest, identified
 from distsgd.samples.dataset import Data
 
@@ -194,7 +194,7 @@ def make_problem(
     judge = accuracy if metric is None else check_function("metric", metric, "torch.nn.functional.mse_loss")
     trained = check_parameters(own)
     place = check_device(next(iter(trained.values())).device if device is None else device)
-    origin = np.concatenate([_numbers(one) for one in trained.values()])
+    origin = np.concatenate([numbers_of(one) for one in trained.values()])
     layers = layers_of({name: tuple(one.shape) for name, one in trained.items()})
     for one in trained.values():
         one.data = one.new_empty(0)
@@ -206,7 +206,7 @@ def make_problem(
     settings = {
         "name": type(module).__name__,
         "data": data_settings(known),
-        "start": digest([origin, *map(_numbers, (*own.parameters(), *own.buffers()))]),
+        "start": digest([origin, *map(numbers_of, (*own.parameters(), *own.buffers()))]),
         "buffers": buffers,
         "vmap": vmap,
         "device": place,
@@ -217,11 +217,6 @@ def make_problem(
     if vmap:
         check_vmap(problem)
     return problem
-
-
-def _numbers(tensor: Tensor) -> Vector:
-    vector: Vector = tensor.detach().cpu().numpy().reshape(-1)
-    return vector
 
 
 def _code(module: nn.Module) -> list[Any]:

@@ -8,34 +8,33 @@
    written over by another. Summary and report are those of the latest, and name its runs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import msgspec
+import polars as pl
 
-from distsgd.algorithm import Algorithm
-from distsgd.data.partition import SHARED, Partition
-from distsgd.errors import ConfigError, check_seeds, warn
+from distsgd.errors import ConfigError
 from distsgd.experiment.execution import Execution
-from distsgd.experiment.labels import by_label
 from distsgd.experiment.outcome import Outcome
-from distsgd.experiment.runs import Watch, run_folder
-from distsgd.experiment.setup import Setup
-from distsgd.experiment.sites import Engine
-from distsgd.experiment.target import Reference, Target
+from distsgd.experiment.runs import run_folder
+from distsgd.experiment.target import Target
 from distsgd.experiment.trials import Trial
-from distsgd.experiment.values import Tunable, Tuning
 from distsgd.files import check_writable, read, save_or_keep, sealed, unsealed, write
-from distsgd.fold.request import ModelFleet, ReadsName, RunConfig
-from distsgd.live.options import Live
-from distsgd.order.budget import Budget
-from distsgd.problem import Problem
+from distsgd.report import notebook
 from distsgd.report.conclusions import conclusions
+from distsgd.report.formatting import counts_text
+from distsgd.report.numbers.groups import finished
 from distsgd.report.numbers.summary import FORMAT, Line, Summary, summarise
+from distsgd.report.numbers.table import table
 from distsgd.report.page import render
+from distsgd.report.pictures.charts import Picture
+from distsgd.report.pictures.registry import pictures
 from distsgd.run import identify, is_live, load_as
 
 
@@ -73,12 +72,78 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join(conclusions(self.summary))
 
+    def __repr__(self) -> str:
+        labels = ("algorithm", "fleet", "seed")
+        counts = [len({getattr(one, name) for one in self.outcomes}) for name in labels]
+        of = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in zip(counts, labels, strict=True))
+        ended = counts_text(Counter("failed" if one.run is None else one.run.status for one in self.outcomes))
+        last = [loss for _, run in finished(self.outcomes) for loss in run.history["loss"].tail(1)]
+        losses = f"; losses {min(last):.4g} to {max(last):.4g}" if last else ""
+        return f"Comparison({of}; {ended or 'no run'}{losses})"
+
+    def _repr_html_(self) -> str:
+        return notebook.comparison_html(self.summary, self._pictures)
+
     @cached_property
     def summary(self) -> Summary:
         """Its numbers: the content of ``summary.json``."""
         return summarise(
             self.outcomes, self.settings, is_complete=self.is_complete, trials=self.trials, targets=self.targets
         )
+
+    @cached_property
+    def _pictures(self) -> list[Picture]:
+        return pictures(self.summary, self.outcomes)
+
+    def table(self) -> pl.DataFrame:
+        """Return its results: a row per problem, fleet and algorithm, the numbers of `summary`.
+
+        Returns
+        -------
+        polars.DataFrame
+            The labels ``problem``, ``fleet``, ``algorithm`` and ``engine``; the counts ``workers``,
+            ``finished`` and ``failed`` (runs) and ``dropped`` (pushes); at the end of the runs
+            ``loss``, ``test_loss``, ``accuracy``, ``seconds`` (virtual) or ``wall_seconds`` [s],
+            ``updates`` and ``gradients``, and ``loss_at_equal_time``: medians over seeds, each with
+            the ends of its band, such as ``loss_low`` and ``loss_high``; ``seconds_to_target`` and
+            ``machine_seconds_to_target`` [s], and in how many runs it was met, ``reached_target``;
+            ``mean_staleness`` [versions] and ``utilisation``. Null where a number does not apply.
+            Pandas has it by ``to_pandas()``.
+        """
+        return table(self.summary)
+
+    def plot(
+        self, picture: str = "loss", *, problem: str | None = None, fleet: str | None = None, view: str | None = None
+    ) -> alt.LayerChart:
+        """Return a picture of the report, as an Altair chart.
+
+        A notebook shows it; ``save("loss.png")`` writes it, also as SVG, PDF or HTML.
+
+        Parameters
+        ----------
+        picture : str, default "loss"
+            Its name. Of all fleets together: ``"loss-against-staleness"``, ``"speed-up"``,
+            ``"profiles"``, ``"learning-rate-map"`` and ``"sensitivity"``; of one problem on one
+            fleet: ``"loss"``, ``"time-to-target"``, ``"ratios"``, ``"staleness"``, ``"classes"``,
+            ``"timeline"``, ``"both-losses"`` and ``"both-staleness"``. A picture is there where the
+            comparison has what it shows.
+        problem, fleet : str, optional
+            Which of several pictures of that name; by default the first.
+        view : str, optional
+            What a reader of the report can choose above the picture, for example ``"updates"``; by
+            default its first view.
+
+        Returns
+        -------
+        altair.LayerChart
+            The picture with its data, a title and a legend.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such picture, problem, fleet or view; it names the nearest.
+        """
+        return notebook.chart(self.summary, self._pictures, picture, view, problem=problem, fleet=fleet)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.json``, ``report.html`` and the runs into `folder`.
@@ -188,96 +253,3 @@ def _loaded(folder: Path, line: Line) -> Outcome:
         return Outcome(*labels, error=line.error, problem=line.problem)
     run = load_as(run_folder(folder, line.hash), line.hash)
     return Outcome(*labels, run=run, problem=line.problem)
-
-
-def compare(
-    algorithms: Algorithm | Tunable | Mapping[str, Algorithm | Tunable],
-    problem: Problem | Mapping[str, Problem],
-    fleets: ModelFleet | Mapping[str, ModelFleet],
-    *,
-    epochs: float | None = None,
-    updates: int | None = None,
-    gradients: int | None = None,
-    seconds: float | None = None,
-    batch: int = 32,
-    seeds: int | Sequence[int] = 3,
-    evaluations: int = 40,
-    target: float | Reference | None = None,
-    note: str = "",
-    tuning: Tuning | None = None,
-    partition: Partition = SHARED,
-    reads: ReadsName = "consistent",
-    atomic: bool = True,
-    engine: Engine | Sequence[Engine] = "simulate",
-    live: Live | None = None,
-    processes: int | None = 1,
-    watch: Watch | None = None,
-) -> Comparison:
-    """Run every algorithm on every problem and fleet, over the same seeds and the same budget.
-
-    Parameters
-    ----------
-    algorithms : Algorithm, Tunable or mapping of str to these
-        By the name under which the report shows them; a single one is called by its name.
-    problem : Problem or mapping of str to Problem
-        What they minimise; a single one is called by its name.
-    fleets : Fleet, StaleReads or mapping of str to these
-        The machines; a single one is called "fleet".
-    epochs, updates, gradients, seconds : float, optional
-        The budget of every run, exactly one of them; seconds are virtual [s].
-    batch : int, default 32
-        Samples per gradient.
-    seeds : int or sequence of int, default 3
-        The seeds, or how many: 0, 1, 2 and so on.
-    evaluations : int, default 40
-        Evaluations per run, equally spaced in the budget.
-    target : float or Reference, optional
-        Training loss whose first crossing is timed; it does not stop a run.
-    note : str, default ""
-        What a reader of the report should know.
-    tuning : Tuning, optional
-        How every `Tunable` among the algorithms is tuned.
-    partition : Partition, optional
-        Which samples a worker sees; by default all, with replacement.
-    reads : {"consistent", "interleaved"}, default "consistent"
-        See `distsgd.simulate`.
-    atomic : bool, default True
-        See `distsgd.simulate`.
-    engine : {"simulate", "local", "ray"} or sequence of these, default "simulate"
-        Whether runs are simulated, launched on this machine, or on a Ray cluster. With several,
-        each fleet is compared on each; live runs are made one at a time, after the others.
-    live : Live, optional
-        How live runs are made, for example ``distsgd.Live(delay=distsgd.exponential(0.01))``.
-    processes : int, optional
-        How many work at once; None for one per core if the work is worth starting them.
-    watch : callable, optional
-        Called with each outcome as it comes, those of tuning first.
-
-    Returns
-    -------
-    Comparison
-        All runs, and their summary.
-
-    Raises
-    ------
-    ConfigError
-        If settings do not fit together.
-    """
-    budget = Budget.of({"epochs": epochs, "updates": updates, "gradients": gradients, "seconds": seconds})
-    config = RunConfig(budget, batch, evaluations=evaluations, partition=partition, reads=reads, atomic=atomic)
-    setup = Setup(
-        by_label("algorithms", algorithms),
-        problem,
-        by_label("fleets", fleets),
-        config,
-        check_seeds("seeds", seeds),
-        target,
-        note,
-        tuning or Tuning(),
-        engine,
-        live or Live(),
-    )
-    warn(setup.warnings)
-    found = Execution(setup)
-    found.carry_out(watch=watch, processes=processes)
-    return Comparison.of(found)

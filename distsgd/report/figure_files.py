@@ -72,7 +72,7 @@ def write(summary: Summary, outcomes: Sequence[Outcome], folder: str | Path, kin
     for name, title, view in _named(summary, pictures(summary, outcomes)):
         path = target / f"{name}.{kind}"
         try:
-            path.write_bytes(_content(view, title, kind))
+            path.write_bytes(content(view, title, kind))
         except OSError as error:
             raise unwritable(path, error) from None
         written.append(path)
@@ -84,11 +84,16 @@ def _named(summary: Summary, found: Sequence[Picture]) -> Iterator[tuple[str, st
     taken: dict[str, int] = {}
     for picture in found:
         place = "" if picture.case is None else case_name(summary, picture.case)
-        title = f"{picture.title}: {place}" if place else picture.title
         for label, view in picture.views.items():
             name = _slug(picture.name, place, label)
             taken[name] = taken.get(name, 0) + 1
-            yield name if taken[name] == 1 else f"{name}-{taken[name]}", title, view
+            yield name if taken[name] == 1 else f"{name}-{taken[name]}", title_of(summary, picture), view
+
+
+def title_of(summary: Summary, picture: Picture) -> str:
+    """Return the title of a picture that stands alone: with the fleet that it is about."""
+    place = "" if picture.case is None else case_name(summary, picture.case)
+    return f"{picture.title}: {place}" if place else picture.title
 
 
 def _slug(*parts: str) -> str:
@@ -96,14 +101,15 @@ def _slug(*parts: str) -> str:
     return "-".join(word for word in words if word)
 
 
-def _content(view: View, title: str, kind: Format) -> bytes:
+def content(view: View, title: str, kind: Format) -> bytes:
+    """Return a file of this `kind`: `view` under a title, or the table that it shows."""
     if kind in {"csv", "parquet"}:
         buffer = BytesIO()
         getattr(table(view), f"write_{kind}")(buffer)
         return buffer.getvalue()
     convert: Callable[..., str | bytes] = getattr(vl_convert, f"vegalite_to_{kind}")
-    content = convert(specification(view, title), **({"scale": 2.0} if kind == "png" else {}))
-    return content.encode() if isinstance(content, str) else content
+    drawn = convert(specification(view, title), **({"scale": 2.0} if kind == "png" else {}))
+    return drawn.encode() if isinstance(drawn, str) else drawn
 
 
 def table(view: View) -> pl.DataFrame:

@@ -50,10 +50,11 @@ def time_text(result: Result) -> str:
 
 def status_text(result: Result) -> str:
     """Return how the runs of `result` ended, with their counts."""
-    return _counts_text(result.status | ({"failed": result.failed} if result.failed else {}))
+    return counts_text(result.status | ({"failed": result.failed} if result.failed else {}))
 
 
-def _counts_text(counts: Mapping[str, int]) -> str:
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return how many runs ended in each way."""
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
@@ -128,7 +129,7 @@ _TRIAL_CELLS: dict[str, Callable[[Trial], str]] = {
     "time to target [s]": lambda one: number(one.seconds),
     "training loss": lambda one: number(one.loss),
     "seeds": lambda one: ", ".join(map(str, one.seeds)),
-    "ended": lambda one: _counts_text(Counter(one.status)),
+    "ended": lambda one: counts_text(Counter(one.status)),
 }
 TRIAL_COLUMNS = tuple(_TRIAL_CELLS)
 """Headings of a table of trials."""

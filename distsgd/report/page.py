@@ -32,7 +32,7 @@ from distsgd.report.pictures.registry import pictures
 from distsgd.run import Run
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
     """What an algorithm came to in one case: a number, and a smaller one below it."""
 
     text: str
@@ -61,7 +61,7 @@ class _Figure(NamedTuple):
 def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
     """Return the page of a comparison as HTML. Every name that a user chose is escaped."""
     keyed = {f"picture-{n}": one for n, one in enumerate(pictures(summary, outcomes))}
-    return _template().render(
+    return template("page.html").render(
         title=_title(summary),
         facts=_facts(summary),
         note=summary.settings.get("note", ""),
@@ -69,7 +69,7 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
         legend=styles(list(summary.algorithms)),
         cases=[case_name(summary, case) for case in summary.cases],
         has_target=any(one.loss is not None for one in summary.targets.values()),
-        overview={name: _overview(summary, name) for name in summary.algorithms},
+        overview=overview(summary),
         shared=_figures(summary, keyed, [None]),
         sections=[_section(summary, together, keyed) for together in _together(summary)],
         troubles=troubles(summary.runs),
@@ -87,13 +87,14 @@ def render(summary: Summary, outcomes: Sequence[Outcome]) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this room, which escapes whatever it is given."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # Views keep their order: the first one is shown first.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.from_string(_resource("page.html"))
+    return environment.from_string(_resource(name))
 
 
 @cache
@@ -125,19 +126,24 @@ def _facts(summary: Summary) -> str:
     return f"{n_runs} each, batch {settings['batch']}, seeds {', '.join(map(str, settings['seeds']))}"
 
 
-def _overview(summary: Summary, algorithm: str) -> list[_Cell]:
+def overview(summary: Summary) -> dict[str, list[Cell]]:
+    """Return what each algorithm came to, a cell for each problem and fleet."""
+    return {name: _overview(summary, name) for name in summary.algorithms}
+
+
+def _overview(summary: Summary, algorithm: str) -> list[Cell]:
     found = {(one.problem, one.fleet): one for one in summary.results if one.algorithm == algorithm}
     return [_overview_cell(summary.of_fleet(case[1], case[0]), found.get(case)) for case in summary.cases]
 
 
-def _overview_cell(results: Sequence[Result], own: Result | None) -> _Cell:
+def _overview_cell(results: Sequence[Result], own: Result | None) -> Cell:
     if own is None or own.loss is None:
-        return _Cell(MISSING, "", is_lowest=False)
+        return Cell(MISSING, "", is_lowest=False)
     least = min(_judged(result) for result in results if result.loss is not None)
     lowest = _judged(own) == least and math.isfinite(least)
     if own.time_to_target is None:
-        return _Cell(number(own.loss.median), "", is_lowest=lowest)
-    return _Cell(time_text(own), f"loss {number(own.loss.median)}", is_lowest=lowest)
+        return Cell(number(own.loss.median), "", is_lowest=lowest)
+    return Cell(time_text(own), f"loss {number(own.loss.median)}", is_lowest=lowest)
 
 
 def _judged(result: Result) -> float:

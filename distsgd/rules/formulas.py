@@ -6,9 +6,11 @@ the two have equal bits whatever the rule calls, closes over or looks up, and th
 does.
 """
 
+import ast
 import dis
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -182,9 +184,15 @@ def _real(value: Any) -> Any:  # noqa: ANN401 # a number or an array
     return value if isinstance(value, np.ndarray) else float(value)
 
 
+def _as_type(dtype: np.dtype[Any], column: Any) -> Any:  # noqa: ANN401 # a number or an array
+    """Return a column in another type, itself if it has that."""
+    return column.astype(dtype, copy=False) if isinstance(column, np.ndarray) else dtype.type(column)
+
+
 _NUMPY: Mapping[str, Any] = {
     # a factor on the learning rate may be one number per coordinate
     "float": _real,
+    "wide": functools.partial(_as_type, FLOAT64),
     # Python's own division raises an error where a whole vector and compiled code give infinity
     "divide": np.divide,
     "sqrt": np.sqrt,
@@ -211,33 +219,44 @@ SYMBOLIC: tuple[tuple[str, Any], ...] = (
 
 
 @functools.lru_cache(maxsize=1024)
-def for_numpy(formula: Formula, kinds: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+def for_numpy(
+    formula: Formula, kinds: tuple[tuple[str, Any], ...], dtype: np.dtype[Any] = FLOAT64
+) -> Callable[..., Any]:
     """Return a formula as a function of numbers or arrays; `kinds` are the classes of its result.
 
-    Overflow and division by zero warn as NumPy is told to.
+    It computes in float64, and returns columns of the type `dtype`. Overflow and division by zero
+    warn as NumPy is told to.
     """
     namespace = {**_NUMPY, **dict(kinds)}
+    if dtype != FLOAT64:
+        namespace["narrow"] = functools.partial(_as_type, dtype)
+        formula = _rounding(formula, namespace)
     exec(formula.source("rule"), namespace)
     found: Callable[..., Any] = namespace["rule"]
     return found
 
 
-def rounding(rule: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..., Any]:
-    """Return a rule that computes in float64, and rounds what it returns to another type."""
+def _rounding(formula: Formula, known: Mapping[str, Any]) -> Formula:
+    """Return a formula that widens the columns with which it computes, and narrows what it returns.
 
-    def rounded(*given: Any) -> Any:  # noqa: ANN401 # numbers, arrays, and NamedTuples of them
-        return _each(dtype.type, rule(*(_each(_wide, one) for one in given)))
+    A column that it returns as it stands is not widened before.
+    """
+    taken = "|".join(one for one in formula.arguments if one not in {"h", "at"})
+    columns = re.compile(rf"(?<![\w.])(?:{taken})\b(?:\.\w+)?")
+    widened: dict[str, str] = {}
 
-    return rounded
+    def wide(text: str) -> str:
+        return columns.sub(lambda found: widened.setdefault(found[0], f"wide{len(widened)}"), text)
 
+    def narrow(part: ast.expr) -> str:
+        role = ast.unparse(part.func) if isinstance(part, ast.Call) else ""
+        if isinstance(part, ast.Call) and isinstance(known.get(role), type):  # a class of columns
+            return f"{role}({', '.join(map(narrow, part.args))})"
+        text = ast.unparse(part)
+        return f"narrow({text if columns.fullmatch(text) else wide(text)})"
 
-def _each(change: Callable[[Any], Any], value: Any) -> Any:  # noqa: ANN401 # as above
-    """Return `value` with each of its numbers and arrays changed, inside of tuples too."""
-    if not isinstance(value, tuple):
-        return change(value)
-    parts = (_each(change, one) for one in value)
-    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-
-
-def _wide(column: Any) -> Any:  # noqa: ANN401 # a number or an array
-    return column.astype(FLOAT64, copy=False) if isinstance(column, (np.ndarray, np.generic)) else column
+    statements = [wide(one) for one in formula.statements]
+    body = ast.parse(formula.result, mode="eval").body
+    result = ", ".join(map(narrow, body.elts if isinstance(body, ast.Tuple) else [body]))
+    first = (f"{name} = wide({column})" for column, name in widened.items())
+    return Formula(formula.arguments, (*first, *statements), result)

@@ -61,7 +61,8 @@ def looked_up(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _of_module(name: str, value: Any, attributes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 # any global
     """Yield what a module's attributes are, those of installed packages left out."""
-    if isinstance(value, ModuleType) and not is_library(value.__name__):
+    is_ours = isinstance(value, ModuleType) and sys.modules.get(value.__name__, value) is not value
+    if isinstance(value, ModuleType) and (is_ours or not is_library(value.__name__)):
         for attribute in attributes:
             if attribute in vars(value):
                 found = vars(value)[attribute]

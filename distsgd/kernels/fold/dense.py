@@ -158,11 +158,6 @@ def message(h, W, slot, sending, factors, first, M):
         w, m = send(h, {state}, at)
         {store["send"]}
         {stores(names.message, "M.{0}[i] = m.{0} if first else M.{0}[i] + m.{0}")}
-
-def apply_mean(h, S, M, members, applying, factors):
-    for i in range(S.x.size):
-        at = within(applying, factors, i)
-        {applied(names, "M.{}[i] / members")}
 """
 
 
@@ -177,12 +172,14 @@ def server_source(names: Names) -> str:
     A mean of one has the bits of the message; not dividing halves the time of a large one.
     """
     return f"""
-def apply_one(h, S, M, at):
+def apply_one(h, S, M, applying, factors):
     for i in range(S.x.size):
+        at = within(applying, factors, i)
         {applied(names, "M.{}[i]")}
 
-def apply_mean(h, S, M, members, at):
+def apply_mean(h, S, M, members, applying, factors):
     for i in range(S.x.size):
+        at = within(applying, factors, i)
         {applied(names, "M.{}[i] / members")}
 """
 
@@ -222,7 +219,8 @@ def shared_kernels(rules: RuleSet) -> Kernels:
 @functools.cache
 def private_kernels(rules: RuleSet) -> Kernels:
     """Return the kernels for workers with a state of their own."""
-    receive, point, step, message, apply_mean = loops(rules, private_source).values()
+    receive, point, step, message = loops(rules, private_source).values()
+    apply_mean = loops(rules, server_source)["apply_mean"]
 
     def points(held, plan, chosen, level, out):
         for n in range(chosen.size):

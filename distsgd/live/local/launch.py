@@ -63,7 +63,7 @@ def run_of(request: LiveRequest, outcome: LiveOutcome, folder: Path) -> Run:
         x, trace = np.frombuffer(last.last, x.dtype).copy(), trace.head(last.update)
     trace.verify()
     status, known = checkpoint.description.status, request.settings
-    points = [Point(one.update, *one.evaluation) for one in judged]
+    points = [Point(one.update, *one.evaluation, one.norms) for one in judged]
     return Run(
         x=x,
         history=history(request.algorithm, request.problem, trace, points, known),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
+from distsgd.fold.layers import layer_factors
 from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
@@ -50,7 +51,8 @@ class Assignments:
     def __init__(self, request: LiveRequest, start: Vector, folder: Path, sessions: Mapping[int, int]) -> None:
         self.request, self.start, self._folder, self._sessions = request, start, folder, sessions
         self.layout, workers = layout_of(request), request.fleet.workers
-        self.worker_case = WorkerCase(request.algorithm, request.problem, stream_of(request), start, workers)
+        factors = layer_factors(request.problem, request.config.layer_rates)
+        self.worker_case = WorkerCase(request.algorithm, request.problem, stream_of(request), start, workers, factors)
         self.keys: Keys | None = None
         self._listening: list[str] = []
 
@@ -74,6 +76,7 @@ class Assignments:
             self._folder,
             request.seed,
             request.config.target,
+            self.worker_case.layer_factors,
         )
         followers = () if shard else self._doors(LEAD)[1:]
         return Post(case, shard, gates(self._listening, self.keys)[shard], followers)
@@ -103,7 +106,9 @@ class Roles:
             else FrameVectors(layout)
         )
         self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
-        prepare(self._request.algorithm, layout)
+        # what all processes would compile, or load, is once for all of them
+        prepare(self._request.algorithm, layout, assignments.worker_case.layer_factors)
+        assignments.worker_case.stream.batch(0, 0)
 
     def serve(self, shard: int, origin: float, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""

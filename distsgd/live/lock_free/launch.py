@@ -25,6 +25,7 @@ Descent", NIPS 2011: Algorithm 1; of its comparators RR is "round_robin" and AIG
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,8 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
-from distsgd.fold.interleaved import needs_no_server
+from distsgd.fold.drivers.interleaved import needs_no_server
+from distsgd.fold.layers import layer_factors, norm_names, with_factors
 from distsgd.fold.request import EVALUATIONS, Hooks
 from distsgd.live.lock_free.workers import Epoch, LockFreeJob, LockFreeOutcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, follow, launcher
@@ -104,6 +106,8 @@ def check_lock_free(request: LiveRequest) -> Support:
         )
     elif request.fleet.writes == "gathered" and batch > 1:
         msg = f"writes='gathered' has a meaning for batches of 1 only, not {batch}; use 'racy'"
+    elif with_factors(algorithm, layer_factors(problem, request.config.layer_rates))[1] is not None:
+        msg = f"lock-free workers know one learning rate for all layers of {problem.name}; give each the same factor"
     else:
         return problem.support
     raise ConfigError(msg)
@@ -164,13 +168,19 @@ def _run(request: LiveRequest, outcome: LockFreeOutcome) -> Run:
     points = outcome.points
     return Run(
         x=outcome.x,
-        history=pl.DataFrame([_row(request, point) for point in points], schema=HISTORY),
+        history=_history(request, points),
         trace=Trace(np.empty(0, ROW), request.fleet.workers),
         status=cast("Status", outcome.status),
         diverged_at=points[-1].update if outcome.status == "diverged" else None,
         settings=request.settings,
         counts={"updates": points[-1].update, "lost_workers": outcome.lost},
     )
+
+
+def _history(request: LiveRequest, points: Sequence[Point]) -> pl.DataFrame:
+    layers = norm_names(request.problem) if request.config.layer_norms else []
+    rows = [_row(request, point) | dict(zip(layers, point.norms, strict=True)) for point in points]
+    return pl.DataFrame(rows, schema=HISTORY | dict.fromkeys(layers, pl.Float64))
 
 
 def _row(request: LiveRequest, point: Point) -> dict[str, Any]:

@@ -5,7 +5,9 @@ It is imported by processes that fork, so it imports nothing that starts threads
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Rules
 from distsgd.errors import WorkerLost
+from distsgd.fold.layers import gradient_norms, layer_factors, with_factors
 from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
@@ -69,6 +72,8 @@ class Point(NamedTuple):
     update: int
     wall_seconds: float
     evaluation: Evaluation
+    norms: Sequence[float] = ()
+    """Of each layer's gradient, if they are asked for."""
 
 
 class LockFreeOutcome(NamedTuple):
@@ -140,6 +145,13 @@ class Tools:
         own = Gathered(kinds.hyper(*request.hyper), copy, base, layout.others, period)
         return cls(job, memory, own, layout.support, gathered_kernel(rules), layout.place)
 
+    @cached_property
+    def schedule(self) -> Callable[[float], float] | None:
+        """The algorithm's own, times the factor of the only layer that sparse problems have."""
+        request = self.job.request
+        factors = layer_factors(request.problem, request.config.layer_rates)
+        return with_factors(request.algorithm, factors)[0].schedule
+
     @property
     def x(self) -> NDArray[np.float64]:
         """The parameters, float64[d]."""
@@ -171,7 +183,7 @@ class Tools:
         request = self.job.request
         first, count = epoch.share(worker, request.fleet.workers)
         _, usual = self.job.epochs[0].share(worker, request.fleet.workers)
-        schedule = request.algorithm.schedule
+        schedule = self.schedule
         factor = 1.0 if schedule is None else float(schedule(float(epoch.number)))
         chunk = kernels.Chunk(
             worker, request.fleet.workers, first, epoch.version, epoch.number * usual, factor, request.config.batch
@@ -255,7 +267,8 @@ class WorkerGroup:
         """Evaluate the objective, add a point to the history, and return the status."""
         request, x = self._job.request, self.tools.x
         evaluation = request.problem.evaluate(x)
-        self.points.append(Point(update, self._seconds, evaluation))
+        norms = gradient_norms(request.problem, x) if request.config.layer_norms else ()
+        self.points.append(Point(update, self._seconds, evaluation, norms))
         return status_after(x, evaluation.loss, request.config.target, lambda: self.is_stopped)
 
     def _hire(self, worker: int) -> None:

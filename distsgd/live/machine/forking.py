@@ -36,7 +36,7 @@ import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
 import numpy as np
 import psutil
 
-from distsgd.errors import ConfigError, WorkerLost
+from distsgd.errors import ConfigError, WorkerLost, sendable
 from distsgd.files import open_standard_streams
 from distsgd.live.machine.failure import Failure
 
@@ -195,7 +195,8 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 def _send(pipe: Connection, content: Any) -> None:  # noqa: ANN401 # whatever can be pickled
     """Send arrays as they are: pickled into the message, they would be copied twice."""
     arrays: list[pickle.PickleBuffer] = []
-    message = cloudpickle.dumps(content, protocol=5, buffer_callback=arrays.append)
+    with sendable():
+        message = cloudpickle.dumps(content, protocol=5, buffer_callback=arrays.append)
     pipe.send([array.raw().nbytes for array in arrays])
     for array in arrays:
         pipe.send_bytes(array.raw())

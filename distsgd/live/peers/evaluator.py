@@ -9,12 +9,14 @@
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import msgspec
 import zmq
 
+from distsgd.fold.layers import gradient_norms
 from distsgd.fold.request import EVALUATIONS
 from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer
@@ -35,6 +37,8 @@ class Judged(NamedTuple):
     """Points that have passed since the snapshot before."""
     last: bytes | None
     """The model, if the run ends with it: its target is met, or it has diverged."""
+    norms: Sequence[float] = ()
+    """Of each layer's gradient, if they are asked for."""
 
 
 class Points:
@@ -128,9 +132,10 @@ class _Evaluator:
         start = time.perf_counter()
         evaluation = self._request.problem.evaluate(x)
         status = status_after(x, evaluation.loss, self._request.config.target)
+        norms = gradient_norms(self._request.problem, x) if self._request.config.layer_norms else ()
         cost_s = time.perf_counter() - start
         last = None if status == "done" else x.tobytes()
-        self._pipe.send(Judged(version, evaluation, cost_s, self._n_skipped, last))
+        self._pipe.send(Judged(version, evaluation, cost_s, self._n_skipped, last, norms))
         self._n_skipped = 0
         loss = math.nan if status == "diverged" else evaluation.loss
         return LOSSES.pack(loss, *evaluation[1:])

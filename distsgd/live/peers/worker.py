@@ -5,7 +5,8 @@
 2. It waits for what it pulls, and not for what it pushes; but where the server gathers a round, it
    waits for the round to close.
 3. A push and a pull due at the same instant are one request.
-4. All gradients are written into one array, until a rule has kept it in the worker's state.
+4. Gradients are written into a few arrays in turn: never into one that the worker's state holds,
+   since a rule may return what it was given.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from distsgd.order.laws import Draws, Law
 from distsgd.problem import Batch, Problem, Vector
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.rules.formulas import whole
+from distsgd.sparse import Floats
 
 _DRAWN = 16
 """Steps whose samples are drawn together."""
@@ -41,6 +43,8 @@ class WorkerCase(NamedTuple):
     start: Vector
     """The starting point, float[d]."""
     workers: int
+    layer_factors: Floats | None = None
+    """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
 
     @property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
@@ -98,7 +102,7 @@ class Replica:
     def __init__(self, case: WorkerCase, worker: int) -> None:
         self._case, self._h = case, case.hyper
         self._rules = Rules.of(case.algorithm, case.start.dtype)
-        self._samples, self._g = Samples(case, worker), np.empty_like(case.start)
+        self._samples, self._gradients = Samples(case, worker), list[Vector]()
         self._keeps_views = is_memoryless(case.algorithm)
         self._epochs_per_step = case.stream.batch_size / case.problem.samples
         self.begin(case.start, version=0, step=0)
@@ -118,11 +122,9 @@ class Replica:
     def take_step(self) -> None:
         """Evaluate the gradient of the step's batch, and take the step."""
         point = whole(self._rules.at(self._h, self._state, self._at), self._case.start.size)
-        batch, key = self._samples.of(self.step)
-        self._case.problem.gradient_into(point, batch, self._g, key)
-        self._state = self._rules.step(self._h, self._state, self._g, self._at)
-        if any(column is self._g for column in self._state):  # rule 4
-            self._g = np.empty_like(self._g)
+        (batch, key), g = self._samples.of(self.step), self._free_array()
+        self._case.problem.gradient_into(point, batch, g, key)
+        self._state = self._rules.step(self._h, self._state, g, self._at)
         self.step += 1
         self._at = self._known()
 
@@ -131,11 +133,19 @@ class Replica:
         self._state, message = self._rules.send(self._h, self._state, self._at)
         return [whole(column, self._case.start.size) for column in message]
 
+    def _free_array(self) -> Vector:
+        for g in self._gradients:
+            if id(g) not in map(id, self._state):  # rule 4
+                return g
+        self._gradients.append(np.empty_like(self._case.start))
+        return self._gradients[-1]
+
     def _known(self) -> At:
         schedule, factor = self._case.algorithm.schedule, 1.0
         if schedule is not None:
             factor = schedule(self.step * (self._epochs_per_step * self._case.workers))
-        return At(self._version, 0, self._case.workers, self.step, factor)
+        layers = self._case.layer_factors
+        return At(self._version, 0, self._case.workers, self.step, factor if layers is None else factor * layers)
 
 
 _LONGEST_S = 1e6

@@ -129,6 +129,17 @@ def check_size(file: Path) -> None:
     )
 
 
+def check_sent(file: Path, path: str) -> None:
+    """Raise a `ConfigError` if an experiment `file` names a `path` that stays here."""
+    inside = Path(os.path.normpath(path))
+    if inside.is_absolute() or (not _is_left_behind(inside) and (file.parent / inside).exists()):
+        return
+    raise ConfigError(
+        f"{path} is no visible file in the folder of {file}, which is all that is sent; put it there,"
+        " or give an absolute path that every node can read"
+    )
+
+
 def _is_left_behind(path: Path) -> bool:
     return any(part in LEFT_BEHIND or part.startswith(".") for part in path.parts)
 

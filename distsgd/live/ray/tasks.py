@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import cloudpickle  # type: ignore[import-untyped] # cloudpickle ships no types
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # same reason
 
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, sendable
 from distsgd.live.ray.failures import missing_package
 from distsgd.live.ray.session import Session, connected, package
 
@@ -47,7 +47,8 @@ def work(
     with connected(processes=processes) as session:
         task = session.ray.remote(num_cpus=1, max_retries=RETRIES)(_done)
         # In a list it stays a reference: as an argument it would be copied for every task.
-        sent = [session.ray.put(cloudpickle.dumps((do, common)))]
+        with sendable():
+            sent = [session.ray.put(cloudpickle.dumps((do, common)))]
         yield from _results(session, partial(task.remote, sent), iter(pieces), processes)
 
 

@@ -148,7 +148,7 @@ def load_columns(folder: Path, name: Name, shard: int, dtype: np.dtype[Any] | No
     with np.load(io.BytesIO(data), allow_pickle=False) as columns:
         found = {column: np.array(columns[column]) for column in columns.files}
     for column, numbers in found.items():
-        if dtype not in (None, numbers.dtype):
+        if dtype is not None and numbers.dtype != dtype:
             what = f"{folder / str(name)}: column {column} must be {dtype}, as the problem is, not {numbers.dtype}"
             raise ConfigError(f"{what}; begin a new run in another folder")
     return found

@@ -38,6 +38,7 @@ from distsgd.live.server.shard import Shard
 from distsgd.live.server.store import Store
 from distsgd.order.budget import Limits
 from distsgd.problem import Vector
+from distsgd.sparse import Floats
 
 _TICK_S = 0.02
 """Time after which a shard looks at the clock again [s]."""
@@ -66,6 +67,8 @@ class ServerCase(NamedTuple):
     seed: int = 0
     target: float | None = None
     """Training loss at which the run ends."""
+    layer_factors: Floats | None = None
+    """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
 
 
 class Post(NamedTuple):
@@ -144,8 +147,9 @@ def _shard(post: Post, vectors: Vectors, line: Line, *, n_past: int, life: int, 
     if last is not None:
         columns = checkpoint.load_columns(case.folder, last.name, shard, case.layout.dtype)
         known = {"columns": columns, "version": last.description.memory.version}
-    start = case.start[case.layout.slice(shard)]
-    store = Store(case.algorithm, start, case.layout.workers, n_past=n_past, **known)
+    own = case.layout.slice(shard)
+    factors = None if case.layer_factors is None else case.layer_factors[own]
+    store = Store(case.algorithm, case.start[own], case.layout.workers, n_past=n_past, layer_factors=factors, **known)
     sessions = {peer: Session(peer, number) for peer, number in case.sessions.items()}
     return Shard(shard, store, vectors, line, sessions=sessions, folder=case.folder, life=life)
 

@@ -22,6 +22,7 @@ from distsgd.live.messages.columns import Columns, Layout
 from distsgd.live.server.decisions import Decision
 from distsgd.problem import Vector
 from distsgd.rules.formulas import whole
+from distsgd.sparse import Floats
 
 COMPILED_FROM = 65_536
 """Numbers of a slice from which on the compiled loop pays: measured, it takes a quarter of NumPy's
@@ -33,7 +34,7 @@ class Store:
 
     They begin at its slice of the starting point, float[n], and have its type, or go on from
     `columns` of the state, float[n] each, at a version; `n_past` versions are kept beside the
-    newest one.
+    newest one. Layers may have factors on the learning rate, float64[n].
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Store:
         n_past: int = 0,
         columns: Mapping[str, Vector] | None = None,
         version: int = 0,
+        layer_factors: Floats | None = None,
     ) -> None:
         self._workers, self.version = workers, version
         h = floats(algorithm)
         self._state: State = _state(algorithm, h, start, columns or {})
         kind = _Compiled if start.size >= COMPILED_FROM else _Interpreted  # rule 2
-        self._apply: _Compiled | _Interpreted = kind(algorithm, h, start.dtype)
+        self._apply: _Compiled | _Interpreted = kind(algorithm, h, start.dtype, layer_factors)
         self._reads = algorithm.server.reads
         self._held: list[tuple[int, Columns]] = []
         self._past: deque[tuple[int, Columns]] = deque(maxlen=n_past + 1)
@@ -100,15 +102,16 @@ class Store:
         self._past.append((self.version, columns))
 
 
-def prepare(algorithm: Algorithm, layout: Layout) -> None:
+def prepare(algorithm: Algorithm, layout: Layout, layer_factors: Floats | None = None) -> None:
     """Compile what the shards of a run need, once for all processes that are forked afterwards."""
+    factors = None if layer_factors is None else layer_factors[:1]
     largest = -(-layout.dimension // layout.shards)
     if largest >= COMPILED_FROM:
         h, number = floats(algorithm), np.zeros(1, layout.dtype)
         state = _state(algorithm, h, number, {})
         message, at = [number] * layout.n_message, At(0, 0, layout.workers, 1, 1.0)
         for n_members in {1, verb(algorithm.cycle, Push).quorum_of(layout.workers)}:
-            _Compiled(algorithm, h, layout.dtype)(state, [message] * n_members, at)
+            _Compiled(algorithm, h, layout.dtype, factors)(state, [message] * n_members, at)
 
 
 class _Interpreted:
@@ -116,8 +119,8 @@ class _Interpreted:
 
     is_in_place = False
 
-    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any]) -> None:  # noqa: ANN401 # a NamedTuple
-        self._h, self._rule = h, Rules.of(algorithm, dtype).apply
+    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any], factors: Floats | None) -> None:  # noqa: ANN401 # a NamedTuple
+        self._h, self._rule, self._factors = h, Rules.of(algorithm, dtype).apply, factors
         self._message = Contract.of(algorithm).message
 
     def __call__(self, state: State, members: list[Columns], at: At) -> State:
@@ -125,6 +128,8 @@ class _Interpreted:
         for message in members[1:]:
             total = [np.add(one, other) for one, other in zip(total, message, strict=True)]
         mean = self._message(*(np.divide(column, len(members), dtype=np.float64) for column in total))  # rule 1
+        if self._factors is not None:
+            at = at._replace(factor=at.factor * self._factors)
         found = self._rule(self._h, state, mean, at)
         return type(found)(*(whole(column, state.x.size) for column in found))
 
@@ -134,8 +139,8 @@ class _Compiled:
 
     is_in_place = True
 
-    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any]) -> None:  # noqa: ANN401 # a NamedTuple
-        rules = RuleSet.of(algorithm, dtype)
+    def __init__(self, algorithm: Algorithm, h: Any, dtype: np.dtype[Any], factors: Floats | None) -> None:  # noqa: ANN401 # as above
+        self._factors, rules = factors, RuleSet.of(algorithm, dtype)
         kinds, self._loops = columns(rules), loops(rules, server_source)
         self._h, self._state, self._message = kinds.hyper(*h), kinds.state, kinds.message
 
@@ -146,10 +151,10 @@ class _Compiled:
                 for column, other in zip(total, message, strict=True):
                     np.add(column, other, out=column)
             mean = self._message(*total)
-            self._loops["apply_mean"](self._h, self._state(*state), mean, len(members), at)
+            self._loops["apply_mean"](self._h, self._state(*state), mean, len(members), at, self._factors)
         else:
             one = self._message(*members[0])
-            self._loops["apply_one"](self._h, self._state(*state), one, at)
+            self._loops["apply_one"](self._h, self._state(*state), one, at, self._factors)
         return state
 
 

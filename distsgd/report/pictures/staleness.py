@@ -35,8 +35,8 @@ def staleness_picture(subject: Subject) -> Picture | None:
         return None
     ages = {name: np.concatenate([read_ages(one) for one in own]) for name, own in traces.items()}
     views = {
-        "versions": _strips(subject.algorithms, versions, share_of_versions, "staleness [versions]"),
-        "seconds": _strips(subject.algorithms, ages, _share_of_seconds, "staleness [s]"),
+        "versions": strips(subject.algorithms, versions, share_of_versions, "staleness [versions]"),
+        "seconds": strips(subject.algorithms, ages, _share_of_seconds, "staleness [s]"),
     }
     note = (
         "How old the parameters were behind each update of the server, from their pull on, all seeds together: "
@@ -98,7 +98,8 @@ def _share_of_seconds(ages: npt.NDArray[np.float64], highest: float) -> list[Row
     ]
 
 
-def _strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], share: Share, title: str) -> View:
+def strips(algorithms: Sequence[str], values: Mapping[str, npt.NDArray[Any]], share: Share, title: str) -> View:
+    """Return a view of how the `values` of each algorithm are distributed, a strip for each."""
     known = {name: own for name, own in values.items() if len(own)}
     highest = max(own.max() for own in known.values())
     cells = [{"algorithm": name} | row for name, own in known.items() for row in share(own, highest)]

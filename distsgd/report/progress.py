@@ -1,9 +1,8 @@
-"""Runs on their way: what a terminal shows of them, and the signals that stop them."""
+"""Runs on their way: what a terminal or a notebook shows of them."""
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -25,62 +24,11 @@ from distsgd.report.formatting import number
 from distsgd.report.terminal import say
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has come, which stops the command as Ctrl-C does."""
-
-
-@contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> Iterator[None]:
-    """Let `handler` be called for some signals while the block runs."""
-    before = {one: signal.signal(one, handler) for one in signals}
-    try:
-        yield
-    finally:
-        for one, own in before.items():
-            signal.signal(one, own)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` while the block runs."""
-
-    def end(*_: object) -> None:
-        raise Terminated
-
-    with _handled(end, signal.SIGTERM):
-        yield
-
-
-class Stop:
-    """Says whether a signal has asked to stop; a second one does not wait for that."""
-
-    code = 0
-    """Exit code of the signal that came, as a shell has it; 0 if none did."""
-
-    def __call__(self) -> bool:
-        """Return whether a signal has come."""
-        return self.code > 0
-
-    def note(self, number: int, _: object) -> None:
-        """Note the signal with this `number`."""
-        if self.code:
-            raise KeyboardInterrupt
-        self.code = 128 + number
-
-
-@contextmanager
-def stop_asked() -> Iterator[Stop]:
-    """Let Ctrl-C and SIGTERM ask to stop while the block runs, instead of ending it."""
-    stop = Stop()
-    with _handled(stop.note, signal.SIGINT, signal.SIGTERM):
-        yield stop
-
-
 class Shown(NamedTuple):
-    """What is told how far runs are, so that a terminal shows it."""
+    """What is told how far runs are, so that a reader sees it; None where nobody is to see it."""
 
-    watch: Watch
-    watch_live: LiveWatch
+    watch: Watch | None = None
+    watch_live: LiveWatch | None = None
 
 
 EVERY_S = 10.0
@@ -110,15 +58,25 @@ class Task:
         say(text, self._bar.console)
 
 
-def _bar(*more: ProgressColumn) -> Progress:
-    """Return a bar that a terminal shows; elsewhere it is disabled, and `Task` prints lines."""
+def is_watched() -> bool:
+    """Return whether a person looks: standard error is a terminal, or this is a notebook."""
     terminal = Console(stderr=True)
+    return terminal.is_terminal or terminal.is_jupyter
+
+
+def _bar(*more: ProgressColumn) -> Progress:
+    """Return a bar that a terminal or a notebook shows; elsewhere `Task` prints lines instead.
+
+    A notebook without ``ipywidgets`` cannot show it.
+    """
+    terminal = Console(stderr=True)
+    can_show = terminal.is_terminal or (terminal.is_jupyter and find_spec("ipywidgets") is not None)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *more)
-    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
+    return Progress(*columns, console=terminal, transient=True, disable=not can_show)
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Shown]:
+def progress_of_runs(total: int) -> Iterator[Shown]:
     """Show runs, time left, how many diverged, and how far a live run has come."""
     n_diverged = 0
     with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
