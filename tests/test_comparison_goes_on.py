@@ -1,6 +1,7 @@
 """A comparison from Python: its folder, its processes, and what it tells on its way."""
 
 import builtins
+import inspect
 import os
 import subprocess
 import sys
@@ -76,6 +77,19 @@ def test_a_comparison_goes_on_where_it_was_stopped(made: list[int], tmp_path: Pa
     found = compared(tmp_path)
     assert len(made) == 5
     assert bits(found) == bits(compared())
+
+
+def test_what_is_stopped_does_not_go_on_behind_its_traceback() -> None:
+    """A notebook keeps the traceback of Ctrl-C: what it holds on to has ended, processes too."""
+
+    def stop(_: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        compared(watch=stop)
+    held = [value for entry in stopped.traceback for value in entry.frame.f_locals.values()]
+    states = [inspect.getgeneratorstate(value) for value in held if inspect.isgenerator(value)]
+    assert states == [inspect.GEN_CLOSED]
 
 
 def test_another_comparison_in_the_folder_is_kept(tmp_path: Path) -> None:

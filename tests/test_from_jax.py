@@ -3,12 +3,14 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pytest
 
 import distsgd as ds
+from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError
 from distsgd.fold.problem_check import check_problem
 from distsgd.problem import problem_settings
@@ -19,7 +21,7 @@ jax = pytest.importorskip("jax", reason="needs distsgd[jax]")
 
 from small_jax import DATA, NETWORK, Array, Tree, accuracy, dropout_loss, flat, loss, perceptron, tree_of  # noqa: E402 # needs jax
 
-PROBLEM = perceptron(metric=accuracy)
+TREE, PROBLEM = tree_of(NETWORK.start(0)), perceptron(metric=accuracy)
 DROPOUT = perceptron(loss=dropout_loss)
 RNG = np.random.default_rng(0)
 POINTS = (PROBLEM.start(0) + 0.01 * RNG.normal(size=(11, PROBLEM.dimension))).astype(np.float32)
@@ -118,6 +120,53 @@ def test_random_layers_draw_from_the_key() -> None:
     assert (DROPOUT.is_random, PROBLEM.is_random) == (True, False)
 
 
+def test_one_worker_is_the_loop_of_jax() -> None:
+    """Serial SGD has the bits of a loop of compiled steps on the same batches.
+
+    The rate is a power of 2, so that a step is rounded once, in float64 as in float32.
+    """
+    x, y = jax.numpy.asarray(DATA.x, "float32"), jax.numpy.asarray(DATA.y)
+
+    @jax.jit
+    def step(parameters: Tree, batch: Array) -> Tree:
+        gradient = jax.grad(loss)(parameters, x[batch], y[batch])
+        return jax.tree.map(lambda p, g: p - 0.25 * g, parameters, gradient)
+
+    parameters, stream = jax.tree.map(jax.numpy.asarray, TREE), Stream(DATA.samples, 32, seed=1)
+    for number in range(200):
+        parameters = step(parameters, stream.batch(0, number))
+    run = ds.simulate(ds.algorithms.serial(0.25), PROBLEM, ds.Fleet(1), updates=200, seed=1)
+    assert np.array_equal(run.x, flat(parameters))
+    assert run.history["accuracy"][-1] > run.history["accuracy"][0]
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, DROPOUT])
+def test_a_live_run_is_replayed(problem: ds.problems.Problem) -> None:
+    """Forked workers have a JAX each, and a replay has their bits, those of random layers too."""
+    algorithm = ds.algorithms.downpour(0.1)
+    run = ds.launch(algorithm, problem, workers=2, updates=60, evaluations=2)
+    assert run.status == "done"
+    assert np.array_equal(ds.replay(run, algorithm, problem).x, run.x)
+
+
+def test_a_run_by_vmap_is_close_to_one_without() -> None:
+    """A few updates by vmap differ by rounding alone from those by single gradients."""
+    one, other = (
+        ds.simulate(ds.algorithms.downpour(0.1), problem, ds.Fleet(8, ds.exponential(1.0)), updates=40)
+        for problem in (PROBLEM, perceptron(vmap=True, metric=accuracy))
+    )
+    assert one.hash != other.hash
+    # 40 gradients, each to some 2**-24 of its size
+    assert 0.0 < np.abs(one.x - other.x).max() < 1e-5
+
+
+def test_the_example_prints_an_answer() -> None:
+    """The example of a model in JAX runs as it stands."""
+    script = Path(__file__).parent.parent / "scripts" / "examples" / "jax_model.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "synchronous" in done.stdout
+
+
 def test_settings_say_what_is_minimised() -> None:
     """Equal models have equal settings, also as copies; another loss, start or data has others."""
     assert problem_settings(PROBLEM) == problem_settings(perceptron(metric=accuracy))
@@ -149,6 +198,8 @@ def test_images_and_tokens_keep_their_shape() -> None:
     ):
         problem = ds.problems.from_jax(function, tree, (x, np.arange(20.0)))
         assert check_problem(problem) == ()
+        # XLA's convolutions have other bits in a loop
+        assert (problem.at_once > 1) == (function is token_loss)
 
 
 def test_nothing_is_known_without_test_samples() -> None:
@@ -161,9 +212,6 @@ def test_nothing_is_known_without_test_samples() -> None:
 def fails(p: Tree, x: Array, y: Array) -> Array:
     """Multiply matrices that do not fit."""
     return (x @ p["out"]["w"] - y).mean()
-
-
-TREE = tree_of(NETWORK.start(0))
 
 
 @pytest.mark.parametrize(

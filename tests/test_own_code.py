@@ -18,6 +18,7 @@ from distsgd.run import identify
 ROOT = Path(__file__).parent.parent
 
 MODULE = """
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 import distsgd as ds
@@ -52,6 +53,14 @@ def my_algorithm(learning_rate, scale=1.0):
 
 def decay(epoch):
     return 1.0 / (1.0 + epoch)
+
+def with_loss(loss: Callable, text="", **others):
+    problem = Middle(loss(4.0))
+    problem.given = (text, others)
+    return problem
+
+def fading(learning_rate, schedule):
+    return my_algorithm(learning_rate)._replace(schedule=schedule)
 
 def load(path):
     return ds.data.from_arrays(np.loadtxt(path), [0, 1] * 5)
@@ -139,6 +148,21 @@ def test_own_data_begin_at_the_file(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("1 2\n" * 10)
     setup = with_problem(tmp_path, 'name = "softmax"\ndata = {name = "mine:load", path = "rows.txt"}')
     assert setup.problem.data.features == 2
+
+
+def test_parameters_may_be_functions(file: Path) -> None:
+    """A parameter is a function if its type or its name says so; any other one keeps its text."""
+    table = 'name = "mine:with_loss"\nloss = "mine:decay"\ntext = "mine:decay"\nmore = 2'
+    text = EXPERIMENT.replace(PROBLEM, table).replace('algorithm = "downpour"', 'algorithm = "mine:fading"')
+    file.write_text(text)
+    setup = built(file)
+    assert (setup.problem.shift, setup.problem.given) == (0.2, ("mine:decay", {"more": 2}))
+    assert setup.algorithms["falling"].schedule(3.0) == 0.25
+
+
+def test_a_class_is_a_function(tmp_path: Path) -> None:
+    """A class of problems is named as a function that returns one is."""
+    assert with_problem(tmp_path, 'name = "mine:Middle"\nshift = 2.5').problem.shift == 2.5
 
 
 def test_own_code_lies_in_a_package(file: Path) -> None:
@@ -277,7 +301,7 @@ def test_what_is_wrong_is_a_sentence(table: str, says: str, tmp_path: Path) -> N
 
 
 def test_a_wrong_schedule_is_told(file: Path) -> None:
-    """A schedule that is not there is told with its place, and no other parameter is a function."""
+    """A schedule that is not there is told with its place."""
     file.write_text(EXPERIMENT.replace("mine:decay", "mine:decai"))
     with pytest.raises(ConfigError, match=r"\[algorithms.falling\] schedule: unknown function of mine: 'decai'.*decay"):
         built(file)

@@ -34,9 +34,9 @@ from distsgd.trace import Trace
 
 DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
 
-INTERPRETED_ROWS, INTERPRETED_NUMBERS = 100_000, 2**29
-"""Traces of fewer rows, and of fewer rows times parameters, are interpreted unless the loops of the
-algorithm have been compiled already: to compile them takes longer."""
+INTERPRETED, CALL = 2**28, 2_000
+"""Coordinates that rules are called on, up to which a trace is interpreted: to compile the loops of
+an algorithm takes longer, unless that has been done. A call takes as long as so many more."""
 
 
 class State(NamedTuple):
@@ -144,8 +144,7 @@ def _fastest(case: FoldCase) -> Driver:
         return _interpreted(case)
     if on_support(case.algorithm, case.problem) is not None:
         return _compiled(case)
-    n_rows = case.plan.rows.size
-    is_long = n_rows > INTERPRETED_ROWS or n_rows * case.start.size > INTERPRETED_NUMBERS
+    is_long = case.plan.rows.size * (CALL + case.start.size) > INTERPRETED
     return _compiled(case) if is_long or is_compiled(case) else _interpreted(case)
 
 

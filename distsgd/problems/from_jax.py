@@ -1,18 +1,15 @@
 """Problems of JAX: a loss over a tree of parameters, its gradients as vectors.
 
-1. What is compiled takes one flat vector, so that it crosses between NumPy and JAX in one piece.
-   Samples stay on the device: a batch crosses as their indices.
-2. Gradients that are asked for together are one call of a loop over the program of a single one,
-   which has the bits of single calls; or, with `vmap`, one call of a program of its own.
-3. Calls have few sizes, since each is compiled: the largest first, single ones last.
+1. Gradients that are asked for together have the bits of single ones where nothing is convolved:
+   XLA has convolutions of another kind, and slow ones, in loops. So a model is tried, and its
+   gradients are evaluated one at a time if bits differ.
+2. Calls have few sizes, since each is compiled: rows behind the last are not looked at, or in vain.
 """
 
-import functools
-import inspect
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,51 +17,20 @@ from numpy.typing import ArrayLike, NDArray
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, raised, shown
 from distsgd.problem import Batch, Evaluation, Exactness, Layer, Problem, Settings, Vector, data_settings, layers_of
+from distsgd.problems.jax_programs import Array, Mean, Model, Program, Programs, Tree, compiled, words
 from distsgd.problems.lazy import Lazy, framework
 from distsgd.rules.identity import array_digest, identified
 from distsgd.samples.dataset import Data, shape_of
 from distsgd.sparse import Sparse
 
-Mean: TypeAlias = Callable[..., Any]
-"""A function of (parameters, x, y), perhaps of a key too, that returns a mean over the batch."""
-Array: TypeAlias = Any
-"""An array of JAX, or of NumPy where it is about to be one."""
-Tree: TypeAlias = Any
-"""A tree of such arrays."""
-Program: TypeAlias = Callable[..., Array]
-"""What JAX has compiled: a function of a row (point, batch, perhaps a key), and of all samples."""
-
-_SIZES = (64, 8)
-"""Gradients of one call (rule 3)."""
+_SIZES = (64, 32, 16, 8)
+"""Gradients of one call (rule 2)."""
 _TOGETHER = 320_000
 """Numbers of gradients that are evaluated together: more do not stay in the cache."""
+_BATCH = 32
+"""Samples of the gradients that are tried: as many as runs have by default, so compiled already."""
 _CHUNK = 512
 """Samples whose losses are evaluated together."""
-
-
-class _Model(NamedTuple):
-    """What the user gave, as far as it is compiled."""
-
-    loss: Mean
-    metric: Mean
-    tree: Tree
-    vmap: bool
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the loss takes a key."""
-        return "key" in inspect.signature(self.loss).parameters
-
-
-class _Programs(NamedTuple):
-    """What JAX has compiled, and the samples on its device."""
-
-    gradient: Program
-    gradients: Program
-    loss: Program
-    metric: Program
-    train: tuple[Array, Array]
-    test: tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +45,7 @@ class JaxProblem(Problem):
     blocks: tuple[Layer, ...]
     n_together: int
     identity: Settings
-    lazy: Lazy[_Programs]
+    lazy: Lazy[Programs]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -103,7 +69,7 @@ class JaxProblem(Problem):
 
     @property
     def at_once(self) -> int:
-        """Small gradients are evaluated together, since a call takes as long as one of them."""
+        """Small gradients are evaluated together, since a call takes as long as some of them."""
         return self.n_together
 
     @property
@@ -112,7 +78,7 @@ class JaxProblem(Problem):
         return self.identity
 
     @property
-    def _programs(self) -> _Programs:
+    def _programs(self) -> Programs:
         return self.lazy.value(self.data)
 
     def start(self, seed: int) -> Vector:  # noqa: ARG002 # the user has drawn them
@@ -131,27 +97,27 @@ class JaxProblem(Problem):
 
     def gradient_into(self, x: Vector, batch: Batch, out: Vector, key: int = 0) -> None:
         """Write the gradient at `x` into `out`, both float[d]."""
-        row = (x, batch, _words(np.uint64(key))) if self.is_random else (x, batch)
+        row = [x, batch, words(np.uint64(key))] if self.is_random else [x, batch]
         out[...] = self._programs.gradient(row, *self._programs.train)
 
     def gradients(self, xs: ArrayLike, batches: ArrayLike, keys: ArrayLike | None = None) -> Vector:
         """Return m gradients, each at its own point, float[m, d]."""
-        points, programs = np.asarray(xs, self.dtype), self._programs
-        words = (_words(np.asarray(keys, np.uint64)),) if self.is_random else ()
-        rows, out = (points, np.asarray(batches, np.uint32), *words), np.empty_like(points)
-        for program, part in self._calls(len(points)):
-            out[part] = program(tuple(row[part] for row in rows), *programs.train)
+        points = np.asarray(xs, self.dtype)
+        keyed = (words(np.asarray(keys, np.uint64)),) if self.is_random else ()
+        rows, out = (points, np.asarray(batches, np.uint32), *keyed), np.empty_like(points)
+        for first in range(0, len(out), self.n_together):
+            part = slice(first, first + self.n_together)
+            self._gradients_into([row[part] for row in rows], out[part])
         return out
 
-    def _calls(self, n_gradients: int) -> Iterator[tuple[Program, slice | int]]:
-        """Yield a program and the rows that it is called with (rule 3)."""
-        first = 0
-        for size in _SIZES:
-            while size <= min(self.n_together, n_gradients - first):
-                yield self._programs.gradients, slice(first, first + size)
-                first += size
-        for row in range(first, n_gradients):
-            yield self._programs.gradient, row
+    def _gradients_into(self, rows: list[NDArray[Any]], out: Vector) -> None:
+        programs, n_rows = self._programs, len(out)
+        if n_rows == 1:
+            out[0] = programs.gradient([row[0] for row in rows], *programs.train)
+            return
+        size = next(size for size in reversed(_SIZES) if size >= n_rows)  # rule 2
+        filled = [_filled(row, size) for row in rows]
+        out[...] = np.asarray(programs.gradients(filled, n_rows, *programs.train))[:n_rows]
 
     def evaluate(self, x: ArrayLike) -> Evaluation:
         """Return training loss, test loss, and the mean of the metric as accuracy."""
@@ -164,7 +130,7 @@ class JaxProblem(Problem):
         point, n, total = np.asarray(x, self.dtype), len(samples[1]), 0.0
         for first in range(0, n, _CHUNK):
             part = np.arange(first, min(first + _CHUNK, n), dtype=np.uint32)
-            total += part.size * float(program((point, part), *samples))
+            total += part.size * float(program([point, part], *samples))
         return total / n
 
 
@@ -195,13 +161,15 @@ def from_jax(
         is set. Without it NumPy's float64 becomes float32, as everywhere in JAX.
     data : Data, tuple or map-style dataset
         Samples of any shape: ``(x, y)`` or ``(x, y, test_x, test_y)`` of arrays or tensors, a
-        dataset of pairs ``(x, y)``, or what `distsgd.data` returns.
+        dataset of pairs ``(x, y)``, or what `distsgd.data` returns. They become arrays of JAX: as
+        float64, int64 is shortened to 32 bits unless `jax_enable_x64` is set.
     metric : callable, optional
         ``metric(parameters, x, y)`` returns a mean over samples. That of the test samples is the
         accuracy of the history.
     vmap : bool, default False
-        Evaluate gradients of many workers by `jax.vmap`, up to 320,000 numbers together. That is
-        faster for small models, and has other bits than one at a time: replays are close then.
+        Evaluate gradients of many workers by `jax.vmap`, up to 320,000 numbers together. It is
+        faster for small dense models, slower for convolutions, and has other bits than one at a
+        time: replays are close then.
     name : str, default "jax"
         What reports call the problem.
 
@@ -219,18 +187,19 @@ def from_jax(
 
     Examples
     --------
+    >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> import distsgd as ds
     >>> x = np.linspace(-1, 1, 100)[:, None]
     >>> def loss(parameters, x, y):
     ...     return ((x @ parameters["w"] + parameters["b"] - y) ** 2).mean()
-    >>> line = {"w": np.zeros((1, 1)), "b": np.zeros(1)}
+    >>> line = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}
     >>> problem = ds.problems.from_jax(loss, line, (x, 3 * x + 1))
     >>> [layer.name for layer in problem.layers]
     ['b', 'w']
     """
     samples, tree = _samples(data), _arrays(parameters)
-    model = _Model(_function("loss", loss), _function("metric", metric or _no_metric), tree, vmap)
+    model = Model(_function("loss", loss), _function("metric", metric or _no_metric), tree, vmap)
     jax, blocks = framework("jax", "jax"), _layers(tree)
     origin = np.concatenate([leaf.reshape(-1) for leaf in jax.tree_util.tree_leaves(tree)])
     n_together = next((size for size in _SIZES if size * origin.size <= _TOGETHER), 1)
@@ -252,10 +221,11 @@ def from_jax(
         blocks=blocks,
         n_together=n_together,
         identity=identity,
-        lazy=Lazy(_programs, model),
+        lazy=Lazy(compiled, model),
     )
     _check_scalars(problem)
-    return problem
+    is_fine = vmap or n_together == 1 or _has_bits_of_singles(problem)
+    return problem if is_fine else dataclasses.replace(problem, n_together=1)
 
 
 def _samples(data: Any) -> Data:  # noqa: ANN401 # whatever holds numbers
@@ -309,10 +279,10 @@ def _layers(tree: Tree) -> tuple[Layer, ...]:
 def _check_scalars(problem: JaxProblem) -> None:
     """Trace loss and metric with a batch of two samples; nothing is compiled."""
     programs, data = problem.lazy.value(problem.data), problem.data
-    row: tuple[Any, ...] = problem.origin, np.arange(2, dtype=np.uint32) % np.uint32(data.samples)
+    row = [problem.origin, np.arange(2, dtype=np.uint32) % np.uint32(data.samples)]
     calls = [("loss", programs.loss, row), ("metric", programs.metric, row)]
     if problem.is_random:
-        calls.append(("loss", programs.loss, (*row, _words(np.uint64(0)))))
+        calls.append(("loss", programs.loss, [*row, words(np.uint64(0))]))
     for name, program, given in calls:
         what = f"{name} of x {shape_of(data.x, 1)} and y {shape_of(data.y, 1)} per sample"
         try:
@@ -323,34 +293,19 @@ def _check_scalars(problem: JaxProblem) -> None:
             raise ConfigError(f"{what} must return one number, the mean over the batch, not {found}")
 
 
-def _programs(model: _Model, data: Data) -> _Programs:
-    """Compile what is called; in each process, at its first use."""
-    jax, flatten = framework("jax", "jax"), framework("jax.flatten_util", "jax")
-    is_double = any(leaf.dtype == np.float64 for leaf in jax.tree_util.tree_leaves(model.tree))
-    if is_double and not jax.config.jax_enable_x64:  # as where the problem was made
-        jax.config.update("jax_enable_x64", True)
-    unravel = flatten.ravel_pytree(model.tree)[1]
-
-    def loss(row: Tree, x: Array, y: Array) -> Array:
-        point, batch, *words = row
-        key = {"key": jax.random.wrap_key_data(words[0]) if words else None} if model.is_random else {}
-        return model.loss(unravel(point), x[batch], y[batch], **key)
-
-    def metric(row: Tree, x: Array, y: Array) -> Array:
-        point, batch = row
-        return jax.numpy.asarray(model.metric(unravel(point), x[batch], y[batch]))
-
-    def gradient(row: Tree, x: Array, y: Array) -> Array:
-        return jax.grad(lambda point: loss((point, *row[1:]), x, y))(row[0])
-
-    def gradients(rows: Tree, x: Array, y: Array) -> Array:
-        each = functools.partial(gradient, x=x, y=y)
-        return jax.vmap(each)(rows) if model.vmap else jax.lax.map(each, rows)  # rule 2
-
-    samples = (tuple(map(jax.numpy.asarray, pair)) for pair in ((data.x, data.y), (data.test_x, data.test_y)))
-    return _Programs(*map(jax.jit, (gradient, gradients, loss, metric)), *samples)
+def _has_bits_of_singles(problem: JaxProblem) -> bool:
+    """Return whether gradients have the same bits together as one at a time (rule 1)."""
+    rng, keys = np.random.default_rng(0), np.arange(2, dtype=np.uint64)
+    points = (problem.origin + 0.1 * rng.standard_normal((2, problem.dimension))).astype(problem.dtype)
+    batches = rng.integers(0, problem.samples, (2, _BATCH)).astype(np.uint32)
+    singles = [problem.gradient(*row) for row in zip(points, batches, keys.tolist(), strict=True)]
+    return np.array_equal(problem.gradients(points, batches, keys), singles, equal_nan=True)
 
 
-def _words(keys: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint32]:
-    """Return keys as JAX has them, uint32[..., 2], the high word first."""
-    return np.stack([keys >> np.uint64(32), keys & np.uint64(2**32 - 1)], axis=-1).astype(np.uint32)
+def _filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return `rows` and as many of zeros as are missing."""
+    if len(rows) == size:
+        return rows
+    out = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    out[: len(rows)] = rows
+    return out
