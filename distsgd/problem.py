@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from distsgd.errors import ConfigError
 from distsgd.rules.identity import identified
@@ -190,9 +190,9 @@ class Problem:
         return float(self.dtype.itemsize) * self.dimension * columns
 
 
-def check_point(x: ArrayLike, dimension: int) -> Floats:
-    """Return `x` as float64[d], or raise a `ConfigError` that names the expected shape."""
-    point = np.ascontiguousarray(x, dtype=np.float64)
+def check_point(x: ArrayLike, dimension: int, dtype: DTypeLike = np.float64) -> Vector:
+    """Return `x` as float[d], or raise a `ConfigError` that names the expected shape."""
+    point = np.ascontiguousarray(x, dtype)
     if point.shape != (dimension,):
         raise ConfigError(f"x must have the shape ({dimension},), not {point.shape}")
     return point

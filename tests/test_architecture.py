@@ -5,6 +5,7 @@ import pkgutil
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +73,7 @@ OTHERS = {
     "zmq": {"live"},
     "ray": {"live"},
     "jax": {"problems"},
+    "torch": {"problems"},
     "time": {"live"},
     "datetime": {"live"},
 }
@@ -216,9 +218,13 @@ def test_a_function_stays_readable(path: Path) -> None:
 
 
 def modules() -> list[ModuleType]:
-    """Return every module of the package."""
+    """Return every module of the package, but those of frameworks that are not installed."""
+    missing = {package for package in OTHERS if find_spec(package) is None}
     names = [
-        one.name for one in pkgutil.walk_packages(distsgd.__path__, "distsgd.") if not one.name.endswith("__main__")
+        one.name
+        for one in pkgutil.walk_packages(distsgd.__path__, "distsgd.")
+        if not one.name.endswith("__main__")
+        and not missing & {name.split(".")[0] for name in imported(MODULES[one.name])}
     ]
     return [distsgd, *map(importlib.import_module, names)]
 

@@ -1,10 +1,9 @@
 """A PyTorch module of one's own as a problem."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from distsgd.errors import ConfigError
+from distsgd.problems.lazy import framework
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,8 +85,7 @@ def from_torch(
     >>> bool(run.history["accuracy"][-1] > 0.8)
     True
     """
-    if find_spec("torch") is None:
-        raise ConfigError("from_torch needs PyTorch, which is not installed; pip install 'distsgd[torch]'")
+    framework("torch", "torch")
     from distsgd.problems.torch_problem import make_problem  # noqa: PLC0415 # optional, and slow to import
 
     return make_problem(module, data, loss, metric, vmap=vmap, buffers=buffers, device=device)

@@ -118,7 +118,7 @@ class TorchProblem(Problem):
     def gradient(self, x: ArrayLike, batch: ArrayLike, key: int = 0) -> Vector:
         """Return the mean gradient of the samples `batch`, int[b], float[d]."""
         out = np.empty(self.dimension, self.dtype)
-        self.gradient_into(check_point(x, self.dimension).astype(self.dtype), np.asarray(batch), out, key)
+        self.gradient_into(check_point(x, self.dimension, self.dtype), np.asarray(batch), out, key)
         return out
 
     def gradient_into(self, x: Vector, batch: Any, out: Vector, key: int = 0) -> None:  # noqa: ANN401 # int[b]
@@ -142,7 +142,7 @@ class TorchProblem(Problem):
 
     @contextlib.contextmanager
     def _evaluated(self, x: ArrayLike) -> Any:  # noqa: ANN401 # a context
-        self._model.move(check_point(x, self.dimension).astype(self.dtype))
+        self._model.move(check_point(x, self.dimension, self.dtype))
         with on_one_thread(), self._model.evaluated(self._tables[0]):
             yield
 
