@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from distsgd.order.laws import uniform as uniform
     from distsgd.problem import Evaluation as Evaluation
     from distsgd.problem import Problem as Problem
+    from distsgd.report.compare import compare as compare
     from distsgd.report.comparison import Comparison as Comparison
-    from distsgd.report.comparison import compare as compare
     from distsgd.run import Run as Run
     from distsgd.run import load as load
     from distsgd.trace import Trace as Trace
@@ -52,7 +52,8 @@ __version__ = VERSION
 
 _ROOMS = ("algorithms", "data", "problems", "sklearn")
 _NAMES = {
-    "report.comparison": "Comparison compare",
+    "report.comparison": "Comparison",
+    "report.compare": "compare",
     "data.partition": "Partition",
     "errors": "ConfigError DistsgdWarning",
     "order.fleet": "Failures Fleet fixed_staleness stale_reads",

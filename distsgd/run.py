@@ -129,6 +129,9 @@ class Run:
     crossings : tuple of Crossing
         Where targets were first met, if that was looked for (`distsgd.fold.crossing`); it does not
         identify the run.
+    difference : float or None
+        Of a replay, how far a parameter is from the recorded one at most, relative to the largest;
+        0 if all have the same bits. None of other runs; it is not saved.
     """
 
     x: npt.NDArray[Any]
@@ -141,6 +144,7 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
+    difference: float | None = None
 
     def __repr__(self) -> str:
         name = " on ".join(self.settings[key]["name"] for key in ("algorithm", "problem") if key in self.settings)

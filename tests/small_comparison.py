@@ -8,7 +8,7 @@ from distsgd.experiment.trials import Trial
 from distsgd.order.fleet import Fleet, fixed_staleness
 from distsgd.order.laws import exponential
 from distsgd.problems import quadratic
-from distsgd.report.comparison import compare
+from distsgd.report.compare import compare
 from distsgd.report.numbers.summary import Outcome, Summary, summarise
 from distsgd.report.pictures.charts import Picture
 from distsgd.report.pictures.registry import pictures

@@ -20,7 +20,8 @@ from distsgd.live.messages.link import Link, Peer
 from distsgd.live.messages.sockets import Keys, doors, endpoints, gates
 from distsgd.live.messages.wire import EVALUATOR, LAUNCHER, LEAD, WORKER_SESSION, Kind, State
 from distsgd.live.options import LiveFleet
-from distsgd.live.peers.worker import WorkerCase, work
+from distsgd.live.peers.replica import WorkerCase
+from distsgd.live.peers.worker import work
 from distsgd.live.server import checkpoint
 from distsgd.live.server.serve import Post, ServerCase, serve
 from distsgd.order.budget import Limits

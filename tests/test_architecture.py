@@ -50,6 +50,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"page"},
         {"notebook"},
         {"comparison"},
+        {"compare"},
     ],
 }
 """The rooms of the package, and those inside of a room, from the lowest layer to the highest.

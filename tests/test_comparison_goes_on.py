@@ -1,6 +1,7 @@
 """A comparison from Python: its folder, its processes, and what it tells on its way."""
 
 import builtins
+import inspect
 import os
 import subprocess
 import sys
@@ -78,6 +79,19 @@ def test_a_comparison_goes_on_where_it_was_stopped(made: list[int], tmp_path: Pa
     assert bits(found) == bits(compared())
 
 
+def test_what_is_stopped_does_not_go_on_behind_its_traceback() -> None:
+    """A notebook keeps the traceback of Ctrl-C: what it holds on to has ended, processes too."""
+
+    def stop(_: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        compared(watch=stop)
+    held = [value for entry in stopped.traceback for value in entry.frame.f_locals.values()]
+    states = [inspect.getgeneratorstate(value) for value in held if inspect.isgenerator(value)]
+    assert states == [inspect.GEN_CLOSED]
+
+
 def test_another_comparison_in_the_folder_is_kept(tmp_path: Path) -> None:
     """A folder may hold several comparisons: the report of another one gets a name of its own."""
     compared(tmp_path)
@@ -116,8 +130,8 @@ class Mine(ds.Problem):
 
 def rate(scale): return ds.algorithms.downpour(0.1 * scale)
 
-options = {"updates": 2000, "seeds": 3, "processes": PROCESSES, "watch": lambda one: print(one.seed)}
-found = ds.compare({"slow": rate(0.5), "fast": rate(1.0)}, Mine(), ds.Fleet(2), **options)
+both, watch = {"slow": rate(0.5), "fast": rate(1.0)}, lambda one: print(one.seed)
+found = ds.compare(both, Mine(), ds.Fleet(2), updates=2000, seeds=3, watch=watch OTHERS)
 print([one.run.x.tobytes().hex() for one in found.outcomes])
 """
 
@@ -125,18 +139,18 @@ print([one.run.x.tobytes().hex() for one in found.outcomes])
 def test_what_a_script_defines_reaches_the_processes(tmp_path: Path) -> None:
     """By default all cores work, on classes of ``__main__`` and without a guard; equal bits."""
     said = {}
-    for processes, is_several in ((1, False), (None, cpu_count() > 1)):
-        folder = tmp_path / str(processes)
+    for name, others, is_several in (("one", ", processes=1", False), ("default", "", cpu_count() > 1)):
+        folder = tmp_path / name
         folder.mkdir()
-        (folder / "script.py").write_text(SCRIPT.replace("PROCESSES", str(processes)))
+        (folder / "script.py").write_text(SCRIPT.replace(" OTHERS", others))
         done = subprocess.run(
             [sys.executable, folder / "script.py"], capture_output=True, text=True, check=True, timeout=300
         )
         assert done.stderr == ""  # also no bar, since nobody looks
-        *seeds, said[processes] = done.stdout.splitlines()
+        *seeds, said[name] = done.stdout.splitlines()
         assert sorted(seeds) == [*"001122"]
         assert (len(list(folder.glob("process-*"))) > 1) is is_several
-    assert said[1] == said[None]
+    assert said["one"] == said["default"]
 
 
 class Stuck(ds.Problem):

@@ -10,7 +10,7 @@ import distsgd as ds
 from distsgd.algorithm import Algorithm
 from distsgd.data import from_arrays
 from distsgd.errors import ConfigError
-from distsgd.fold.interleaved import steps_of
+from distsgd.fold.drivers.interleaved import steps_of
 from distsgd.kernels.fold.interleave import access_time
 from distsgd.order.schedule import schedule
 from distsgd.problem import Problem

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
+import polars as pl
 import pytest
 from small_comparison import NAME, small, small_pictures
 from small_live import small_live
@@ -90,7 +91,7 @@ def test_a_chart_is_saved_without_a_network(tmp_path: Path, kind: str) -> None:
         ({"view": "second"}, "unknown view 'second'; did you mean 'seconds'?"),
         (
             {"picture": "loss-against-staleness", "fleet": "stale"},
-            "'loss-against-staleness' is there for all fleets together, not for 'stale' alone",
+            "'loss-against-staleness' is there for all fleets together, not for 'stale'",
         ),
     ],
 )
@@ -193,6 +194,13 @@ def test_a_run_without_a_history_can_be_shown(make_run: MakeRun) -> None:
     assert "<img" not in shown(empty)[1] + shown(empty.trace)[1]
     with pytest.raises(ds.ConfigError, match="no run has come further than its start"):
         empty.plot()
+
+
+def test_a_page_is_no_wider_for_many_layers(make_run: MakeRun) -> None:
+    """Columns that a history has for each layer are not in the table of its run."""
+    run = make_run([1.0, 0.5])
+    layered = replace(run, history=run.history.with_columns(pl.lit(1.0).alias("gradient_norm/head")))
+    assert Page(layered._repr_html_()).texts == Page(run._repr_html_()).texts
 
 
 def test_a_run_plots_what_the_report_has(make_run: MakeRun) -> None:

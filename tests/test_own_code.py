@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from distsgd.run import identify
 ROOT = Path(__file__).parent.parent
 
 MODULE = """
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 import distsgd as ds
@@ -51,6 +53,14 @@ def my_algorithm(learning_rate, scale=1.0):
 
 def decay(epoch):
     return 1.0 / (1.0 + epoch)
+
+def with_loss(loss: Callable, text="", **others):
+    problem = Middle(loss(4.0))
+    problem.given = (text, others)
+    return problem
+
+def fading(learning_rate, schedule):
+    return my_algorithm(learning_rate)._replace(schedule=schedule)
 
 def load(path):
     return ds.data.from_arrays(np.loadtxt(path), [0, 1] * 5)
@@ -140,6 +150,21 @@ def test_own_data_begin_at_the_file(tmp_path: Path) -> None:
     assert setup.problem.data.features == 2
 
 
+def test_parameters_may_be_functions(file: Path) -> None:
+    """A parameter is a function if its type or its name says so; any other one keeps its text."""
+    table = 'name = "mine:with_loss"\nloss = "mine:decay"\ntext = "mine:decay"\nmore = 2'
+    text = EXPERIMENT.replace(PROBLEM, table).replace('algorithm = "downpour"', 'algorithm = "mine:fading"')
+    file.write_text(text)
+    setup = built(file)
+    assert (setup.problem.shift, setup.problem.given) == (0.2, ("mine:decay", {"more": 2}))
+    assert setup.algorithms["falling"].schedule(3.0) == 0.25
+
+
+def test_a_class_is_a_function(tmp_path: Path) -> None:
+    """A class of problems is named as a function that returns one is."""
+    assert with_problem(tmp_path, 'name = "mine:Middle"\nshift = 2.5').problem.shift == 2.5
+
+
 def test_own_code_lies_in_a_package(file: Path) -> None:
     """A module of a package is found, whether the package has an ``__init__`` or not."""
     for name, files in {"with_init": ("__init__.py", "sub.py"), "without": ("sub.py",)}.items():
@@ -193,7 +218,15 @@ def test_equal_names_in_two_folders_do_not_meet(tmp_path: Path) -> None:
     problems = [built(path).problem for path in (*paths, *paths)]
     assert [float(one.gradient(np.zeros(1), np.array([0]))[0]) for one in problems] == [-1.0, -2.0, -1.0, -2.0]
     assert not {"mine", "constants"} & sys.modules.keys()
-    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_the_folder_is_left_as_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of own code writes nothing into its folder, and leaves Python's settings alone."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = [*sys.path]
+    built(file)
+    assert {path.name for path in file.parent.iterdir()} == {"experiment.toml", "mine.py", "constants.py"}
+    assert (sys.path, sys.dont_write_bytecode) == (before, False)
 
 
 HASHES = "import test_own_code as t, pathlib, sys; print(t.hashes(pathlib.Path(sys.argv[1])))"
@@ -230,7 +263,7 @@ def test_a_comparison_of_own_code_is_replayed(file: Path, tmp_path: Path, call: 
 
 
 def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_path: Path, call: Call) -> None:
-    """Own code reaches live workers, and a saved run says where it is; edited code is refused."""
+    """Own code reaches live workers, and is found for a replay; edited, or gone, it is refused."""
     run = tmp_path / "run"
     assert call("run", "own", "--experiment", file, "--on", "local", "--out", run)[0] == 0
     file.unlink()
@@ -239,6 +272,9 @@ def test_a_live_run_of_own_code_is_replayed_without_its_file(file: Path, tmp_pat
     (file.parent / "constants.py").write_text("ONE = 2.0\n")
     code, _, said = call("replay", run)
     assert (code, "the problem to replay must be the recorded one" in said) == (2, True)
+    shutil.rmtree(file.parent)
+    code, _, said = call("replay", run)
+    assert (code, said) == (2, f"distsgd: [algorithms.recorded] unknown module in {file.parent}: 'mine'; known: none\n")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +301,7 @@ def test_what_is_wrong_is_a_sentence(table: str, says: str, tmp_path: Path) -> N
 
 
 def test_a_wrong_schedule_is_told(file: Path) -> None:
-    """A schedule that is not there is told with its place, and no other parameter is a function."""
+    """A schedule that is not there is told with its place."""
     file.write_text(EXPERIMENT.replace("mine:decay", "mine:decai"))
     with pytest.raises(ConfigError, match=r"\[algorithms.falling\] schedule: unknown function of mine: 'decai'.*decay"):
         built(file)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import distsgd as ds
 from distsgd import algorithms
 from distsgd.algorithm import Algorithm, is_memoryless
-from distsgd.fold.plan import Plan, plan, read_rows
+from distsgd.fold.drivers.plan import Plan, plan, read_rows
 from distsgd.kernels.fold.plan import version_slots, waves
 from distsgd.order.schedule import schedule
 from distsgd.trace import PULL, PUSH, Trace

@@ -18,7 +18,7 @@ from distsgd.fold.request import Progress, RunConfig, RunRequest
 from distsgd.live.local.roles import layout_of, stream_of
 from distsgd.live.local.supervision import Role
 from distsgd.live.options import LiveFleet
-from distsgd.live.peers.worker import WorkerCase
+from distsgd.live.peers.replica import WorkerCase
 from distsgd.live.ray import launch as ray_cluster
 from distsgd.live.ray import processes as ray_processes
 from distsgd.live.ray.metrics import COUNTERS, GAUGES, HISTOGRAMS

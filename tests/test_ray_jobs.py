@@ -30,13 +30,31 @@ updates = 10
 seeds = 2
 evaluations = 2
 [problem]
-name = "quadratic"
-curvature = [1.0, 2.0]
+name = "mine:make_problem"
 [algorithms.mine]
 algorithm = "downpour"
 learning_rate = 0.1
+schedule = "mine:decay"
 [fleets.machines]
 workers = 2
+"""
+MODULE = """
+import distsgd
+
+class Parabola(distsgd.Problem):
+    samples, dimension = 8, 1
+
+    def loss(self, x):
+        return float((x[0] - 1) ** 2 / 2)
+
+    def gradient(self, x, batch):
+        return x - 1
+
+def make_problem():
+    return Parabola()
+
+def decay(epoch):
+    return 1.0 / (1.0 + epoch)
 """
 LONG = ("--seeds", "1000000")
 
@@ -128,10 +146,11 @@ def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Return the path of a small experiment in a folder of its own."""
+    """Return the path of a small experiment with own code, in a folder of its own."""
     path = tmp_path / "mine" / "experiment.toml"
     path.parent.mkdir()
     path.write_text(EXPERIMENT)
+    (path.parent / "mine.py").write_text(MODULE)
     return path
 
 
@@ -291,7 +310,12 @@ def test_data_travel_and_caches_stay(file: Path, tmp_path: Path) -> None:
     (file.parent / ".gitignore").write_text("data\n")
     found = submission.environment(file, tmp_path / "staged")
     sent = Path(found["working_dir"])
-    assert {str(path.relative_to(sent)) for path in sent.rglob("*")} == {"experiment.toml", "data", "data/rows.svm"}
+    assert {str(path.relative_to(sent)) for path in sent.rglob("*")} == {
+        "experiment.toml",
+        "mine.py",
+        "data",
+        "data/rows.svm",
+    }
     (package,) = map(Path, found["py_modules"])
     assert (package / "__main__.py").is_file()
     assert not list(package.rglob("__pycache__"))

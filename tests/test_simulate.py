@@ -159,7 +159,7 @@ def live(algorithm: object, problem: Problem, updates: tuple[int, ...] = (0, 3, 
     """Return a run as a launcher on this machine makes it, looked at after `updates`."""
     run = ds.simulate(algorithm, problem, FLEET, updates=10, evaluate_every=1, batch=4)
     known = run.settings | {"fleet": {"kind": "local", "workers": 4}, "evaluate_every": None}
-    found = run.history.select(Point._fields).rows()
+    found = run.history.select(Point._fields[:-1]).rows()
     points = [Point(*found[update]) for update in updates]
     return replace(run, settings=known, history=history(algorithm, problem, run.trace, points, known))
 

@@ -122,6 +122,7 @@ def test_an_experiment_names_a_table(folder: Path) -> None:
         ("a,b,y\n1,2,p\n3,inf,q\n", "line 3, column 'b' must be a finite number like the others, not 'inf'"),
         ("a,b,y\n1,2,p\n\n\n3,,q\n", "line 5, column 'b' is empty or NaN; fill it in"),
         ("a,b,y\n1,2,p\n3,nan,q\n", "line 3, column 'b' is empty or NaN"),
+        ("a,b,y\n1,2,p\n3, ,q\n", "line 3, column 'b' is empty or NaN"),
         ("a,b,y\n1,2,p\n3\n", "line 3, column 'b' is empty or NaN"),
         ("a,b,y\n1,2,p\n3,4,\n", "line 3, column 'y' is empty or NaN"),
         ("a,b,y\n1,2,1\n3,4,2\n5,6,x\n", "line 4, column 'y' must be a finite number like the others, not 'x'"),

@@ -3,23 +3,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import zmq
-from small_float32 import SmallDropout
 
 import distsgd as ds
-from distsgd.algorithm import Algorithm, Column, Pull, Push, Step, Worker
-from distsgd.algorithms.parts import Gradient
+from distsgd.algorithm import Algorithm, Pull, Push, Step
 from distsgd.data.stream import Stream
 from distsgd.live.messages import link
 from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.messages.sockets import Door
 from distsgd.live.messages.wire import Header, Kind, Message, decode, encode
-from distsgd.live.peers.worker import Replica, Samples, WorkerCase, delays, work
+from distsgd.live.peers.replica import WorkerCase
+from distsgd.live.peers.worker import delays, work
 from distsgd.order.schedule import schedule
 from distsgd.rules.cycle import SyncProtocol
 from distsgd.trace import PULL
@@ -131,44 +129,6 @@ def test_a_worker_has_the_bits_of_a_simulated_one(n_fetch: int, n_push: int) -> 
             serve(socket, 1, server.answer)
     run = ds.simulate(algorithm, PROBLEM, ds.Fleet(workers=1), updates=7, batch=BATCH, seed=SEED)
     assert server.x.tobytes() == run.x.tobytes()
-
-
-class Late(NamedTuple):
-    """A worker that steps along the gradient before the last one, and knows the two since."""
-
-    x: Column
-    g: Column
-    g_before: Column
-
-
-LATE = Worker(
-    init=lambda h, x: Late(x, 0.0, 0.0),
-    receive=lambda h, w, x: w,
-    at=lambda h, w: w.x,
-    step=lambda h, w, g: Late(w.x - h.learning_rate * w.g_before, g, w.g),
-    send=lambda h, w: (w, Gradient(w.x)),
-)
-
-
-def test_a_gradient_that_a_rule_keeps_stays_as_it_is() -> None:
-    """A state may hold the gradients that it was given, though they are written in place."""
-    case = case_of(ds.algorithms.serial(0.1)._replace(worker=LATE))
-    replica, x, gradients = Replica(case, 0), case.start, [np.zeros(3), np.zeros(3)]
-    for step in range(9):
-        replica.take_step()
-        gradients.append(PROBLEM.gradient(x, case.stream.batch(0, step)))
-        x = x - 0.1 * gradients[-3]
-    assert replica.send()[0].tobytes() == x.tobytes()
-
-
-def test_samples_drawn_together_are_those_of_each_step() -> None:
-    """A step has its own batch and key, whichever steps were asked for before."""
-    case = case_of(ds.algorithms.downpour(0.1))._replace(problem=SmallDropout())
-    samples = Samples(case, 1)
-    for step in (*range(40), 3, 100, 33):
-        batch, key = samples.of(step)
-        assert batch.tolist() == case.stream.batch(1, step).tolist()
-        assert key == case.stream.key(1, step)
 
 
 def test_a_push_and_a_pull_travel_together() -> None:

@@ -196,10 +196,10 @@ def replay(folder: Path, *, experiment: Path | None, algorithm: str | None, out:
         return FAILED
     order = again.trace
     lost = f", {order.n_lost} times a worker was lost" if order.n_lost else ""
-    say(
-        f"equal bit for bit: {order.n_updates:,} updates by {order.workers} workers, "
-        f"{order.steps.sum():,} gradients{lost}"
-    )
+    said = "equal bit for bit"
+    if again.difference:
+        said = f"close, as its problem is (a parameter differs by {again.difference:.2g} of the largest one)"
+    say(f"{said}: {order.n_updates:,} updates by {order.workers} workers, {order.steps.sum():,} gradients{lost}")
     if out is not None:
         say(f"wrote {again.save(out)}")
     return 0

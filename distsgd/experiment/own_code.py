@@ -124,7 +124,7 @@ def _importable(folder: Path) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = writes_nothing
         sys.path.remove(str(place))
-        known.modules.update(_taken({one.stem for one in place.iterdir()}, place))
+        known.modules.update(_taken({one.stem for one in place.glob("*")}, place))
         files = {Path(file) for one in known.modules.values() if (file := getattr(one, "__file__", None))}
         known.sources.update({file: file.read_bytes() for file in files - known.sources.keys()})
         sys.modules.update(hidden)

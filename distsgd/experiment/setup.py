@@ -29,7 +29,7 @@ from distsgd.experiment.sites import (
 )
 from distsgd.experiment.target import Reference
 from distsgd.experiment.values import Tunable, Tuning
-from distsgd.fold.interleaved import check_interleavable
+from distsgd.fold.drivers.interleaved import check_interleavable
 from distsgd.fold.problem_check import check_problem
 from distsgd.fold.request import ModelFleet, RunConfig, RunRequest
 from distsgd.fold.settings_check import of_fleet, of_problem

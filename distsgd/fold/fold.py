@@ -19,13 +19,13 @@ from distsgd.algorithm import Algorithm, check_algorithm, is_memoryless
 from distsgd.data.partition import SHARED, Partition
 from distsgd.data.stream import Stream
 from distsgd.errors import ConfigError, check_name
-from distsgd.fold.case import Driver, FoldCase
-from distsgd.fold.compiled import Dense, OnSupport, is_compiled
-from distsgd.fold.interleaved import Interleaved
-from distsgd.fold.interpreted import Interpreted
+from distsgd.fold.drivers.case import Driver, FoldCase
+from distsgd.fold.drivers.compiled import Dense, OnSupport, is_compiled
+from distsgd.fold.drivers.interleaved import Interleaved
+from distsgd.fold.drivers.interpreted import Interpreted
+from distsgd.fold.drivers.plan import Plan, plan
+from distsgd.fold.drivers.recorded import Recorded
 from distsgd.fold.layers import LayerRates, layer_factors, with_factors
-from distsgd.fold.plan import Plan, plan
-from distsgd.fold.recorded import Recorded
 from distsgd.fold.request import ReadsName
 from distsgd.kernels import NotCompilable
 from distsgd.problem import Problem, Vector
@@ -34,9 +34,9 @@ from distsgd.trace import Trace
 
 DriverName: TypeAlias = Literal["auto", "interpreted", "compiled"]
 
-INTERPRETED_ROWS, INTERPRETED_NUMBERS = 100_000, 2**29
-"""Traces of fewer rows, and of fewer rows times parameters, are interpreted unless the loops of the
-algorithm have been compiled already: to compile them takes longer."""
+INTERPRETED, CALL = 2**28, 2_000
+"""Coordinates that rules are called on, up to which a trace is interpreted: to compile the loops of
+an algorithm takes longer, unless that has been done. A call takes as long as so many more."""
 
 
 class State(NamedTuple):
@@ -69,9 +69,9 @@ def fold(
     These `stops`, int64[n], ascend to at most ``trace.n_updates``. The `seed` is that of the
     samples, of their division and of the starting point. Where `reads` are interleaved, a pull is
     no snapshot and a push is not applied whole: both go coordinate by coordinate between those of
-    others (`distsgd.fold.interleaved`), and some changes are lost unless they are `atomic`. All
-    drivers have the same bits; orders in which workers leave or join, or pulls are stale, are
-    interpreted.
+    others (`distsgd.fold.drivers.interleaved`), and some changes are lost unless they are `atomic`.
+    Layers may have rates of their own. All drivers have the same bits; orders in which workers
+    leave or join, or pulls are stale, are interpreted.
 
     It is a `ConfigError` if a rule breaks the contract, the problem's slope cannot be compiled, the
     samples cannot be divided, or driver or reads are unknown or do not suit the trace.
@@ -144,8 +144,7 @@ def _fastest(case: FoldCase) -> Driver:
         return _interpreted(case)
     if on_support(case.algorithm, case.problem) is not None:
         return _compiled(case)
-    n_rows = case.plan.rows.size
-    is_long = n_rows > INTERPRETED_ROWS or n_rows * case.start.size > INTERPRETED_NUMBERS
+    is_long = case.plan.rows.size * (CALL + case.start.size) > INTERPRETED
     return _compiled(case) if is_long or is_compiled(case) else _interpreted(case)
 
 

@@ -17,10 +17,10 @@ from distsgd.data.partition import Partition
 from distsgd.errors import ConfigError
 from distsgd.fold.fold import DriverName, State
 from distsgd.fold.history import evaluation_points
-from distsgd.fold.replay_check import check_equal, check_replayable, check_same
+from distsgd.fold.replay_check import check_close, check_equal, check_replayable, check_same
 from distsgd.fold.request import NO_HOOKS, partition_settings
 from distsgd.fold.simulate import ending, folded, states_of
-from distsgd.problem import Problem, problem_settings
+from distsgd.problem import Exactness, Problem, problem_settings
 from distsgd.run import Run, Settings, is_live
 from distsgd.trace import Trace
 
@@ -64,7 +64,8 @@ def replay(
     Returns
     -------
     Run
-        The run, computed again.
+        The run, computed again; its `difference` from the recorded one is 0, or, where the problem
+        promises no equal bits, how close it is.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def replay(
         is_over = ending(None, NO_HOOKS)
     with _threads(known):
         again = folded(algorithm, problem, trace, known, stops=stops, driver=driver, is_over=is_over)
-    return again if run is None else _compared(again, run, has_own_points=has_own_points)
+    return again if run is None else _compared(again, run, problem.exactness, has_own_points=has_own_points)
 
 
 def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.int64]) -> Iterator[State]:
@@ -117,10 +118,12 @@ def states(run: Run, algorithm: Algorithm, problem: Problem, stops: NDArray[np.i
         yield from states_of(algorithm, problem, run.trace, run.settings, stops=stops)
 
 
-def _compared(again: Run, run: Run, *, has_own_points: bool) -> Run:
+def _compared(again: Run, run: Run, exactness: Exactness, *, has_own_points: bool) -> Run:
     """Return the replay `again` of `run`, once it is known to be that run."""
     if all(again.settings.get(name) == run.settings.get(name) for name in REPLAYED):
-        check_equal(again, run, has_own_points=has_own_points)
+        if exactness == "bits":
+            check_equal(again, run, has_own_points=has_own_points)
+        again = replace(again, difference=check_close(again, run))
     if has_own_points:
         again = replace(again, status=run.status, diverged_at=run.diverged_at)
     return replace(again, source=run.source)

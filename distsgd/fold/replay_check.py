@@ -1,5 +1,6 @@
 """Whether a replay is the run that was recorded; and if it is not, where they part."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,27 @@ def check_equal(replayed: Run, recorded: Run, *, has_own_points: bool) -> None:
             f"{float(recorded.x[first])!r}"
         )
         raise TraceError(msg + _changed_packages(recorded))
+
+
+CLOSE = 0.01
+"""Largest difference of a parameter of a replay that is close, relative to the largest one."""
+
+
+def check_close(replayed: Run, recorded: Run) -> float:
+    """Return how far a replay of a problem without equal bits is from what was recorded.
+
+    That is the largest difference of a final parameter, relative to the largest one. A replay that
+    is farther than `CLOSE` is a `TraceError`: small differences grow in a long run, but such a run
+    shows nothing about the other.
+    """
+    if _is_same(replayed.x, recorded.x).all():
+        return 0.0
+    size = float(np.abs(recorded.x).max())
+    difference = float(np.abs(replayed.x - recorded.x).max()) / size if size else math.inf
+    if not difference <= CLOSE:
+        msg = f"the replay differs from the run: a parameter by {difference:.2g} of the largest one, {size:.3g}"
+        raise TraceError(f"{msg}; close is at most {CLOSE}{_changed_packages(recorded)}")
+    return difference
 
 
 def _check_history(replayed: Run, recorded: Run) -> None:

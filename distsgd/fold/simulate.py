@@ -80,7 +80,7 @@ def simulate(
         default every worker draws from all samples, with replacement.
     reads : {"consistent", "interleaved"}, default "consistent"
         Whether a worker reads one version, or coordinate by coordinate while others write: as in
-        Hogwild!, for sparse data and workers that never wait (`distsgd.fold.interleaved`).
+        Hogwild!, for sparse data and workers that never wait (`distsgd.fold.drivers.interleaved`).
     atomic : bool, default True
         Whether interleaved changes of a coordinate are atomic. Otherwise some overwrite others;
         ``run.counts`` says how many are lost.

@@ -22,7 +22,7 @@ from distsgd.report.page import overview, template
 from distsgd.report.pictures.charts import Picture, View, case_name
 from distsgd.report.pictures.registry import pictures
 from distsgd.report.pictures.staleness import share_of_versions, strips
-from distsgd.run import Run
+from distsgd.run import HISTORY, Run
 from distsgd.trace import Trace
 
 
@@ -67,7 +67,7 @@ def _chosen(summary: Summary, named: Sequence[Picture], problem: str | None, fle
             return one
     own = ["all fleets together" if one.case is None else case_name(summary, one.case) for one in named]
     given = " and ".join(map(repr, asked.values()))
-    raise ConfigError(f"the picture {named[0].name!r} is there for {few(own, 'fleets')}, not for {given} alone")
+    raise ConfigError(f"the picture {named[0].name!r} is there for {few(own, 'fleets')}, not for {given}")
 
 
 def comparison_html(summary: Summary, drawn: Sequence[Picture]) -> str:
@@ -87,7 +87,7 @@ def run_chart(run: Run, picture: str, view: str | None) -> alt.LayerChart:
 
 def run_html(run: Run) -> str:
     """Return a run as HTML: how it ended, where it came to, and its loss."""
-    rows = run.history.tail(1).to_dicts()
+    rows = run.history.select(HISTORY.keys()).tail(1).to_dicts()
     last = {name: value for row in rows for name, value in row.items() if math.isfinite(value)}
     facts = last | _order(run.trace)
     return _page([repr(run)], list(facts), [_texts(facts)], _loss(*_alone(run)))

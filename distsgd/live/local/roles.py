@@ -15,10 +15,12 @@ from distsgd.live.messages.rings import Rings
 from distsgd.live.messages.sockets import Door, Keys, doors, endpoints, gates, make_keys, needs_keys
 from distsgd.live.messages.wire import EVALUATOR, LEAD
 from distsgd.live.options import LiveRequest
+from distsgd.live.peers import replica
 from distsgd.live.peers.evaluator import evaluate
-from distsgd.live.peers.worker import WorkerCase, work
+from distsgd.live.peers.replica import WorkerCase
+from distsgd.live.peers.worker import work
+from distsgd.live.server import store
 from distsgd.live.server.serve import Post, ServerCase, serve
-from distsgd.live.server.store import prepare
 from distsgd.problem import Vector
 
 _PR_SET_NAME = 15
@@ -106,7 +108,11 @@ class Roles:
             else FrameVectors(layout)
         )
         self._rings = Rings(fleet.workers, fleet.shards) if self._vectors.is_shared else None
-        prepare(self._request.algorithm, layout, assignments.worker_case.layer_factors)
+        # what all processes would compile, or load, is once for all of them
+        case = assignments.worker_case
+        store.prepare(case.algorithm, layout, case.layer_factors)
+        replica.prepare(case)
+        case.stream.batch(0, 0)
 
     def serve(self, shard: int, origin: float, life: int, control: Connection | None) -> None:
         """Be a shard of the server; `control` is the lead's."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
-from distsgd.fold.interleaved import needs_no_server
+from distsgd.fold.drivers.interleaved import needs_no_server
 from distsgd.fold.layers import layer_factors, norm_names, with_factors
 from distsgd.fold.request import EVALUATIONS, Hooks
 from distsgd.live.lock_free.workers import Epoch, LockFreeJob, LockFreeOutcome, Point, is_gathered, keep

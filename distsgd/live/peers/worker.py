@@ -1,81 +1,26 @@
-"""A live worker: its cycle of verbs, with an algorithm's rules called by NumPy.
+"""A live worker: its cycle of verbs, as requests to the servers.
 
-1. A worker holds what a fold holds of it, and computes it by the same operations, so that a replay
-   has its bits.
-2. It waits for what it pulls, and not for what it pushes; but where the server gathers a round, it
+1. It waits for what it pulls, and not for what it pushes; but where the server gathers a round, it
    waits for the round to close.
-3. A push and a pull due at the same instant are one request.
-4. Gradients are written into a few arrays in turn: never into one that the worker's state holds,
-   since a rule may return what it was given.
+2. A push and a pull due at the same instant are one request.
 """
 
 import contextlib
 import threading
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zmq
 
-from distsgd.algorithm import Algorithm, At, Rules, State, floats, is_memoryless
-from distsgd.data.stream import Stream
 from distsgd.kernels.draws.random import DELAY
-from distsgd.live.messages.columns import Columns, Vectors
+from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer, Undone, connected
 from distsgd.live.messages.sockets import Context
 from distsgd.live.messages.wire import REQUESTS, Header, Kind, encode
+from distsgd.live.peers.replica import Replica, WorkerCase
 from distsgd.order.laws import Draws, Law
-from distsgd.problem import Batch, Problem, Vector
 from distsgd.rules.cycle import SyncProtocol
-from distsgd.rules.formulas import whole
-from distsgd.sparse import Floats
-
-_DRAWN = 16
-"""Steps whose samples are drawn together."""
-
-
-class WorkerCase(NamedTuple):
-    """What all workers of a run have in common."""
-
-    algorithm: Algorithm
-    problem: Problem
-    stream: Stream
-    start: Vector
-    """The starting point, float[d]."""
-    workers: int
-    layer_factors: Floats | None = None
-    """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
-
-    @property
-    def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple
-        """The hyper-parameters as floats, as every engine takes them."""
-        return floats(self.algorithm)
-
-    def warm_up(self) -> None:
-        """Evaluate a gradient, so that what it compiles and starts is part of no worker's step."""
-        batch, key = Samples(self, 0).of(0)
-        self.problem.gradient_into(self.start, batch, np.empty_like(self.start), key)
-
-
-class Samples:
-    """What a worker's steps draw: a batch, and the key of a problem that is random, or else 0.
-
-    Those of `_DRAWN` steps are drawn together, which takes hardly longer than those of one.
-    """
-
-    def __init__(self, case: WorkerCase, worker: int) -> None:
-        self._stream, self._worker, self._is_random = case.stream, worker, case.problem.is_random
-        self._block = -1
-
-    def of(self, step: int) -> tuple[Batch, int]:
-        """Return the batch, uint32[b], and the key of a step."""
-        block, place = divmod(step, _DRAWN)
-        if block != self._block:
-            self._block = block
-            workers, steps = np.full(_DRAWN, self._worker), block * _DRAWN + np.arange(_DRAWN)
-            self._batches = self._stream.batches(workers, steps)
-            self._keys = self._stream.keys(workers, steps).tolist() if self._is_random else [0] * _DRAWN
-        return self._batches[place], self._keys[place]
 
 
 def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = None, heartbeat_s: float = 1.0) -> None:
@@ -94,58 +39,6 @@ def work(case: WorkerCase, vectors: Vectors, peer: Peer, *, delay: Law | None = 
             ended.set()
             heart.join()
             link.close()
-
-
-class Replica:
-    """A worker's state, and its rules as NumPy calls them."""
-
-    def __init__(self, case: WorkerCase, worker: int) -> None:
-        self._case, self._h = case, case.hyper
-        self._rules = Rules.of(case.algorithm, case.start.dtype)
-        self._samples, self._gradients = Samples(case, worker), list[Vector]()
-        self._keeps_views = is_memoryless(case.algorithm)
-        self._epochs_per_step = case.stream.batch_size / case.problem.samples
-        self.begin(case.start, version=0, step=0)
-
-    def begin(self, x: Vector, version: int, step: int) -> None:
-        """Begin at the parameters `x` of a version, with `step` steps behind."""
-        self._state: State = self._rules.init(self._h, x)
-        self._version, self.step = version, step
-        self._at = self._known()
-
-    def receive(self, columns: Columns, version: int) -> None:
-        """Take what a pull has returned; a worker that remembers nothing needs no copy of it."""
-        self._version, self._at = version, self._at._replace(version=version)
-        kept = columns if self._keeps_views else [np.array(column) for column in columns]
-        self._state = self._rules.receive(self._h, self._state, *kept, self._at)
-
-    def take_step(self) -> None:
-        """Evaluate the gradient of the step's batch, and take the step."""
-        point = whole(self._rules.at(self._h, self._state, self._at), self._case.start.size)
-        (batch, key), g = self._samples.of(self.step), self._free_array()
-        self._case.problem.gradient_into(point, batch, g, key)
-        self._state = self._rules.step(self._h, self._state, g, self._at)
-        self.step += 1
-        self._at = self._known()
-
-    def send(self) -> Columns:
-        """Return the columns of a push, each float[d]."""
-        self._state, message = self._rules.send(self._h, self._state, self._at)
-        return [whole(column, self._case.start.size) for column in message]
-
-    def _free_array(self) -> Vector:
-        for g in self._gradients:
-            if all(column is not g for column in self._state):  # rule 4
-                return g
-        self._gradients.append(np.empty_like(self._case.start))
-        return self._gradients[-1]
-
-    def _known(self) -> At:
-        schedule, factor = self._case.algorithm.schedule, 1.0
-        if schedule is not None:
-            factor = schedule(self.step * (self._epochs_per_step * self._case.workers))
-        layers = self._case.layer_factors
-        return At(self._version, 0, self._case.workers, self.step, factor if layers is None else factor * layers)
 
 
 _LONGEST_S = 1e6
@@ -206,7 +99,7 @@ class _Worker:
             match kind:
                 case Kind.PULL:
                     self._receive(self._link.ask(kind, step=step))
-                case Kind.EXCHANGE:  # rule 3
+                case Kind.EXCHANGE:  # rule 2
                     self._receive(self._send(kind).sequence)
                 case _:
                     self._push()
@@ -218,7 +111,7 @@ class _Worker:
 
     def _push(self) -> None:
         push = self._send(Kind.PUSH)
-        if self._sync.waits:  # rule 2
+        if self._sync.waits:  # rule 1
             self._link.wait(push.sequence)
         else:
             self._unacknowledged.append(push)

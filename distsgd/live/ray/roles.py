@@ -23,7 +23,8 @@ from distsgd.live.messages.columns import FrameVectors, Layout
 from distsgd.live.messages.link import Peer
 from distsgd.live.options import LiveRequest
 from distsgd.live.peers.evaluator import Judged, evaluate
-from distsgd.live.peers.worker import WorkerCase, work
+from distsgd.live.peers.replica import WorkerCase, prepare
+from distsgd.live.peers.worker import work
 from distsgd.live.ray.failures import reported
 from distsgd.live.ray.metrics import Meters, RowMeter
 from distsgd.live.server.serve import Post, serve
@@ -69,6 +70,7 @@ class Actor:
         # After the case, which imports the libraries: the sums of each depend on its threads.
         threadpool_limits(1)
         case.warm_up()
+        prepare(case)
         return Met(boot(), ray.get_runtime_context().get_node_id(), os.getpid())
 
     def now(self) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, floats, is_memoryless
 from distsgd.data.stream import Stream
-from distsgd.fold.plan import Plan
+from distsgd.fold.drivers.plan import Plan
 from distsgd.kernels.fold.plan import waves
 from distsgd.problem import Problem, Vector
 from distsgd.trace import DROP

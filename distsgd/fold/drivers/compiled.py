@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.algorithm import Rules, point_column
-from distsgd.fold.case import FoldCase, Level, Waves, gradients_at
+from distsgd.fold.drivers.case import FoldCase, Level, Waves, gradients_at
 from distsgd.kernels.fold import dense as folds
 from distsgd.kernels.fold import sparse
 from distsgd.kernels.fold.plan import version_slots

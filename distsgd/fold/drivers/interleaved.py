@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Algorithm, Pull, Push, before_step, is_memoryless, verb
 from distsgd.errors import ConfigError
-from distsgd.fold.case import FoldCase
-from distsgd.fold.compiled import server_columns
+from distsgd.fold.drivers.case import FoldCase
+from distsgd.fold.drivers.compiled import server_columns
 from distsgd.kernels.fold import interleave as kernels
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace

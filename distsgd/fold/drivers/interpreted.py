@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from distsgd.algorithm import At, Rules, State
-from distsgd.fold.case import FoldCase, Level, Waves, gradients_at
-from distsgd.fold.plan import Row, read_rows
+from distsgd.fold.drivers.case import FoldCase, Level, Waves, gradients_at
+from distsgd.fold.drivers.plan import Row, read_rows
 from distsgd.problem import Vector
 from distsgd.rules.formulas import FLOAT64, whole
 from distsgd.trace import PULL, PUSH

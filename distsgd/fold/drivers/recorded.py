@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from distsgd.algorithm import State
-from distsgd.fold.case import FoldCase
-from distsgd.fold.interpreted import Interpreted
-from distsgd.fold.plan import Row
+from distsgd.fold.drivers.case import FoldCase
+from distsgd.fold.drivers.interpreted import Interpreted
+from distsgd.fold.drivers.plan import Row
 from distsgd.trace import JOIN, LEAVE, PULL
 
 
