@@ -14,7 +14,7 @@ import distsgd as ds
 from distsgd.data.stream import Stream
 from distsgd.problems.from_jax import JaxProblem
 
-WORKERS, UPDATES = 64, 3_200
+WORKERS, UPDATES = 64, 6_400
 DATA = ds.data.digits()
 REACH = {False: "1.0", True: "1.2"}
 """By whether gradients are vmapped."""

@@ -23,8 +23,8 @@ from distsgd.rules.identity import array_digest, identified
 from distsgd.samples.dataset import Data, shape_of
 from distsgd.sparse import Sparse
 
-_SIZES = (64, 32, 16, 8)
-"""Gradients of one call (rule 2)."""
+_SIZES = {False: (8, 16, 32, 64), True: tuple(range(4, 65, 4))}
+"""Gradients of one call (rule 2), without `vmap` and with it: there each row takes time."""
 _TOGETHER = 320_000
 """Numbers of gradients that are evaluated together: more do not stay in the cache."""
 _BATCH = 32
@@ -43,7 +43,7 @@ class JaxProblem(Problem):
     exactness: Exactness = field()
     origin: Vector
     blocks: tuple[Layer, ...]
-    n_together: int
+    sizes: tuple[int, ...]
     identity: Settings
     lazy: Lazy[Programs]
 
@@ -70,7 +70,7 @@ class JaxProblem(Problem):
     @property
     def at_once(self) -> int:
         """Small gradients are evaluated together, since a call takes as long as some of them."""
-        return self.n_together
+        return max(self.sizes, default=1)
 
     @property
     def settings(self) -> Settings:
@@ -105,8 +105,8 @@ class JaxProblem(Problem):
         points = np.asarray(xs, self.dtype)
         keyed = (words(np.asarray(keys, np.uint64)),) if self.is_random else ()
         rows, out = (points, np.asarray(batches, np.uint32), *keyed), np.empty_like(points)
-        for first in range(0, len(out), self.n_together):
-            part = slice(first, first + self.n_together)
+        for first in range(0, len(out), self.at_once):
+            part = slice(first, first + self.at_once)
             self._gradients_into([row[part] for row in rows], out[part])
         return out
 
@@ -115,7 +115,7 @@ class JaxProblem(Problem):
         if n_rows == 1:
             out[0] = programs.gradient([row[0] for row in rows], *programs.train)
             return
-        size = next(size for size in reversed(_SIZES) if size >= n_rows)  # rule 2
+        size = next(size for size in self.sizes if size >= n_rows)  # rule 2
         filled = [_filled(row, size) for row in rows]
         out[...] = np.asarray(programs.gradients(filled, n_rows, *programs.train))[:n_rows]
 
@@ -202,8 +202,8 @@ def from_jax(
     model = Model(_function("loss", loss), _function("metric", metric or _no_metric), tree, vmap)
     jax, blocks = framework("jax", "jax"), _layers(tree)
     origin = np.concatenate([leaf.reshape(-1) for leaf in jax.tree_util.tree_leaves(tree)])
-    n_together = next((size for size in _SIZES if size * origin.size <= _TOGETHER), 1)
-    is_exact = jax.default_backend() == "cpu" and not (vmap and n_together > 1)
+    sizes = tuple(size for size in _SIZES[bool(vmap)] if size * origin.size <= _TOGETHER)
+    is_exact = jax.default_backend() == "cpu" and not (vmap and sizes)
     identity = {
         "name": name,
         "data": data_settings(samples),
@@ -219,13 +219,13 @@ def from_jax(
         exactness="bits" if is_exact else "close",
         origin=origin,
         blocks=blocks,
-        n_together=n_together,
+        sizes=sizes,
         identity=identity,
         lazy=Lazy(compiled, model),
     )
     _check_scalars(problem)
-    is_fine = vmap or n_together == 1 or _has_bits_of_singles(problem)
-    return problem if is_fine else dataclasses.replace(problem, n_together=1)
+    is_tried = bool(sizes) and not vmap
+    return dataclasses.replace(problem, sizes=()) if is_tried and not _has_bits_of_singles(problem) else problem
 
 
 def _samples(data: Any) -> Data:  # noqa: ANN401 # whatever holds numbers
