@@ -19,7 +19,7 @@ import distsgd as ds
 from distsgd.data.stream import Stream
 from distsgd.fold.fold import fold
 from distsgd.order.schedule import schedule
-from distsgd.problems.torch_problem import TorchProblem
+from distsgd.problems.torch.problem import TorchProblem
 
 RATE, BATCH, PERIOD = 0.01, 32, 10
 ASYNCHRONOUS = ds.Fleet(8, ds.exponential(1.0))

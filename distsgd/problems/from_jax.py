@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, raised, shown
 from distsgd.problem import Batch, Evaluation, Exactness, Layer, Problem, Settings, Vector, data_settings, layers_of
-from distsgd.problems.jax_programs import Array, Mean, Model, Program, Programs, Tree, compiled, words
+from distsgd.problems.jax.programs import Array, Mean, Model, Program, Programs, Tree, compiled, words
 from distsgd.problems.lazy import Lazy, framework
 from distsgd.rules.identity import array_digest, identified
 from distsgd.samples.dataset import Data, shape_of

@@ -8,7 +8,7 @@ from distsgd.problems.lazy import framework
 if TYPE_CHECKING:
     from torch import nn
 
-    from distsgd.problems.torch_problem import TorchProblem
+    from distsgd.problems.torch.problem import TorchProblem
 
 
 def from_torch(
@@ -86,6 +86,6 @@ def from_torch(
     True
     """
     framework("torch", "torch")
-    from distsgd.problems.torch_problem import make_problem  # noqa: PLC0415 # optional, and slow to import
+    from distsgd.problems.torch.problem import make_problem  # noqa: PLC0415 # optional, and slow to import
 
     return make_problem(module, data, loss, metric, vmap=vmap, buffers=buffers, device=device)

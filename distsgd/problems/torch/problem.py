@@ -22,7 +22,7 @@ from distsgd.problem import (
     data_settings,
     layers_of,
 )
-from distsgd.problems.torch_checks import (
+from distsgd.problems.torch.checks import (
     Trial,
     check_device,
     check_function,
@@ -34,7 +34,7 @@ from distsgd.problems.torch_checks import (
     some_samples,
     with_policy,
 )
-from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, numbers_of, on_one_thread, table_of
+from distsgd.problems.torch.module import Blueprint, Loss, Model, Table, drawing, numbers_of, on_one_thread, table_of
 from distsgd.rules.identity import digest, identified
 from distsgd.samples.dataset import Data
 

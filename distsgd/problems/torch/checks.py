@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, check_name, raised, shown, wrong_kind
 from distsgd.problem import Problem, Vector
-from distsgd.problems.torch_module import Blueprint, Loss, Model, Table, drawing, numbers_of, table_of
+from distsgd.problems.torch.module import Blueprint, Loss, Model, Table, drawing, numbers_of, table_of
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Sparse
 

@@ -1,0 +1,1 @@
+"""What `from_jax` compiles."""
