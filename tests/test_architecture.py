@@ -73,6 +73,8 @@ OTHERS = {
     "zmq": {"live"},
     "ray": {"live"},
     "jax": {"problems"},
+    "keras": {"problems"},
+    "tensorflow": {"problems"},
     "torch": {"problems"},
     "time": {"live"},
     "datetime": {"live"},

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from distsgd.problem import Problem
 from distsgd.problems.from_function import from_function
 from distsgd.problems.from_jax import from_jax
+from distsgd.problems.from_keras import from_keras
 from distsgd.problems.from_torch import from_torch
 from distsgd.problems.linear import least_squares, logistic, svm
 from distsgd.problems.network import network
@@ -15,6 +16,7 @@ __all__ = [
     "Problem",
     "from_function",
     "from_jax",
+    "from_keras",
     "from_torch",
     "least_squares",
     "logistic",
