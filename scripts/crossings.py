@@ -8,11 +8,12 @@ what `distsgd.fold.crossing` finds, and the truth; how late the first two are; e
 search took beside those of the history; and its time, as a multiple of the run's.
 """
 
+import copy
 import math
 import sys
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from numpy.typing import ArrayLike
@@ -28,19 +29,16 @@ from distsgd.problem import Problem
 from distsgd.run import Crossing, Run
 
 
-class Counted:
-    """A problem that counts how often its loss is evaluated."""
+def counted(problem: Problem) -> tuple[Problem, list[float]]:
+    """Return the same problem, and a list that its losses are put into as they are evaluated."""
+    own, losses = copy.copy(problem), list[float]()
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem, self.n_losses = problem, 0
+    def loss(x: ArrayLike) -> float:
+        losses.append(problem.loss(x))
+        return losses[-1]
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 # whatever the problem has
-        return getattr(self._problem, name)
-
-    def loss(self, x: ArrayLike) -> float:
-        """Return the loss of the problem."""
-        self.n_losses += 1
-        return self._problem.loss(x)
+    object.__setattr__(own, "loss", loss)  # problems are frozen; its class, and its name, stay the same
+    return own, losses
 
 
 class Row(NamedTuple):
@@ -69,7 +67,7 @@ def _late(found: float | None, exact: float | None) -> float:
 
 def measured(setup: Setup, job: Job, target: float) -> Row:
     """Return what a run's history and its crossing say, and what is so."""
-    problem = Counted(setup.problems[job.problem])
+    problem, losses = counted(setup.problems[job.problem])
     began = perf_counter()
     run = run_once(setup, job)
     ran = perf_counter()
@@ -86,7 +84,7 @@ def measured(setup: Setup, job: Job, target: float) -> Row:
     )
     truth = exact.crossing(target).update
     times = [_seconds(run, one) for one in (run.crossing(target).update, found.update, truth)]
-    return Row(job, *times, _is_right(run, found, truth), problem.n_losses, cost)
+    return Row(job, *times, _is_right(run, found, truth), len(losses), cost)
 
 
 def _seconds(run: Run, update: int | None) -> float | None:

@@ -13,7 +13,7 @@ from distsgd.experiment.file import Experiment
 from distsgd.experiment.tables import Described, ExactStaleness, LiveRuns, SampledStaleness
 
 ROOT = Path(__file__).parent.parent
-SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if not path.suffix]
+SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if path.is_file() and not path.suffix]
 BENCHMARKS = [path.stem.removeprefix("bench_") for path in (ROOT / "scripts").glob("bench_*.py")]
 SMALL = """
 updates = 6

@@ -18,7 +18,7 @@ from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, raised, shown
 from distsgd.problem import Batch, Evaluation, Exactness, Layer, Problem, Settings, Vector, data_settings, layers_of
 from distsgd.problems.jax.programs import Array, Mean, Model, Program, Programs, Tree, compiled, words
-from distsgd.problems.lazy import Lazy, framework
+from distsgd.problems.lazy import Lazy, framework, xla_threads
 from distsgd.rules.identity import array_digest, identified
 from distsgd.samples.dataset import Data, shape_of
 from distsgd.sparse import Sparse
@@ -200,13 +200,14 @@ def from_jax(
     """
     samples, tree = _samples(data), _arrays(parameters)
     model = Model(_function("loss", loss), _function("metric", metric or _no_metric), tree, vmap)
-    jax, blocks = framework("jax", "jax"), _layers(tree)
+    jax, blocks, threads = framework("jax", "jax"), _layers(tree), xla_threads()
     origin = np.concatenate([leaf.reshape(-1) for leaf in jax.tree_util.tree_leaves(tree)])
     sizes = tuple(size for size in _SIZES[bool(vmap)] if size * origin.size <= _TOGETHER)
     is_exact = jax.default_backend() == "cpu" and not (vmap and sizes)
     identity = {
         "name": name,
         "data": data_settings(samples),
+        "threads": threads,
         "layers": {layer.name: list(layer.shape) for layer in blocks},
         "start": array_digest(origin),
         "vmap": vmap,
@@ -221,7 +222,7 @@ def from_jax(
         blocks=blocks,
         sizes=sizes,
         identity=identity,
-        lazy=Lazy(compiled, model),
+        lazy=Lazy(compiled, model, threads),
     )
     _check_scalars(problem)
     is_tried = bool(sizes) and not vmap

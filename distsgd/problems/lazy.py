@@ -10,6 +10,7 @@ evaluate its first gradient. So
 """
 
 import importlib
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,11 @@ def framework(name: str, extra: str) -> ModuleType:
     except ModuleNotFoundError:
         what = f"from_{extra} needs the package {name.partition('.')[0]}, which is not installed"
         raise ConfigError(f"{what}; install it with pip install 'distsgd[{extra}]'") from None
+
+
+def xla_threads() -> int:
+    """Return how many threads XLA has, or will have, in this process: its bits depend on them."""
+    return int(os.environ.get("NPROC", "0")) or len(os.sched_getaffinity(0))
 
 
 class Lazy(Generic[Value]):

@@ -7,6 +7,8 @@
 """
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,8 +53,13 @@ class Programs(NamedTuple):
     test: tuple[Array, Array]
 
 
-def compiled(model: Model, data: Data) -> Programs:
-    """Compile what is called; in each process, at its first use."""
+def compiled(model: Model, threads: int, data: Data) -> Programs:
+    """Compile what is called; in each process, at its first use.
+
+    It has as many threads as the program in which the problem was made, since bits depend on them.
+    """
+    if "jax" not in sys.modules:  # in a worker, whose launcher asks libraries for one
+        os.environ["NPROC"] = str(threads)
     jax, flatten = framework("jax", "jax"), framework("jax.flatten_util", "jax")
     is_double = any(leaf.dtype == np.float64 for leaf in jax.tree_util.tree_leaves(model.tree))
     if is_double and not jax.config.jax_enable_x64:  # as where the problem was made

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from distsgd.errors import ConfigError, check_name
+from distsgd.problems.lazy import xla_threads
 
 Tensor: TypeAlias = Any
 """A tensor of the backend, or an array that it takes."""
@@ -70,7 +71,7 @@ def _threads(name: str) -> int | None:
     if name == "torch":
         return None
     if name == "jax":
-        return int(os.environ.get("NPROC", "0")) or len(os.sched_getaffinity(0))
+        return xla_threads()
     import tensorflow as tf  # noqa: PLC0415 # optional
 
     asked = int(tf.config.threading.get_intra_op_parallelism_threads())
