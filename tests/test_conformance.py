@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import distsgd as ds
-from distsgd.algorithm import At, Column, Pull, Push, Step, Worker, verb
+from distsgd.algorithm import Algorithm, At, Column, Pull, Push, Step, Worker, verb
 from distsgd.algorithms.parts import Gradient, Parameters, Reader, gradient_worker, sgd
 from distsgd.problem import Problem
 from distsgd.run import Run
@@ -137,13 +137,26 @@ def problem_of(label: str, name: str) -> Problem:
 
 
 @cache
+def pytorch_problem() -> Problem:
+    """Return a module of PyTorch, whose columns are float32, with a random layer."""
+    torch = pytest.importorskip("torch", reason="needs distsgd[torch]")
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(8, 10)
+    return ds.problems.from_torch(torch.nn.Sequential(*layers), ds.data.digits(), "cross_entropy")
+
+
+@cache
 def live(label: str, name: str) -> Run:
     """Make a short live run."""
-    place = PLACES[name]
+    return launched(ALGORITHMS[label], problem_of(label, name), PLACES[name])
+
+
+def launched(algorithm: Algorithm, problem: Problem, place: Place) -> Run:
+    """Make a short live run in a place."""
     address = f"tcp://127.0.0.1:{free_ports(place.shards)}" if place.over_tcp else None
     return ds.launch(
-        ALGORITHMS[label],
-        problem_of(label, name),
+        algorithm,
+        problem,
         workers=place.workers,
         shards=place.shards,
         address=address,
@@ -164,6 +177,19 @@ def test_a_live_run_is_its_replay(label: str, name: str) -> None:
     again = ds.replay(run, ALGORITHMS[label], problem_of(label, name), driver="interpreted")
     assert run.x.tobytes() == again.x.tobytes()
     assert run.history.equals(again.history, null_equal=True)
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("label", ["downpour 3 2", "elastic", "knowing"])
+def test_a_pytorch_module_is_its_replay(label: str, name: str) -> None:
+    """Both drivers give a live run of a PyTorch module again, bit for bit, wherever it was."""
+    # no lock-free workers: they need sparse data, and the gradients of a module are dense
+    run = launched(ALGORITHMS[label], pytorch_problem(), PLACES[name])
+    assert (run.status, run.trace.n_updates, run.x.dtype) == ("done", UPDATES, np.float32)
+    for driver in ("interpreted", "compiled"):
+        again = ds.replay(run, ALGORITHMS[label], pytorch_problem(), driver=driver)
+        assert run.x.tobytes() == again.x.tobytes()
+        assert run.history.equals(again.history, null_equal=True)
 
 
 @pytest.mark.parametrize(("label", "name"), [cell(label, "alone") for label in ALGORITHMS])

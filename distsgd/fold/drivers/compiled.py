@@ -26,6 +26,8 @@ from distsgd.kernels.gradients.linear import compiled_support
 from distsgd.problem import Vector
 from distsgd.sparse import Support
 
+_ALIGNED = 16
+"""Numbers from one version to the next are a multiple of this."""
 _COMPILED: set[RuleSet] = set()
 """What this process has compiled."""
 
@@ -60,7 +62,7 @@ class Dense:
         x: Vector = self._held.server.x
         if isinstance(self._held, folds.Shared):
             x = x[self._held.place[self._version] if len(x) > 1 else 0]
-        return np.array(x)
+        return np.array(x[: self._case.start.size])
 
     def advance(self, stop: int) -> None:
         """Fold all rows before `stop`."""
@@ -91,7 +93,7 @@ class _Gradients:
         self._problem, self._compute, self._places = case.problem, compute, places
         name = point_column(case.algorithm)
         # views are made once, so that a problem knows again those that it has seen
-        self._points = None if name is None else list(getattr(state, name))
+        self._points = None if name is None else list(getattr(state, name)[:, : case.start.size])
         self._room, self._out = np.empty((0, case.start.size), case.start.dtype), list[Vector]()
 
     def of(self, level: Level) -> Vector:
@@ -116,9 +118,11 @@ def _shared(case: FoldCase, rules: RuleSet, numbers: NDArray[np.int64]) -> folds
     slot, place, n_slots = version_slots(case.plan.rows, case.workers, case.plan.ends.size)
     first = Rules.of(case.algorithm, case.start.dtype).server_init(case.hyper, case.start)
     server = empty_columns(kinds.state, (1, 0))
+    # each version stands as the first one does, or frameworks could not compute at it in place
+    width = d + -d % _ALIGNED
     for name, column in first._asdict().items():
-        room = np.empty((n_slots if name in reads else 1, d), case.start.dtype)
-        room[0] = column
+        room = np.empty((n_slots if name in reads else 1, width), case.start.dtype)
+        room[0, :d] = column
         server = server._replace(**{name: room})
     return folds.Shared(
         h=kinds.hyper(*case.hyper),

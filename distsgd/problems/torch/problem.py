@@ -89,12 +89,7 @@ class TorchProblem(Problem):
     @property
     def exactness(self) -> Exactness:
         """One at a time, on one thread of a processor, gradients have the same bits."""
-        return "close" if self.is_vmapped or self.is_threaded else "bits"
-
-    @property
-    def is_threaded(self) -> bool:
-        """On a GPU, which a process that forks must not use."""
-        return self.blueprint.device != "cpu"
+        return "bits" if self.blueprint.device == "cpu" and not self.is_vmapped else "close"
 
     @property
     def at_once(self) -> int:
@@ -198,7 +193,8 @@ def make_problem(
     layers = layers_of({name: tuple(one.shape) for name, one in trained.items()})
     for one in trained.values():
         one.data = one.new_empty(0)
-    blueprint = Blueprint(own, check_loss(loss), layers, place, (), ())
+    # a process that forks must not begin to use a GPU, as it would for what it unpickles
+    blueprint = Blueprint(own.cpu(), check_loss(loss), layers, place, (), ())
     samples = some_samples(known, origin.dtype, place)
     with on_one_thread():
         blueprint = with_policy(blueprint, Trial.of(blueprint, origin, samples).changing(), buffers)
