@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, raised, shown
-from distsgd.problem import Batch, Evaluation, Exactness, Layer, Problem, Settings, Vector, data_settings, layers_of
+from distsgd.problem import Batch, Evaluation, Exactness, Layer, Vector, data_settings, layers_of
 from distsgd.problems.jax.programs import Array, Mean, Model, Program, Programs, Tree, compiled, words
 from distsgd.problems.lazy import Lazy, framework, xla_threads
+from distsgd.problems.model import ModelProblem
 from distsgd.rules.identity import array_digest, identified
 from distsgd.samples.dataset import Data, shape_of
 from distsgd.sparse import Sparse
@@ -34,38 +35,12 @@ _CHUNK = 512
 
 
 @dataclass(frozen=True, eq=False)
-class JaxProblem(Problem):
+class JaxProblem(ModelProblem):
     """A model of JAX on `data`; made by `from_jax`."""
 
-    name: str = field()
-    data: Data = field()
-    is_random: bool = field()
     exactness: Exactness = field()
-    origin: Vector
-    blocks: tuple[Layer, ...]
     sizes: tuple[int, ...]
-    identity: Settings
     lazy: Lazy[Programs]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the parameters that were given."""
-        return self.origin.dtype
-
-    @property
-    def dimension(self) -> int:
-        """Number of parameters, all layers together."""
-        return self.origin.size
-
-    @property
-    def samples(self) -> int:
-        """Number of training samples."""
-        return self.data.samples
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The leaves of the tree, named by their paths, as in ``dense.w``."""
-        return self.blocks
 
     @property
     def at_once(self) -> int:
@@ -73,27 +48,12 @@ class JaxProblem(Problem):
         return max(self.sizes, default=1)
 
     @property
-    def settings(self) -> Settings:
-        """Name, data, layers, starting point, what loss and metric do, and the version of JAX."""
-        return self.identity
-
-    @property
     def _programs(self) -> Programs:
         return self.lazy.value(self.data)
-
-    def start(self, seed: int) -> Vector:  # noqa: ARG002 # the user has drawn them
-        """Return the parameters that were given, float[d]."""
-        return self.origin.copy()
 
     def loss(self, x: ArrayLike) -> float:
         """Return the mean loss of the training samples."""
         return self._mean(self._programs.loss, x, self._programs.train)
-
-    def gradient(self, x: ArrayLike, batch: ArrayLike, key: int = 0) -> Vector:
-        """Return the gradient of the samples `batch`, int[b], float[d]; `key` if it is random."""
-        out = np.empty_like(self.origin)
-        self.gradient_into(np.asarray(x, self.dtype), np.asarray(batch, np.uint32), out, key)
-        return out
 
     def gradient_into(self, x: Vector, batch: Batch, out: Vector, key: int = 0) -> None:
         """Write the gradient at `x` into `out`, both float[d]."""

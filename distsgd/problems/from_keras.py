@@ -8,70 +8,30 @@ from numpy.typing import ArrayLike
 
 from distsgd.data.given import samples_of
 from distsgd.errors import ConfigError, check_name
-from distsgd.problem import Batch, Evaluation, Layer, Problem, Settings, Vector, data_settings
+from distsgd.problem import Batch, Evaluation, Vector, data_settings
 from distsgd.problems.keras.backend import Backend
 from distsgd.problems.keras.check import POLICIES, check_model, check_variables
 from distsgd.problems.keras.losses import identity_of, loss_of, metric_of
 from distsgd.problems.keras.model import KerasObject, Weights, described, numbers_of
 from distsgd.problems.keras.work import Recipe, Work
 from distsgd.problems.lazy import Lazy
+from distsgd.problems.model import ModelProblem
 from distsgd.rules.identity import digest, identified
 from distsgd.samples.dataset import Data
 from distsgd.sparse import Sparse
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class KerasProblem(Problem):
+class KerasProblem(ModelProblem):
     """A Keras model, a loss and data; made by `from_keras`."""
 
     weights: Weights
     """The start of all variables, those that are not trained too."""
-    origin: Vector
-    """The start of those that are trained."""
     work: Lazy[Work]
-    blocks: tuple[Layer, ...]
-    identity: Settings
-    data: Data
-    is_random: bool
-
-    name = "from_keras"
-
-    @property
-    def dimension(self) -> int:
-        """Number of trainable parameters."""
-        return self.origin.size
-
-    @property
-    def samples(self) -> int:
-        """Number of training samples."""
-        return self.data.samples
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the model's trainable variables."""
-        return self.origin.dtype
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The variables that are trained, by their paths in the model."""
-        return self.blocks
-
-    @property
-    def settings(self) -> Settings:
-        """What the model, its loss and its data are, and what computes."""
-        return self.identity
-
-    def start(self, seed: int) -> Vector:  # noqa: ARG002 # the caller has chosen the start
-        """Return the parameters that the model had, float[d]."""
-        return self.origin.copy()
 
     def loss(self, x: ArrayLike) -> float:
         """Return the mean loss of the training samples plus the model's regularisers."""
         return self._at_work.training_loss(self._point(x))
-
-    def gradient(self, x: ArrayLike, batch: ArrayLike, key: int = 0) -> Vector:
-        """Return the mean gradient of the samples `batch`, int[b], float[d]."""
-        return numbers_of(self._at_work.gradient(self._point(x), np.asarray(batch), int(key)))
 
     def gradient_into(self, x: Vector, batch: Batch, out: Vector, key: int = 0) -> None:
         """Write the gradient at `x` into `out`, both float[d]."""
@@ -175,7 +135,7 @@ def from_keras(
         "buffers": buffers,
         "keras": backend.settings,
     } | identified("the problem of from_keras", identity)
-    return KerasProblem(weights, origin, lazy, work.layers, settings, samples, bool(work.seeds))
+    return KerasProblem("from_keras", samples, bool(work.seeds), origin, work.layers, settings, weights, lazy)
 
 
 def _work(backend: Backend, recipe: Lazy[Recipe], weights: Weights, data: Data) -> Work:

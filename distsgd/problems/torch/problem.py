@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -11,17 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from distsgd.problem import (
-    Evaluation,
-    Exactness,
-    Layer,
-    Problem,
-    Settings,
-    Vector,
-    check_point,
-    data_settings,
-    layers_of,
-)
+from distsgd.problem import Evaluation, Exactness, Vector, check_point, data_settings, layers_of
+from distsgd.problems.model import ModelProblem
 from distsgd.problems.torch.checks import (
     Trial,
     check_device,
@@ -36,7 +27,6 @@ from distsgd.problems.torch.checks import (
 )
 from distsgd.problems.torch.module import Blueprint, Loss, Model, Table, drawing, numbers_of, on_one_thread, table_of
 from distsgd.rules.identity import digest, identified
-from distsgd.samples.dataset import Data
 
 _LARGE = 100_000
 """Parameters from which on vmapped gradients are slower than those of one at a time."""
@@ -47,44 +37,12 @@ _MANY, _FEW = 64, 4
 
 
 @dataclass(frozen=True, eq=False)
-class TorchProblem(Problem):
+class TorchProblem(ModelProblem):
     """A PyTorch module on data; made by `from_torch`."""
 
-    name: str = field()
-    data: Data = field()
     blueprint: Blueprint
-    origin: Vector
-    """The module's own parameters, where every run starts."""
     metric: Loss
-    is_random: bool = field()
     is_vmapped: bool
-    known: Settings
-    """What identifies the problem."""
-
-    @property
-    def dimension(self) -> int:
-        """Number of trained parameters."""
-        return self.origin.size
-
-    @property
-    def samples(self) -> int:
-        """Number of training samples."""
-        return self.data.samples
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the module's parameters."""
-        return self.origin.dtype
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The module's own names and shapes of its trained parameters; tied ones stand once."""
-        return self.blueprint.layers
-
-    @property
-    def settings(self) -> Settings:
-        """Data, digests of the code and of the starting point, and what else decides the bits."""
-        return self.known
 
     @property
     def exactness(self) -> Exactness:
@@ -96,10 +54,6 @@ class TorchProblem(Problem):
         """Small gradients are evaluated together if they are vmapped."""
         return _MANY if self.is_vmapped and self.dimension < _LARGE else 1
 
-    def start(self, seed: int) -> Vector:  # noqa: ARG002 # the module has its own start
-        """Return the parameters that the module was given with, float[d]."""
-        return self.origin.copy()
-
     def loss(self, x: ArrayLike) -> float:
         """Return the mean loss of the training samples, in evaluation mode."""
         with self._evaluated(x):
@@ -109,12 +63,6 @@ class TorchProblem(Problem):
         """Return training loss, test loss and the metric of the test samples."""
         with self._evaluated(x):
             return Evaluation(self._judged(self._tables[0])[0], *self._judged(self._tables[1]))
-
-    def gradient(self, x: ArrayLike, batch: ArrayLike, key: int = 0) -> Vector:
-        """Return the mean gradient of the samples `batch`, int[b], float[d]."""
-        out = np.empty(self.dimension, self.dtype)
-        self.gradient_into(check_point(x, self.dimension, self.dtype), np.asarray(batch), out, key)
-        return out
 
     def gradient_into(self, x: Vector, batch: Any, out: Vector, key: int = 0) -> None:  # noqa: ANN401 # int[b]
         """Write the gradient at `x` into `out`, both float[d]."""
@@ -209,7 +157,7 @@ def make_problem(
         "torch": str(torch.__version__),
         **identified("the module, its loss or its metric", (_code(own), layers, blueprint.loss, judge)),
     }
-    problem = TorchProblem(type(module).__name__, known, blueprint, origin, judge, is_random, vmap, settings)
+    problem = TorchProblem(type(module).__name__, known, is_random, origin, layers, settings, blueprint, judge, vmap)
     if vmap:
         check_vmap(problem)
     return problem
