@@ -366,3 +366,28 @@ def test_evaluations_cost_no_more_than_the_run() -> None:
         assert affordable(SOFTMAX, SERIAL, epochs=1) == crossing.LEAST
         assert affordable(PROBLEMS["logistic"], SERIAL, epochs=50) in range(148, 153)
     assert affordable(PROBLEMS["quadratic"], SERIAL, updates=9) == crossing.MOST
+
+
+class Own(ds.Problem):
+    """A problem of a user's own class: half the square of one number."""
+
+    dimension, samples = 1, 4
+
+    def start(self, seed: int) -> np.ndarray:  # noqa: ARG002 # of the contract
+        """Return 1."""
+        return np.ones(1)
+
+    def loss(self, x: np.ndarray) -> float:
+        """Return half the square."""
+        return float(x @ x / 2)
+
+    def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:  # noqa: ARG002 # all alike
+        """Return the point itself."""
+        return x + 0.0
+
+
+def test_a_problem_of_ones_own_has_crossings_too() -> None:
+    """The run of a user's class is folded again: 0.5 (1 - 0.1)^2k meets 0.1 at k = 8."""
+    algorithm, problem = ds.algorithms.serial(0.1), Own()
+    run = ds.simulate(algorithm, problem, ds.Fleet(1), updates=40, batch=1, evaluations=2)
+    assert find_crossing(run, algorithm, problem, 0.1).update == 8
