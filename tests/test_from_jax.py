@@ -21,6 +21,8 @@ jax = pytest.importorskip("jax", reason="needs distsgd[jax]")
 
 from small_jax import DATA, NETWORK, Array, Tree, accuracy, dropout_loss, flat, loss, perceptron, tree_of  # noqa: E402 # needs jax
 
+pytestmark = pytest.mark.long
+
 TREE, PROBLEM = tree_of(NETWORK.start(0)), perceptron(metric=accuracy)
 DROPOUT = perceptron(loss=dropout_loss)
 RNG = np.random.default_rng(0)

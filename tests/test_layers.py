@@ -11,6 +11,8 @@ from distsgd.fold.layers import gradient_norms, layer_factors
 from distsgd.problem import Problem
 from distsgd.run import Run
 
+pytestmark = pytest.mark.long
+
 NETWORK = ds.problems.network(ds.data.digits(), hidden=(5,))
 ELASTIC = ["elastic_averaging", "elastic_averaging, momentum"]
 FLEET = ds.Fleet(workers=4, compute=ds.exponential(1.0))

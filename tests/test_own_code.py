@@ -15,6 +15,8 @@ from distsgd.experiment.file import read
 from distsgd.experiment.setup import Job, Setup
 from distsgd.run import identify
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 
 MODULE = """

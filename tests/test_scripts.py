@@ -12,6 +12,8 @@ import pytest
 from distsgd.experiment.file import Experiment
 from distsgd.experiment.tables import Described, ExactStaleness, LiveRuns, SampledStaleness
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 SHELL = [path for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run") if path.is_file() and not path.suffix]
 BENCHMARKS = [path.stem.removeprefix("bench_") for path in (ROOT / "scripts").glob("bench_*.py")]

@@ -18,6 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import distsgd as ds
 from distsgd import ConfigError
 
+pytestmark = pytest.mark.long
+
 Samples: TypeAlias = np.ndarray | scipy.sparse.csr_matrix
 Classifier, Regressor = ds.sklearn.DistributedSGDClassifier, ds.sklearn.DistributedSGDRegressor
 DRAWS = np.random.default_rng(0)
