@@ -146,7 +146,7 @@ class Problem:
         """What identifies the problem: its name and numbers, and the digest of its data."""
         return {"name": self.name}
 
-    def start(self, seed: int) -> Vector:  # noqa: ARG002 # for those who draw
+    def start(self, seed: int) -> Vector:  # noqa: ARG002 # for starts that are drawn
         """Return the starting point, float[d]: zeros."""
         return np.zeros(self.dimension, self.dtype)
 

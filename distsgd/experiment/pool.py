@@ -64,7 +64,7 @@ def work(
             ) from None
         finally:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that work is left: who stops here wants that
+                warnings.simplefilter("ignore")  # that work is left: it was stopped on purpose
                 results.close()
 
 

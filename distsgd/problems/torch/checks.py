@@ -155,7 +155,7 @@ class Trial(NamedTuple):
             self._check_mean()
             outputs = self.model.module(self.samples.x)
             _told("metric must return one number", lambda: float(metric(outputs, self.samples.y)))
-        # whoever draws moves its generator on
+        # a draw moves the generator on
         return not all(map(torch.equal, before, after))
 
     def _check_mean(self) -> None:
