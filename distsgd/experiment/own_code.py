@@ -5,17 +5,22 @@
    modules of one name in two folders never meet, and pickle, which cannot name what they hold,
    carries it by value to other processes and nodes.
 3. A module runs once as long as no source beside it has changed, and then again.
+4. A function is called with the generators that programs share at one seed. A model whose weights
+   it draws is then the same in every process, so that its runs can be found and replayed.
 """
 
 import contextlib
 import functools
 import importlib
+import random
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from distsgd.errors import ConfigError, raised, shown, unknown_name
 
@@ -53,13 +58,32 @@ def maker(reference: str, folder: Path, kind: Kind) -> Callable[..., Any]:
     @functools.wraps(make)
     def made(**parameters: Any) -> Any:  # noqa: ANN401 # values of an experiment file, and what is made of them
         with _told(reference), _importable(folder):
-            found = make(**parameters)
+            found = _drawn_alike(make, parameters)
         if not isinstance(found, kind.result):
             name = kind.result.__name__
             raise ConfigError(f"{reference} must return a {name} such as {kind.example}, not {shown(found)}")
         return found
 
     return made
+
+
+def _drawn_alike(make: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401 # what `make` makes
+    """Return ``make(**parameters)`` by rule 4, and leave the generators as they were."""
+    torch, ours = sys.modules.get("torch"), (random.getstate(), np.random.get_state())  # noqa: NPY002 # the shared one
+    theirs = torch.get_rng_state() if torch else None
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 # as above
+    if torch:
+        torch.manual_seed(0)
+    try:
+        found = make(**parameters)
+    finally:
+        random.setstate(ours[0])
+        np.random.set_state(ours[1])  # noqa: NPY002 # as above
+        if torch:
+            torch.set_rng_state(theirs)
+    is_new = torch is None and "torch" in sys.modules  # it has been imported with a seed of its own
+    return _drawn_alike(make, parameters) if is_new else found
 
 
 def function(reference: str, folder: Path) -> Callable[..., Any]:
