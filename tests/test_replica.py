@@ -57,14 +57,15 @@ def test_compiled_loops_have_the_bits_of_numpy(
 def test_nothing_is_compiled_after_the_preparation(problem: ds.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops that were prepared before the fork are those that the workers use."""
     monkeypatch.setattr(replica, "COMPILED_FROM", 2)
-    case = case_of(ds.algorithms.downpour(0.1, server="adagrad"), problem)  # in no other test
+    case = case_of(ds.algorithms.downpour(0.1, server="adagrad"), problem)
     prepare(case)
     rules = replica.RuleSet.of(case.algorithm, problem.dtype)
     generated = replica.loops(rules, replica.private_source)
     loops = [generated[name] for name in ("pull", "point", "take_step", "message")]
     before = [len(loop.signatures) for loop in loops]
     exchanged(case)
-    assert [len(loop.signatures) for loop in loops] == before == [1, 1, 1, 1]
+    assert all(before)
+    assert [len(loop.signatures) for loop in loops] == before  # other tests may have compiled more
 
 
 class Late(NamedTuple):
