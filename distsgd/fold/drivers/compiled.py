@@ -28,6 +28,9 @@ from distsgd.sparse import Support
 
 _ALIGNED = 16
 """Numbers from one version to the next are a multiple of this."""
+_KEPT_BYTES = 2**24
+"""The C library gives memory back to the system, and takes as long to get it again as a gradient,
+unless a larger block has been freed before: gradients of a wave come and go."""
 _COMPILED: set[RuleSet] = set()
 """What this process has compiled."""
 
@@ -41,6 +44,7 @@ class Dense:
     """Folds any algorithm on any problem."""
 
     def __init__(self, case: FoldCase) -> None:
+        np.empty(_KEPT_BYTES, np.uint8)  # what is freed below this size stays with the process
         self._case, self._waves = case, Waves(case)
         self._held: folds.Shared | folds.Private
         rules = RuleSet.of(case.algorithm, case.start.dtype)
