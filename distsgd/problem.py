@@ -74,7 +74,10 @@ class Problem:
 
     A class of your own gives `dimension`, `samples`, `loss` and `gradient`; the rest has defaults.
     Every array that is returned is a new one, and the same for the same arguments; none that is
-    given is changed. `distsgd.fold.problem_check.check_problem` tries all of this before a run.
+    given is changed. ``loss(x)`` is the objective at `x`, float[d], and ``gradient(x, batch)`` the
+    mean gradient of the samples `batch`, int[b]. A problem that is random takes a third argument
+    there, ``key``: a number that depends on (seed, worker, step), on which all that it draws
+    depends, and on nothing else. `distsgd.fold.problem_check.check_problem` tries all of this.
 
     Examples
     --------
@@ -91,7 +94,7 @@ class Problem:
     True
     """
 
-    if TYPE_CHECKING:  # at run time a class may set them as it likes: attributes, fields, properties
+    if TYPE_CHECKING:  # what a class gives, or sets as it likes: attributes, fields, properties, methods
 
         @property
         def name(self) -> str:
@@ -124,6 +127,13 @@ class Problem:
         @property
         def exactness(self) -> Exactness:
             """Whether a gradient has the same bits whenever it is asked for on this machine."""
+
+        def loss(self, x: Vector) -> float:
+            """Return the objective at `x`, float[d]; not finite where the objective is not."""
+
+        def gradient(self, x: Vector, batch: Any) -> Vector:  # noqa: ANN401 # uint32[b], or a list
+            """Return the mean gradient of the samples `batch`, int[b], at `x`, float[d]."""
+
     else:
         name, data, support = _ClassName(), None, None
         dtype, is_random, exactness = np.dtype(np.float64), False, "bits"
@@ -149,18 +159,6 @@ class Problem:
     def start(self, seed: int) -> Vector:  # noqa: ARG002 # for starts that are drawn
         """Return the starting point, float[d]: zeros."""
         return np.zeros(self.dimension, self.dtype)
-
-    def loss(self, x: Vector) -> float:
-        """Return the objective at `x`, float[d]; not finite where the objective is not."""
-        raise NotImplementedError
-
-    def gradient(self, x: Vector, batch: Any) -> Vector:  # noqa: ANN401 # uint32[b], or a list
-        """Return the mean gradient of the samples `batch`, int[b], at `x`, float[d].
-
-        A problem that is random takes one more argument, ``key``: a number that depends on (seed,
-        worker, step). All that it draws depends on the key and on nothing else.
-        """
-        raise NotImplementedError
 
     def gradients(self, xs: Any, batches: Any, keys: Any = None) -> Vector:  # noqa: ANN401 # arrays, or lists
         """Return m gradients, float[m, d], each at its own point: the bits of one at a time.

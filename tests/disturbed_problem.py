@@ -1,6 +1,7 @@
 """A problem that counts the gradients of a worker, so that one of them can be another one."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,8 @@ class DisturbedProblem:
     """The members of `problem`, with gradients of its own; it is checked where it is made."""
 
     problem: Problem
+    disturb: Callable[..., None]
+    """A method of the subclass: what disturbs a worker in its gradient number `step`, from 1 on."""
 
     def __init__(self) -> None:
         self._steps, self._home = 0, os.getpid()
@@ -19,10 +22,6 @@ class DisturbedProblem:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.problem, name)
-
-    def disturb(self, step: int) -> None:
-        """Do what disturbs a worker in its gradient number `step`, from 1 on."""
-        raise NotImplementedError
 
     def gradient(self, x: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Return the gradient, unless something comes in between."""

@@ -104,4 +104,4 @@ def test_samples_drawn_together_are_those_of_each_step() -> None:
     for step in (*range(40), 3, 100, 33):
         batch, key = samples.of(step)
         assert batch.tolist() == case.stream.batch(1, step).tolist()
-        assert key == case.stream.key(1, step)
+        assert key == case.stream.keys([1], [step])[0]

@@ -50,10 +50,6 @@ class Stream:
         fill_batches(self.sampling, who, when, out)
         return out
 
-    def key(self, worker: int, step: int) -> int:
-        """Return what random layers of one worker's step draw from."""
-        return int(self.keys([worker], [step])[0])
-
     def keys(self, workers: ArrayLike, steps: ArrayLike) -> NDArray[np.uint64]:
         """Return what random layers draw from in m steps, uint64[m]: streams of their own."""
         who, when = (np.asarray(given, dtype=np.int64) for given in (workers, steps))

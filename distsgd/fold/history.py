@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -71,10 +72,9 @@ def _bytes(trace: Trace, pulled: float, pushed: float) -> NDArray[np.float64]:
 def message_bytes(algorithm: Algorithm, problem: Problem, batch: int) -> tuple[float, float]:
     """Return the sizes of a pull's reply and of a push [bytes], from the columns really sent."""
     pulled, pushed = len(algorithm.server.reads), len(message_columns(algorithm))
-    if on_support(algorithm, problem) is None:  # whole vectors, of sparse problems too
-        n_bytes = float(problem.dtype.itemsize) * problem.dimension
-        return n_bytes * pulled, n_bytes * pushed
-    return problem.message_bytes(pulled, batch), problem.message_bytes(pushed, batch)
+    is_whole = on_support(algorithm, problem) is None  # sparse problems too may send whole vectors
+    size = partial(Problem.message_bytes, problem) if is_whole else problem.message_bytes
+    return size(pulled, batch), size(pushed, batch)
 
 
 def evaluation_points(trace: Trace, evaluate_every: int | None, evaluations: int | None) -> NDArray[np.int64]:

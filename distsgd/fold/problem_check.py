@@ -36,7 +36,7 @@ EXAMPLE = "distsgd.problems.softmax(data)"
 
 _OWN = ("dimension", "samples", "loss", "gradient")
 """What a problem must give; the base has defaults for all other members."""
-_MEMBERS = (*_OWN, *(name for name in vars(Problem) if not name.startswith("_") and name not in _OWN))
+_MEMBERS = [name for name in vars(Problem) if not name.startswith("_")]
 _ROUNDING = {"float64": 1e-9, "float32": 1e-3}
 """How far sums in another order are apart, relative to the largest number of a gradient."""
 _STEPS = {"float64": 1e-5, "float32": 1e-2}
@@ -82,18 +82,13 @@ def _error(problem: Problem, what: str) -> ConfigError:
 
 def _check_members(problem: Problem, name: str) -> None:
     # the base's other members may be made of these, and be missing with them
-    missing = [one for one in _OWN if not _has(problem, one)] or [one for one in _MEMBERS if not _has(problem, one)]
+    own, others = ([one for one in names if not hasattr(problem, one)] for names in (_OWN, _MEMBERS))
+    missing = own or others
     if isinstance(problem, type) or {"loss", "gradient"} <= set(missing):
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:
         lacks = f"{type(problem).__name__} lacks {', '.join(missing)}"
         raise ConfigError(f"{name} must be a distsgd.Problem with {', '.join(_OWN)} of its own; {lacks}")
-
-
-def _has(problem: object, member: str) -> bool:
-    """Return whether a problem has a member, which is not what the base leaves open."""
-    is_base = member in _OWN and getattr(type(problem), member, None) is vars(Problem).get(member, problem)
-    return hasattr(problem, member) and not is_base
 
 
 def _asked(problem: Problem, member: str, *arguments: object) -> Any:  # noqa: ANN401 # anything
