@@ -5,7 +5,7 @@
 It is sent to processes that fork, so it imports nothing that starts threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
@@ -15,10 +15,11 @@ import msgspec
 from distsgd.algorithm import Algorithm, check_algorithm, floats, settings
 from distsgd.data.partition import SHARED, Partition
 from distsgd.errors import ConfigError, check_batch, check_count, check_name, check_number, check_seed, wrong_kind
-from distsgd.fold.layers import LayerRates, check_layer_rates, layer_factors
+from distsgd.fold.layers import LayerRates, check_layer_rates, gradient_norms, layer_factors
 from distsgd.order.budget import Budget, Unit
 from distsgd.order.fleet import Fleet, StaleReads
-from distsgd.problem import Problem, problem_settings
+from distsgd.problem import Problem, Vector, problem_settings
+from distsgd.sparse import Floats
 
 ReadsName: TypeAlias = Literal["consistent", "interleaved"]
 EVALUATIONS = 50
@@ -129,7 +130,7 @@ class RunRequest(Generic[F]):
 
     def __post_init__(self) -> None:
         check_algorithm(self.algorithm)
-        layer_factors(self.problem, self.config.layer_rates)
+        _ = self.layer_factors  # names of layers that are none are refused here
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.config.reads == "interleaved" and isinstance(self.fleet, StaleReads):
             raise ConfigError("interleaved reads need the times of a Fleet, which stale_reads has not; use a Fleet")
@@ -149,6 +150,15 @@ class RunRequest(Generic[F]):
     def budget(self) -> Budget:
         """The budget; one of epochs is a number of gradients."""
         return self.config.budget.without_epochs(self.config.batch, self.problem.samples)
+
+    @cached_property
+    def layer_factors(self) -> Floats | None:
+        """Factor of each coordinate's layer on the learning rate, float64[d], None if all are 1."""
+        return layer_factors(self.problem, self.config.layer_rates)
+
+    def norms(self, x: Vector) -> Sequence[float]:
+        """Return the norm of each layer's gradient at `x`, float[d]; none if not asked for."""
+        return gradient_norms(self.problem, x) if self.config.layer_norms else ()
 
     @cached_property
     def hyper(self) -> Any:  # noqa: ANN401 # the algorithm's own NamedTuple

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from distsgd.algorithm import message_columns
 from distsgd.data.stream import Stream
-from distsgd.fold.layers import layer_factors
 from distsgd.live.machine import forking
 from distsgd.live.messages.columns import FrameVectors, Layout, SharedVectors
 from distsgd.live.messages.link import Peer
@@ -53,8 +52,9 @@ class Assignments:
     def __init__(self, request: LiveRequest, start: Vector, folder: Path, sessions: Mapping[int, int]) -> None:
         self.request, self.start, self._folder, self._sessions = request, start, folder, sessions
         self.layout, workers = layout_of(request), request.fleet.workers
-        factors = layer_factors(request.problem, request.config.layer_rates)
-        self.worker_case = WorkerCase(request.algorithm, request.problem, stream_of(request), start, workers, factors)
+        self.worker_case = WorkerCase(
+            request.algorithm, request.problem, stream_of(request), start, workers, request.layer_factors
+        )
         self.keys: Keys | None = None
         self._listening: list[str] = []
 

@@ -36,7 +36,7 @@ from distsgd.algorithm import Contract
 from distsgd.data.partition import SHARED
 from distsgd.errors import ConfigError
 from distsgd.fold.drivers.interleaved import needs_no_server
-from distsgd.fold.layers import layer_factors, norm_names, with_factors
+from distsgd.fold.layers import norm_names, with_factors
 from distsgd.fold.request import EVALUATIONS, Hooks
 from distsgd.live.lock_free.workers import Epoch, LockFreeJob, LockFreeOutcome, Point, is_gathered, keep
 from distsgd.live.machine.forking import check_memory, follow, launcher
@@ -106,7 +106,7 @@ def check_lock_free(request: LiveRequest) -> Support:
         )
     elif request.fleet.writes == "gathered" and batch > 1:
         msg = f"writes='gathered' has a meaning for batches of 1 only, not {batch}; use 'racy'"
-    elif with_factors(algorithm, layer_factors(problem, request.config.layer_rates))[1] is not None:
+    elif with_factors(algorithm, request.layer_factors)[1] is not None:
         msg = f"lock-free workers know one learning rate for all layers of {problem.name}; give each the same factor"
     else:
         return problem.support

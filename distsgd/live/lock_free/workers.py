@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distsgd.algorithm import Rules
 from distsgd.errors import WorkerLost
-from distsgd.fold.layers import gradient_norms, layer_factors, with_factors
+from distsgd.fold.layers import with_factors
 from distsgd.fold.request import Progress
 from distsgd.kernels.fold.rules import RuleSet, columns, empty_columns
 from distsgd.kernels.fold.sparse import workspace
@@ -149,8 +149,7 @@ class Tools:
     def schedule(self) -> Callable[[float], float] | None:
         """The algorithm's own, times the factor of the only layer that sparse problems have."""
         request = self.job.request
-        factors = layer_factors(request.problem, request.config.layer_rates)
-        return with_factors(request.algorithm, factors)[0].schedule
+        return with_factors(request.algorithm, request.layer_factors)[0].schedule
 
     @property
     def x(self) -> NDArray[np.float64]:
@@ -267,8 +266,7 @@ class WorkerGroup:
         """Evaluate the objective, add a point to the history, and return the status."""
         request, x = self._job.request, self.tools.x
         evaluation = request.problem.evaluate(x)
-        norms = gradient_norms(request.problem, x) if request.config.layer_norms else ()
-        self.points.append(Point(update, self._seconds, evaluation, norms))
+        self.points.append(Point(update, self._seconds, evaluation, request.norms(x)))
         return status_after(x, evaluation.loss, request.config.target, lambda: self.is_stopped)
 
     def _hire(self, worker: int) -> None:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from distsgd.fold.layers import gradient_norms
 from distsgd.fold.request import EVALUATIONS
 from distsgd.live.messages.columns import Vectors
 from distsgd.live.messages.link import Ended, Link, Peer
@@ -132,7 +131,7 @@ class _Evaluator:
         start = time.perf_counter()
         evaluation = self._request.problem.evaluate(x)
         status = status_after(x, evaluation.loss, self._request.config.target)
-        norms = gradient_norms(self._request.problem, x) if self._request.config.layer_norms else ()
+        norms = self._request.norms(x)
         cost_s = time.perf_counter() - start
         last = None if status == "done" else x.tobytes()
         self._pipe.send(Judged(version, evaluation, cost_s, self._n_skipped, last, norms))
