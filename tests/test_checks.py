@@ -164,6 +164,7 @@ def test_a_right_problem_is_not_doubted(problem: ds.problems.Problem) -> None:
         (Regression, r"Regression was not called; write Regression\(\)"),
         ("softmax", r"such as distsgd.problems.softmax\(data\), not 'softmax'"),
         (DATA, "not an object of the type Data"),
+        (type("Bare", (Problem,), {"dimension": 2, "samples": 3})(), "Bare lacks loss, gradient"),
         (type("Half", (Problem,), {"loss": 1, "dimension": 2})(), "Half lacks samples, gradient"),
     ],
 )

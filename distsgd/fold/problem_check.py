@@ -84,7 +84,8 @@ def _check_members(problem: Problem, name: str) -> None:
     # the base's other members may be made of these, and be missing with them
     own, others = ([one for one in names if not hasattr(problem, one)] for names in (_OWN, _MEMBERS))
     missing = own or others
-    if isinstance(problem, type) or {"loss", "gradient"} <= set(missing):
+    is_other = not isinstance(problem, Problem) and {"loss", "gradient"} <= set(missing)
+    if isinstance(problem, type) or is_other:
         raise wrong_kind(name, EXAMPLE, problem)
     if missing:
         lacks = f"{type(problem).__name__} lacks {', '.join(missing)}"
